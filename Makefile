@@ -1,0 +1,58 @@
+# Two commands matter: `make book` and `make test`. Both set up what they need, in .venv.
+.DELETE_ON_ERROR:
+.PHONY: help book test setup serve lint format check-notebooks bench clean lock
+
+PYTHON ?= python3
+PROFILE ?= embedded
+PORT ?= 8000
+VENV := .venv
+BIN := $(VENV)/bin
+UV_VERSION := 0.13.9
+
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
+
+book: setup ## run the notebooks that changed and build the book (PROFILE=embedded)
+	$(BIN)/sing run --profile $(PROFILE)
+	$(BIN)/sing book --profile $(PROFILE)
+
+test: setup ## run all tests (the pages of the book are tested where one was built)
+	$(BIN)/python -m pytest
+
+setup: $(VENV)/.ready ## make .venv with the exact versions of requirements.lock
+
+$(VENV)/.ready: requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "make: %s is Python %s, expected 3.11 or newer: make PYTHON=python3.12 ..." % (sys.executable, sys.version.split()[0]))'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	touch $@
+
+serve: ## show the built book on http://127.0.0.1:8000 (PORT=8000)
+	@test -f _build/html/index.html || { echo "there is no book yet: run make book"; exit 2; }
+	@echo "http://127.0.0.1:$(PORT)   (Ctrl-C ends)"
+	@$(BIN)/python -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)
+
+lint: setup ## ruff (lint and format) and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup ## mend what ruff can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+check-notebooks: setup ## no outputs, no def or class, a parameters cell
+	$(BIN)/python -m pytest -q --no-cov tests/test_notebooks.py
+
+bench: setup ## compare speeds; prints ratios measured in one run
+	$(BIN)/python -m tests.bench
+
+lock: setup ## resolve requirements.lock anew from pyproject.toml
+	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --upgrade \
+	  --generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links \
+	  --quiet --output-file requirements.lock
+
+clean: ## remove everything that was built, also .venv
+	rm -rf _build $(VENV) .pytest_cache .ruff_cache .mypy_cache .coverage .hypothesis

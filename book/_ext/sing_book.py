@@ -1,0 +1,119 @@
+"""The book's Sphinx extension: Altair charts become figures that the page draws itself.
+
+A notebook's Vega-Lite output is written as an empty, labelled box followed by its specification;
+``_static/charts.js`` draws it with the local Vega-Embed. A reader without JavaScript gets a
+picture of the same chart, drawn here while the book is built.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import json
+import re
+from typing import Any
+
+import vl_convert
+from docutils import nodes
+from myst_nb.core import render
+from sphinx.util import logging
+
+logger = logging.getLogger(__name__)
+
+# JupyterLab and VS Code draw "v5+json" themselves. Altair's own "v6.json" cannot be in a notebook,
+# whose format allows JSON only under names that end in "+json".
+CHART_TYPES = ("application/vnd.vegalite.v5+json", "application/vnd.vegalite.v6+json")
+MAX_SVG = 200_000  # bytes; a scatter of thousands of points is smaller as a bitmap
+STATIC_WIDTH = 600  # pixels, of the picture of a chart that is as wide as its page
+
+
+class ChartRenderer:
+    """MyST-NB mime plugin for Vega-Lite outputs."""
+
+    # Before every other form of the same output, such as Altair's HTML, which needs the network.
+    mime_priority_overrides = tuple(("*", mime, 1) for mime in CHART_TYPES)
+
+    @staticmethod
+    def handle_mime(
+        renderer: render.NbElementRenderer, data: render.MimeData, inline: bool
+    ) -> list[nodes.Element] | None:
+        """Return the nodes of a chart, or None for any other output."""
+        if inline or data.mime_type not in CHART_TYPES:
+            return None
+        spec = data.content if isinstance(data.content, dict) else json.loads(data.string)
+        label = description(spec)
+        if not label:
+            where = f"{renderer.renderer.document['source']}: cell {(data.cell_index or 0) + 1}"
+            logger.warning("%s: a chart needs a description, for those who cannot see it", where)
+        renderer.add_js_file("vega", "vendor/vega.js", {"defer": "defer"})
+        renderer.add_js_file("sing-charts", "charts.js", {"defer": "defer"})
+        name, picture = static_picture(spec)
+        uri = renderer.write_file(["charts", name], picture, exists_ok=True)
+        return [
+            nodes.raw("", chart_html(spec, label) + "<noscript>", format="html"),
+            nodes.image(uri=uri, alt=label, classes=["sing-chart-static"]),
+            nodes.raw("", "</noscript></div>", format="html"),
+        ]
+
+
+def description(spec: dict[str, Any]) -> str:
+    """What a chart says of itself in words: its description, else its title.
+
+    Altair leaves both with the inner chart when a chart is split into facets.
+    """
+    title = spec.get("title", "")
+    if isinstance(title, dict):
+        title = title.get("text", "")
+    title = " ".join(title) if isinstance(title, list) else str(title)
+    inner = spec.get("spec")
+    return str(spec.get("description") or title) or (description(inner) if inner else "")
+
+
+def chart_html(spec: dict[str, Any], label: str) -> str:
+    """The box in which the page script draws, and the specification that it reads.
+
+    The outer ``div`` is left open for the picture of the chart.
+    """
+    # An image's parts are hidden from screen readers; a chart with sliders is a group of them.
+    role = "group" if '"bind"' in json.dumps(spec.get("params", [])) else "img"
+    # "<" never appears in the script, so nothing in the data can end it.
+    text = json.dumps(spec, separators=(",", ":")).replace("<", "\\u003c")
+    return (
+        '<div class="sing-figure">'
+        f'<div class="sing-chart" role="{role}" aria-label="{html.escape(label)}"></div>'
+        f'<script type="application/json" class="sing-chart-spec">{text}</script>'
+    )
+
+
+def static_picture(spec: dict[str, Any]) -> tuple[str, bytes]:
+    """Draw the chart without a page: its file name and contents."""
+    if spec.get("width") == "container":
+        spec = spec | {"width": STATIC_WIDTH}
+    svg = vl_convert.vegalite_to_svg(spec).encode()
+    if len(svg) < MAX_SVG:
+        suffix, picture = "svg", svg
+    else:
+        suffix, picture = "png", vl_convert.svg_to_png(svg.decode(), scale=1.5)
+    return f"chart-{hashlib.sha256(picture).hexdigest()[:16]}.{suffix}", picture
+
+
+def plain_bars(_app: Any, _what: str, _name: str, _obj: Any, _opt: Any, lines: list[str]) -> None:
+    """Let docstrings write norms as ``|x|``, which reStructuredText takes for substitutions."""
+    for i, line in enumerate(lines):
+        if "|" in line and not line.lstrip().startswith((">>>", "...")):
+            parts = re.split(r"(``.*?``)", line)
+            lines[i] = "".join(p if p.startswith("``") else p.replace("|", r"\|") for p in parts)
+
+
+def setup(app: Any) -> dict[str, Any]:
+    """Register the plugin with MyST-NB, and :func:`plain_bars` with autodoc.
+
+    MyST-NB finds plugins among installed distributions only; the list that it caches is the one
+    place where a book's own extension can add one.
+    """
+    plugins = render.load_mime_renders()
+    if ChartRenderer not in plugins:
+        plugins.append(ChartRenderer)
+    app.setup_extension("sphinx.ext.autodoc")
+    app.connect("autodoc-process-docstring", plain_bars)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

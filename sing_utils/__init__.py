@@ -1,0 +1,23 @@
+"""SING: what a vision classifier ignores, and what that means.
+
+>>> from sing_utils import HeadSpaces, Translator, TranslatorFitter
+>>> from sing_utils import angle, attribute_score, image_score
+"""
+
+from sing_utils.errors import NoNullSpaceError, SingError
+from sing_utils.head import Certificate, HeadSpaces
+from sing_utils.scores import angle, attribute_score, image_score
+from sing_utils.translator import Translator, TranslatorFitter
+
+__version__ = "0.1.0"
+__all__ = [
+    "Certificate",
+    "HeadSpaces",
+    "NoNullSpaceError",
+    "SingError",
+    "Translator",
+    "TranslatorFitter",
+    "angle",
+    "attribute_score",
+    "image_score",
+]

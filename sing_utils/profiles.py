@@ -1,0 +1,212 @@
+"""Profiles: named, validated sets of parameters for the whole book.
+
+>>> profile = load_profile("embedded", classes=["goldfish", "tench"], seed=3)
+>>> profile.seed, list(profile.classes.values())
+(3, ['goldfish', 'tench'])
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from sing_utils.classifiers import require_classifier
+from sing_utils.errors import SingError
+
+
+class Profile(BaseModel):
+    """Every parameter of a run. Unknown keys are errors.
+
+    Attributes:
+        name: of the profile; results go to `_build/runs/<name>`.
+        description: one line for people.
+        classifiers: names for `load_classifier`.
+        encoder: name for `load_encoder`.
+        features: folder of feature stores, one a classifier and one for the encoder.
+        images: folder of pictures to extract from instead of using `features`; None: use them.
+        classes: label -> name used in prompts; None: every label found in the pictures. A list
+            picks labels or names.
+        low_resolution: labels whose photographs were enlarged; said wherever classes are compared.
+        prompt_template: text with one {} for the class name.
+        concepts: phrases, or a YAML file with a list of phrases.
+        concept_classes: names of the classes whose concepts are analysed; None: the first two.
+        photos: single pictures to analyse: files, or names of pictures in scikit-image.
+        held_out: share of the fitting rows that chooses the ridge, between 0 and 1.
+        adamw_epochs: passes over the data of the paper's AdamW fit.
+        bootstrap_draws: draws of each bootstrap.
+        confidence: level of every interval, between 0 and 1.
+        seed: of splits, initialisations and bootstraps.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    name: str = Field(pattern=r"^[a-z0-9_-]+$")
+    description: str = ""
+    classifiers: list[str] = Field(min_length=1)
+    encoder: str = "embedded"
+    features: str = "data/embedded/features"
+    images: str | None = None
+    classes: dict[str, str] | None = None
+    low_resolution: list[str] = []
+    prompt_template: str = "an image of a {}"
+    concepts: list[str]
+    concept_classes: list[str] | None = None
+    photos: list[str] = []
+    held_out: float = Field(0.1, gt=0, lt=1)
+    adamw_epochs: int = Field(40, ge=1)
+    bootstrap_draws: int = Field(2000, ge=100)
+    confidence: float = Field(0.95, gt=0, lt=1)
+    seed: int = Field(0, ge=0)
+
+    @field_validator("classifiers")
+    @classmethod
+    def _known(cls, names: list[str]) -> list[str]:
+        for name in names:
+            require_classifier(name)
+        if len(set(names)) < len(names):
+            raise ValueError("a classifier is named twice")
+        return names
+
+    @field_validator("prompt_template")
+    @classmethod
+    def _one_place(cls, text: str) -> str:
+        if text.count("{}") != 1 or len(text.replace("{}", "").strip()) == 0:
+            raise ValueError("expected words with one {} where the class name goes")
+        return text
+
+    @field_validator("concepts")
+    @classmethod
+    def _phrases(cls, phrases: list[str]) -> list[str]:
+        if (
+            len(phrases) < 2
+            or not all(p.strip() for p in phrases)
+            or len(set(phrases)) < len(phrases)
+        ):
+            raise ValueError("expected at least two different phrases, none of them empty")
+        return phrases
+
+    def prompt(self, class_name: str) -> str:
+        """The class prompt, such as "an image of a jellyfish"."""
+        return self.prompt_template.format(class_name)
+
+
+def project_root(start: Path | None = None) -> Path:
+    """The nearest folder at or above `start` (default: here) that holds data/profiles."""
+    start = (start or Path.cwd()).resolve()
+    for folder in (start, *start.parents):
+        if (folder / "data" / "profiles").is_dir():
+            return folder
+    raise SingError(
+        f"no data/profiles at or above {start.name}/, expected to be called inside a checkout of the book."
+    )
+
+
+def profile_names(root: Path | None = None) -> list[str]:
+    """Names of the profiles that come with the book."""
+    return sorted(p.stem for p in ((root or project_root()) / "data" / "profiles").glob("*.yaml"))
+
+
+def load_profile(name: str, *, root: Path | None = None, **overrides: Any) -> Profile:
+    """Read data/profiles/<name>.yaml (or a YAML file by path), override, validate.
+
+    Args:
+        name: of a profile, or path of a YAML file.
+        root: of the checkout; None: the one around the working folder.
+        overrides: values that replace the file's.
+
+    Raises:
+        SingError: for an unknown profile or key (with the nearest valid one), or a wrong type.
+    """
+    root = root or project_root()
+    file = root / name if name.endswith(".yaml") else root / "data" / "profiles" / f"{name}.yaml"
+    if not file.is_file():
+        known = profile_names(root)
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+        raise SingError(
+            f"unknown profile {name!r}, expected one of {', '.join(known)} or a .yaml file; "
+            f"did you mean {near!r}?"
+        )
+    values = _read_mapping(file)
+    _require_known(values, str(file.name))
+    _require_known(overrides, "the given parameters")
+    return _validated(_resolve(values | overrides, values, root))
+
+
+def save_profile(profile: Profile, path: Path) -> None:
+    """Write a profile that `load_profile` reads back to the same."""
+    path.write_text(yaml.safe_dump(profile.model_dump(), sort_keys=False, allow_unicode=True))
+
+
+def _read_mapping(file: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SingError(f"{file.name} is not valid YAML: {' '.join(str(error).split())}.") from None
+    if not isinstance(values, dict):
+        raise SingError(
+            f"{file.name} holds no keys, expected a profile: see data/profiles/embedded.yaml."
+        )
+    return values
+
+
+def _require_known(values: dict[str, Any], where: str) -> None:
+    for key in values:
+        if key not in Profile.model_fields:
+            near = difflib.get_close_matches(str(key), Profile.model_fields, n=1, cutoff=0.0)[0]
+            raise SingError(f"unknown key {key!r} in {where}; did you mean {near!r}?")
+
+
+def _resolve(values: dict[str, Any], base: dict[str, Any], root: Path) -> dict[str, Any]:
+    """Replace short forms: a list of classes, a file of concepts."""
+    concepts = values.get("concepts")
+    if isinstance(concepts, str):
+        file = root / concepts
+        if not file.is_file():
+            raise SingError(f"concepts: {concepts} is no file, expected a YAML list of phrases.")
+        values["concepts"] = yaml.safe_load(file.read_text(encoding="utf-8"))
+    classes = values.get("classes")
+    if isinstance(classes, list):
+        values["classes"] = _pick(classes, base.get("classes") or {})
+    chosen, wanted = values.get("classes"), values.get("concept_classes")
+    if (
+        isinstance(chosen, dict)
+        and isinstance(wanted, list)
+        and wanted == base.get("concept_classes")
+    ):
+        # A run on other classes falls back to its own, instead of failing on the file's.
+        kept = [name for name in wanted if name in chosen.values()]
+        values["concept_classes"] = kept or None
+    return values
+
+
+def _pick(chosen: list[Any], known: dict[str, str]) -> dict[str, str]:
+    """Classes by label or by name; a label that the profile does not know keeps its own name."""
+    by_name = {name: label for label, name in known.items()}
+    labels = [by_name.get(str(c), str(c)) for c in chosen]
+    return {label: known.get(label, class_name(label)) for label in labels}
+
+
+def class_name(label: str) -> str:
+    """A name for a folder's label: ImageNet's for a WordNet id, else the label in words."""
+    from sing_utils.classifiers import imagenet_names, imagenet_wnids
+
+    if re.fullmatch(r"n\d{8}", label) and label in imagenet_wnids():
+        return imagenet_names()[imagenet_wnids().index(label)]
+    return label.replace("_", " ")
+
+
+def _validated(values: dict[str, Any]) -> Profile:
+    try:
+        return Profile.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        given = repr(first["input"])
+        given = given if len(given) <= 60 else given[:57] + "..."
+        message = first["msg"].removeprefix("Value error, ")
+        raise SingError(f"parameter {where}: {message} (given: {given}).") from None

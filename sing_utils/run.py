@@ -1,0 +1,243 @@
+"""One run of the book as its notebooks see it: parameters, artifacts and tidy tables.
+
+run = open_run("embedded")
+data = run.data("efficientnet_lite0")     # features, targets, labels
+run.save_table("scores", scores)          # results/scores.parquet
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from IPython.display import HTML
+from PIL import Image
+from torch import Tensor
+
+from sing_utils.classifiers import Classifier, load_classifier
+from sing_utils.encoders import Encoder, Judge, load_encoder
+from sing_utils.errors import SingError
+from sing_utils.features import FeatureStore, extract, read_picture
+from sing_utils.head import HeadSpaces
+from sing_utils.profiles import Profile, class_name, load_profile, project_root
+from sing_utils.translator import Translator
+
+EVALUATION_SPLITS = {"val", "valid", "validation", "test", "evaluate"}
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """Features and targets of the same pictures, row by row.
+
+    Attributes:
+        f: features, (N, m).
+        z: the judge's embeddings, (N, n).
+        index: path, label, split, sha256, class (its name), evaluation (bool); N rows.
+    """
+
+    f: Tensor
+    z: Tensor
+    index: pd.DataFrame
+
+    def rows(self, mask: pd.Series) -> Data:
+        """The rows where `mask` is true."""
+        keep = torch.from_numpy(mask.to_numpy(copy=True))
+        return Data(self.f[keep], self.z[keep], self.index[mask].reset_index(drop=True))
+
+    @property
+    def fit(self) -> Data:
+        """Rows to fit translators on."""
+        return self.rows(~self.index["evaluation"])
+
+    @property
+    def evaluation(self) -> Data:
+        """Rows that nothing was fitted on."""
+        return self.rows(self.index["evaluation"])
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """Open one with `open_run`."""
+
+    profile: Profile
+    root: Path
+    folder: Path
+    _data: dict[str, Data] = field(default_factory=dict, repr=False)
+    _spaces: dict[str, HeadSpaces] = field(default_factory=dict, repr=False)
+
+    # --- models -----------------------------------------------------------------------------
+
+    def classifier(self, name: str) -> Classifier:
+        """A classifier, loaded once."""
+        return load_classifier(name)
+
+    def spaces(self, name: str) -> HeadSpaces:
+        """The principal and null space of a classifier's head."""
+        if name not in self._spaces:
+            self._spaces[name] = HeadSpaces.from_weight(self.classifier(name).weight)
+        return self._spaces[name]
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """The profile's encoder."""
+        return load_encoder(self.profile.encoder)
+
+    def judge(self, name: str) -> Judge:
+        """The encoder without the classifier's own tower."""
+        return self.encoder.judge_of(name)
+
+    def translator(self, name: str) -> Translator:
+        """The translator that notebook 01 fitted for a classifier."""
+        path = self.artifact(f"translators/{name}.safetensors")
+        if not path.exists():
+            raise SingError(f"no translator for {name} yet: run notebook 01_translators first.")
+        return Translator.load(path)
+
+    # --- data -------------------------------------------------------------------------------
+
+    def store(self, name: str) -> FeatureStore:
+        """The feature store of a classifier, or of the profile's encoder under its name.
+
+        With `images` set it is extracted into the run's artifacts on first use.
+        """
+        if self.profile.images is None:
+            return FeatureStore.open(self.root / self.profile.features / name)
+        model = self.encoder if name == self.profile.encoder else self.classifier(name)
+        return extract(model, self.root / self.profile.images, self.artifact(f"features/{name}"))
+
+    def data(self, name: str) -> Data:
+        """Features of a classifier beside its judge's embeddings, for the profile's classes."""
+        if name not in self._data:
+            self._data[name] = self._read(name)
+        return self._data[name]
+
+    def _read(self, name: str) -> Data:
+        own, targets = self.store(name), self.store(self.profile.encoder)
+        if not own.index["sha256"].equals(targets.index["sha256"]):
+            raise SingError(
+                f"the stores of {name} and of the encoder {self.profile.encoder} hold different "
+                "pictures, expected the same in the same order: extract both from one folder."
+            )
+        names = self.class_names
+        index = own.index.assign(evaluation=_evaluation(own.index))
+        index["class"] = index["label"].map(names)
+        chosen = index["label"].isin(list(names))
+        data = Data(own.read("features"), self.judge(name).targets(targets), index).rows(chosen)
+        missing = [label for label in names if not (data.index["label"] == label).any()]
+        if missing:
+            raise SingError(
+                f"no picture of class {missing[0]!r} in the store of {name}, expected some of each "
+                f"class; the store has {', '.join(sorted(set(own.index['label']))[:20])}."
+            )
+        if not data.index["evaluation"].any() or data.index["evaluation"].all():
+            raise SingError(
+                f"{len(data.index)} pictures leave none to fit or none to evaluate: give more pictures."
+            )
+        return data
+
+    @cached_property
+    def class_names(self) -> dict[str, str]:
+        """Label -> class name."""
+        if self.profile.classes is not None:
+            return self.profile.classes
+        labels = sorted(set(self.store(self.profile.classifiers[0]).index["label"]))
+        return {label: class_name(label) for label in labels}
+
+    @cached_property
+    def concept_classes(self) -> list[str]:
+        """Names of the classes whose concepts are analysed."""
+        known = list(self.class_names.values())
+        chosen = self.profile.concept_classes or known[:2]
+        for name in chosen:
+            if name not in known:
+                raise SingError(
+                    f"concept_classes: {name!r} is no class, expected one of {', '.join(known)}."
+                )
+        return chosen
+
+    def prompts(self, judge: Judge) -> dict[str, Tensor]:
+        """Class name -> embedding of its class prompt, (n,)."""
+        names = list(self.class_names.values())
+        return dict(
+            zip(names, judge.encode_text([self.profile.prompt(n) for n in names]), strict=True)
+        )
+
+    def photo(self, name: str) -> Image.Image:
+        """A single picture: a file, or one that comes with scikit-image."""
+        path = self.root / name
+        if path.is_file():
+            return read_picture(path)
+        import skimage.data
+
+        known = ("astronaut", "chelsea", "coffee", "rocket")  # those inside its wheel, in colour
+        if name not in known:
+            raise SingError(
+                f"photo {name!r} is no file, expected one, or one of {', '.join(known)}."
+            )
+        return Image.fromarray(getattr(skimage.data, name)()).convert("RGB")
+
+    def picture(self, name: str, *, height: int = 240) -> HTML:
+        """A photo as a small picture with alternative text, for a notebook."""
+        image = self.photo(name)
+        image.thumbnail((4 * height, height))
+        data = io.BytesIO()
+        image.save(data, "JPEG", quality=85)
+        source = base64.b64encode(data.getvalue()).decode()
+        alt = html.escape(f"photo: {Path(name).stem}", quote=True)
+        return HTML(f'<img class="sing-photo" alt="{alt}" src="data:image/jpeg;base64,{source}">')
+
+    # --- what a run makes -------------------------------------------------------------------
+
+    def artifact(self, name: str) -> Path:
+        """Path of an artifact, its folder made."""
+        path = self.folder / "artifacts" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def save_table(self, name: str, table: pd.DataFrame) -> pd.DataFrame:
+        """Write results/<name>.parquet and return the table."""
+        path = self.folder / "results" / f"{name}.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        table.to_parquet(path, index=False)
+        return table
+
+    def table(self, name: str) -> pd.DataFrame:
+        """A table that an earlier notebook saved."""
+        path = self.folder / "results" / f"{name}.parquet"
+        if not path.exists():
+            raise SingError(f"no table {name!r} in this run yet: run the earlier notebooks first.")
+        return pd.read_parquet(path)
+
+
+def open_run(profile: str = "embedded", *, run_dir: str | None = None, **overrides: Any) -> Run:
+    """Open a run for a notebook.
+
+    Args:
+        profile: name of a profile or path of a YAML file.
+        run_dir: folder of the run, relative to the checkout; None: `_build/runs/<profile>`.
+        overrides: profile values to replace; None means: as the profile says.
+
+    Raises:
+        SingError: see `load_profile`.
+    """
+    root = project_root()
+    given = {key: value for key, value in overrides.items() if value is not None}
+    loaded = load_profile(profile, root=root, **given)
+    folder = root / (run_dir or f"_build/runs/{loaded.name}")
+    folder.mkdir(parents=True, exist_ok=True)
+    return Run(loaded, root, folder)
+
+
+def _evaluation(index: pd.DataFrame) -> pd.Series:
+    """Rows kept for evaluation: by their split, or a fifth by the picture's hash."""
+    if (index["split"] != "").any():
+        return index["split"].isin(EVALUATION_SPLITS)
+    # By content, so that a picture keeps its side whatever else is in the folder.
+    return index["sha256"].str[:8].map(lambda h: int(h, 16) % 5 == 0)

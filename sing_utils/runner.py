@@ -1,0 +1,178 @@
+"""Executing the notebooks through papermill, only those whose inputs changed.
+
+A notebook runs again when its source, the package, the parameters, the data, the libraries or
+an earlier notebook changed. A failed run leaves the last good copy where it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import papermill
+from papermill.exceptions import PapermillExecutionError
+from tqdm import tqdm
+
+from sing_utils.errors import SingError
+from sing_utils.features import list_pictures
+from sing_utils.profiles import Profile, load_profile, save_profile
+
+# Modules that decide how a book looks or how a command reads, not what a notebook computes.
+_NOT_INPUTS = {"book.py", "pagejs.py", "cli.py", "runner.py"}
+_LIBRARIES = ("torch", "timm", "numpy", "pandas", "altair", "sentence-transformers", "papermill")
+
+
+@dataclass(frozen=True)
+class Executed:
+    """What happened to one notebook: its executed copy, and whether it ran now."""
+
+    path: Path
+    ran: bool
+
+
+def run_profile(
+    root: Path,
+    profile: str,
+    *,
+    overrides: dict[str, Any] | None = None,
+    only: Sequence[str] = (),
+    run_dir: str | None = None,
+    force: bool = False,
+    progress: bool = True,
+) -> list[Executed]:
+    """Execute the notebooks of a profile in order.
+
+    Args:
+        root: of the checkout.
+        profile: name of a profile, or a YAML file.
+        overrides: profile values to replace.
+        only: prefixes of notebook names, such as "02"; empty: all.
+        run_dir: folder of the run, relative to root; None: `_build/runs/<profile>`.
+        force: run even what did not change.
+        progress: show a bar a notebook.
+
+    Raises:
+        SingError: for bad parameters (before anything runs), an unknown notebook, or a notebook
+            that failed; the message names the cell.
+    """
+    overrides = overrides or {}
+    loaded = load_profile(profile, root=root, **overrides)
+    run_dir = run_dir or f"_build/runs/{loaded.name}"
+    notebooks = find_notebooks(root)
+    chosen = _choose(notebooks, only)
+    parameters = _parameters(root, profile, loaded, run_dir, overrides)
+    for notebook in chosen:
+        _require_parameters(notebook, parameters)
+
+    executed = []
+    key = _inputs_key(root, loaded, parameters)
+    for notebook in notebooks:
+        key = _digest(key, notebook.read_text(encoding="utf-8"))  # so a change reaches later ones
+        if notebook in chosen:
+            executed.append(_execute(notebook, root / run_dir, parameters, key, force, progress))
+    return executed
+
+
+def find_notebooks(root: Path) -> list[Path]:
+    """The numbered notebooks, in order."""
+    found = sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+    if not found:
+        raise SingError("notebooks/ holds no numbered notebook: restore it from the repository.")
+    return found
+
+
+def _choose(notebooks: list[Path], only: Sequence[str]) -> list[Path]:
+    for prefix in only:
+        if not any(n.stem.startswith(prefix) for n in notebooks):
+            raise SingError(
+                f"no notebook {prefix!r}, expected one of {', '.join(n.stem for n in notebooks)}."
+            )
+    return [n for n in notebooks if not only or n.stem.startswith(tuple(only))]
+
+
+def _parameters(
+    root: Path, name: str, loaded: Profile, run_dir: str, overrides: dict[str, Any]
+) -> dict[str, Any]:
+    """What papermill injects: the profile (resolved, where it was overridden) and the run's folder."""
+    folder = root / run_dir
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if overrides:
+            save_profile(loaded, folder / "profile.yaml")
+    except OSError as error:
+        raise SingError(
+            f"cannot write to {run_dir} ({error.strerror}), expected a writable folder."
+        ) from None
+    return {"profile": f"{run_dir}/profile.yaml" if overrides else name, "run_dir": run_dir}
+
+
+def _require_parameters(notebook: Path, parameters: dict[str, Any]) -> None:
+    """Papermill accepts unknown parameters silently; we do not."""
+    known = papermill.inspect_notebook(str(notebook))
+    missing = set(parameters) - set(known)
+    if missing:
+        raise SingError(
+            f"{notebook.name} takes no parameter {sorted(missing)[0]!r}, expected a cell tagged "
+            f"`parameters` that sets it; it has {', '.join(known) or 'none'}."
+        )
+
+
+def _execute(
+    notebook: Path, folder: Path, parameters: dict[str, Any], key: str, force: bool, progress: bool
+) -> Executed:
+    out = folder / "executed" / notebook.name
+    stamp = folder / "executed" / f".{notebook.stem}.key"
+    if not force and out.exists() and stamp.exists() and stamp.read_text() == key:
+        if progress:
+            tqdm.write(f"{notebook.stem}: unchanged")
+        return Executed(out, ran=False)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    stamp.unlink(missing_ok=True)
+    attempt = folder / "failed" / notebook.name
+    attempt.parent.mkdir(exist_ok=True)
+    try:
+        papermill.execute_notebook(
+            str(notebook),
+            str(attempt),
+            parameters=parameters,
+            cwd=str(notebook.parent),
+            kernel_name="python3",
+            progress_bar={"desc": notebook.stem, "unit": "cell"} if progress else False,
+            log_output=False,
+        )
+    except PapermillExecutionError as error:
+        raise SingError(
+            f"{notebook.name} stopped in cell {error.cell_index}: {error.ename}: {error.evalue} "
+            f"(the whole traceback is in {folder.name}/failed/{notebook.name})."
+        ) from None
+    os.replace(attempt, out)
+    stamp.write_text(key)
+    return Executed(out, ran=True)
+
+
+def _inputs_key(root: Path, profile: Profile, parameters: dict[str, Any]) -> str:
+    """Everything but the notebooks that results depend on."""
+    code = {
+        p.name: hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in sorted((root / "sing_utils").glob("*.py"))
+        if p.name not in _NOT_INPUTS
+    }
+    data = [p.read_text() for p in sorted((root / profile.features).glob("*/manifest.json"))]
+    weights = sorted((root / "data" / "embedded" / "encoder").glob("*"))
+    data += [hashlib.sha256(p.read_bytes()).hexdigest() for p in weights if p.is_file()]
+    if profile.images is not None:
+        folder = root / profile.images
+        stats = ((folder / p).stat() for p in list_pictures(folder)["path"])
+        data += [f"{s.st_size} {s.st_mtime_ns}" for s in stats]
+    versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
+    return _digest(profile.model_dump_json(), json.dumps([parameters, code, data, versions]))
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()

@@ -1,0 +1,454 @@
+"""Tidy tables: one row an observation, angles in degrees, ready for Parquet and charts."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import itertools
+import os
+import platform
+import time
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy import stats
+from torch import Tensor
+
+from sing_utils.head import random_basis
+from sing_utils.run import Data, Run
+from sing_utils.scores import attribute_score, bootstrap, image_score, pairwise_angle
+from sing_utils.translator import Translator, quality
+
+# Definitions of the IS/AS ratio. The paper gives none; a conclusion should survive all.
+RATIOS = {
+    "mean IS / mean |AS|": lambda i, a: i.mean(-1) / np.abs(a).mean(-1),
+    "median IS / median |AS|": lambda i, a: np.median(i, -1) / np.median(np.abs(a), -1),
+    "median of IS / |AS|": lambda i, a: np.median(i / np.abs(a).clip(1e-12), -1),
+    "rms IS / rms AS": lambda i, a: np.sqrt((i**2).mean(-1) / (a**2).mean(-1)),
+}
+
+
+# ------------------------------------------------------------------------------ 00 set-up
+
+
+def environment() -> pd.DataFrame:
+    """Versions and hardware that this run used."""
+    names = ("torch", "timm", "numpy", "pandas", "altair", "papermill")
+    rows = [("Python", platform.python_version()), ("cores", str(os.cpu_count()))]
+    rows += [(name, importlib.metadata.version(name)) for name in names]
+    return pd.DataFrame(rows, columns=["what", "version"])
+
+
+def heads(run: Run) -> pd.DataFrame:
+    """One row a classifier: m, c, rank, null dimension, the gap at the rank, identity error."""
+    rows = []
+    for name in run.profile.classifiers:
+        classifier, spaces = run.classifier(name), run.spaces(name)
+        s, r = spaces.singular_values, spaces.rank
+        rows.append(
+            {
+                "classifier": name,
+                "m": spaces.width,
+                "c": len(classifier.weight),
+                "rank": r,
+                "null dimension": spaces.null_dim,
+                "largest σ": float(s[0]),
+                "smallest σ kept": float(s[r - 1]),
+                "|Wf + b − logits|, relative": classifier.identity_error,
+                "weights (SHA-256)": classifier.sha256[:12],
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def spectra(run: Run) -> pd.DataFrame:
+    """classifier, index (from 1), singular value of its head."""
+    frames = []
+    for name in run.profile.classifiers:
+        s = run.spaces(name).singular_values.numpy()
+        frames.append(
+            pd.DataFrame(
+                {"classifier": name, "index": np.arange(1, len(s) + 1), "singular value": s}
+            )
+        )
+    return pd.concat(frames, ignore_index=True)
+
+
+def null_energy(run: Run) -> pd.DataFrame:
+    """Share of each evaluation photo's feature energy in the null space: percent."""
+    frames = []
+    for name in run.profile.classifiers:
+        data = run.data(name).evaluation
+        share = 100 * run.spaces(name).null_energy(data.f).numpy()
+        frames.append(
+            data.index[["class", "path"]].assign(classifier=name, share=share, space="null space")
+        )
+    return pd.concat(frames, ignore_index=True)
+
+
+def random_energy(run: Run, *, draws: int = 20) -> pd.DataFrame:
+    """Mean share of energy in random subspaces of the null dimension: one row a draw, percent."""
+    rows = []
+    for name in run.profile.classifiers:
+        f, spaces = run.data(name).evaluation.f.to(torch.float64), run.spaces(name)
+        total = f.square().sum(-1)
+        for draw in range(draws):
+            Q = random_basis(spaces.width, spaces.null_dim, seed=run.profile.seed + draw)
+            share = float(((f @ Q).square().sum(-1) / total).mean())
+            rows.append({"classifier": name, "draw": draw, "share": 100 * share})
+    return pd.DataFrame(rows)
+
+
+def certificates(run: Run) -> pd.DataFrame:
+    """One row a classifier: how far null removal moved the logits; stops if it is too far."""
+    rows = []
+    for name in run.profile.classifiers:
+        f = run.data(name).f
+        proof = run.spaces(name).certificate(f, bias=run.classifier(name).bias).check()
+        rows.append(
+            {
+                "classifier": name,
+                "photos": proof.n,
+                "max |W f − W f̃| / (‖W‖ ‖f‖)": proof.relative_change,
+                "bound": proof.bound,
+                "top-1 changes": proof.top1_changes,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def photo_counts(run: Run) -> pd.DataFrame:
+    """One row a class: photos to fit and to evaluate, and whether they were enlarged."""
+    index = run.data(run.profile.classifiers[0]).index
+    counts = index.groupby(["class", "evaluation"], sort=False).size().unstack(fill_value=0)
+    labels = index.groupby("class", sort=False)["label"].first()
+    table = pd.DataFrame({"to fit": counts[False], "to evaluate": counts[True]}).reset_index()
+    enlarged = table["class"].map(labels).isin(run.profile.low_resolution)
+    return table.assign(**{"enlarged from 64 × 64": enlarged.map({True: "yes", False: ""})})
+
+
+def low_resolution_note(run: Run) -> str:
+    """What to say wherever classes are compared; empty if all photos are of one kind."""
+    names = [run.class_names[x] for x in run.profile.low_resolution if x in run.class_names]
+    if not names:
+        return ""
+    return (
+        f"**Beware:** the photographs of {', '.join(names)} were 64 × 64 pixels before they were enlarged "
+        "(marked ◦ in charts that compare classes). A difference between these classes and the others "
+        "may be one of resolution."
+    )
+
+
+# -------------------------------------------------------------------------- 01 translators
+
+
+def fit_translators(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Fit ridge (kept as an artifact) and AdamW for every classifier.
+
+    Returns:
+        One row a fit: quality on evaluation photos and seconds; and one row an evaluation photo
+        of the ridge translator: classifier, class, cosine.
+    """
+    rows, photos = [], []
+    for name in run.profile.classifiers:
+        data = run.data(name)
+        for method in ("ridge", "adamw"):
+            options = {"epochs": run.profile.adamw_epochs} if method == "adamw" else {}
+            T, seconds = _timed_fit(run, name, data.fit, method=method, **options)
+            rows.append(_fit_row(name, T, data.evaluation, seconds))
+            if method == "ridge":
+                T.save(run.artifact(f"translators/{name}.safetensors"))
+                cosine = torch.cosine_similarity(T(data.evaluation.f), data.evaluation.z, dim=-1)
+                photos.append(
+                    data.evaluation.index[["class", "path"]].assign(
+                        classifier=name, cosine=cosine.numpy()
+                    )
+                )
+    return pd.DataFrame(rows), pd.concat(photos, ignore_index=True)
+
+
+def compare_losses(run: Run, name: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The paper's three losses for one classifier: final quality, and the curves (Figure 7)."""
+    rows, curves = [], []
+    data = run.data(name)
+    for loss in ("mse", "cosine", "both"):
+        T, seconds = _timed_fit(
+            run, name, data.fit, method="adamw", epochs=run.profile.adamw_epochs, loss=loss
+        )
+        rows.append(_fit_row(name, T, data.evaluation, seconds))
+        assert T.report is not None
+        curves.append(pd.DataFrame(T.report.history).assign(loss=loss))
+    return pd.DataFrame(rows), pd.concat(curves, ignore_index=True)
+
+
+def _timed_fit(run: Run, name: str, data: Data, **options: Any) -> tuple[Translator, float]:
+    start = time.perf_counter()
+    T = Translator.fit(
+        data.f,
+        data.z,
+        held_out=run.profile.held_out,
+        seed=run.profile.seed,
+        meta={"classifier": name, "encoder": run.profile.encoder},
+        **options,
+    )
+    return T, time.perf_counter() - start
+
+
+def _fit_row(name: str, T: Translator, evaluation: Data, seconds: float) -> dict[str, Any]:
+    assert T.report is not None
+    z_hat = T(evaluation.f)
+    score = quality(z_hat, evaluation.z)
+    return {
+        "classifier": name,
+        "method": T.report.method,
+        "loss": T.report.loss,
+        "photos to fit": T.report.n_fit,
+        "photos to evaluate": len(evaluation.f),
+        "cosine": score.cosine,
+        "R²": score.r2,
+        "squared error": float((z_hat - evaluation.z).square().sum(-1).mean()),
+        "seconds": seconds,
+    }
+
+
+# ------------------------------------------------------------------------ 02 and 03 scores
+
+
+def photo_scores(run: Run) -> pd.DataFrame:
+    """AS toward the true class prompt and IS of every evaluation photo, degrees."""
+    frames = []
+    for name in run.profile.classifiers:
+        data, T, spaces = run.data(name).evaluation, run.translator(name), run.spaces(name)
+        prompts = run.prompts(run.judge(name))
+        z, z_tilde = T(data.f), T.after_null_removal(spaces)(data.f)  # (N, n) each
+        texts = torch.stack([prompts[c] for c in data.index["class"]])  # (N, n)
+        logits = data.f @ run.classifier(name).weight.mT + run.classifier(name).bias
+        frames.append(
+            data.index[["class", "label", "path"]].assign(
+                classifier=name,
+                AS=attribute_score(z, z_tilde, texts).numpy(),
+                IS=image_score(z, z_tilde).numpy(),
+                cosine=torch.cosine_similarity(z, data.z, dim=-1).numpy(),
+                top1=[run_label(i) for i in logits.argmax(-1).tolist()],
+            )
+        )
+    return pd.concat(frames, ignore_index=True)
+
+
+def run_label(index: int) -> str:
+    """Short ImageNet name of a logit."""
+    from sing_utils.classifiers import imagenet_names
+
+    return imagenet_names()[index]
+
+
+def ratios(scores: pd.DataFrame, run: Run) -> pd.DataFrame:
+    """IS/AS ratio of each classifier under each definition, with bootstrap intervals by photo."""
+    rows = []
+    for name, own in scores.groupby("classifier", sort=False):
+        for definition, statistic in RATIOS.items():
+            ci = _bootstrap(run, statistic, own["IS"], own["AS"])
+            rows.append({"classifier": name, "definition": definition, **_interval(ci)})
+    return pd.DataFrame(rows)
+
+
+def spreads(scores: pd.DataFrame, run: Run) -> pd.DataFrame:
+    """One row a classifier: means, medians, and log(Var IS / Var AS) with its interval.
+
+    Above 0 the confidence ellipse of Figure 3 is taller than wide.
+    """
+    rows = []
+    for name, own in scores.groupby("classifier", sort=False):
+        ci = _bootstrap(run, lambda i, a: np.log(i.var(-1) / a.var(-1)), own["IS"], own["AS"])
+        rows.append(
+            {
+                "classifier": name,
+                "photos": len(own),
+                "mean AS (°)": own["AS"].mean(),
+                "median |AS| (°)": own["AS"].abs().median(),
+                "median IS (°)": own["IS"].median(),
+                "sd AS (°)": own["AS"].std(),
+                "sd IS (°)": own["IS"].std(),
+                "log variance ratio": ci.value,
+                "low": ci.low,
+                "high": ci.high,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def ellipses(scores: pd.DataFrame, *, level: float) -> pd.DataFrame:
+    """Outline of each classifier's Gaussian confidence ellipse in the (AS, IS) plane, degrees."""
+    t = np.linspace(0, 2 * np.pi, 73)
+    circle = np.sqrt(stats.chi2.ppf(level, df=2)) * np.stack([np.cos(t), np.sin(t)])
+    frames = []
+    for name, own in scores.groupby("classifier", sort=False):
+        xy = own[["AS", "IS"]].to_numpy().T  # (2, N)
+        values, vectors = np.linalg.eigh(np.cov(xy))
+        outline = xy.mean(1)[:, None] + vectors @ (np.sqrt(values.clip(0))[:, None] * circle)
+        frames.append(
+            pd.DataFrame(
+                {"classifier": name, "order": range(len(t)), "AS": outline[0], "IS": outline[1]}
+            )
+        )
+    return pd.concat(frames, ignore_index=True)
+
+
+def class_medians(scores: pd.DataFrame, run: Run) -> pd.DataFrame:
+    """Median |AS| of each classifier and class with its bootstrap interval, degrees."""
+    rows = []
+    for (name, c), own in scores.groupby(["classifier", "class"], sort=False):
+        ci = _bootstrap(run, lambda a: np.median(a, -1), own["AS"].abs())
+        low_resolution = own["label"].iloc[0] in run.profile.low_resolution
+        rows.append(
+            {
+                "classifier": name,
+                "class": c,
+                "photos": len(own),
+                **_interval(ci),
+                "enlarged": low_resolution,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def violins(scores: pd.DataFrame, *, points: int = 60) -> pd.DataFrame:
+    """Density of |AS| per classifier and class, scaled to half a row: classifier, class, AS, half."""
+    frames = []
+    for (name, c), own in scores.groupby(["classifier", "class"], sort=False):
+        values = own["AS"].abs().to_numpy()
+        if len(values) < 3 or np.ptp(values) == 0:
+            continue  # no density to draw; the median is still shown
+        grid = np.linspace(0, values.max() * 1.05, points)
+        density = stats.gaussian_kde(values)(grid)
+        half = 0.42 * density / density.max()
+        frames.append(pd.DataFrame({"classifier": name, "class": c, "AS": grid, "half": half}))
+    return pd.concat(frames, ignore_index=True)
+
+
+def rank_correlations(scores: pd.DataFrame, run: Run) -> pd.DataFrame:
+    """Spearman correlation of the classes' median |AS| for each pair of classifiers.
+
+    The interval is a bootstrap over photos within their classes; p tests rho = 0 over classes.
+    """
+    rng = np.random.default_rng(run.profile.seed)
+    draws = run.profile.bootstrap_draws
+    medians: dict[str, np.ndarray] = {}  # (draws + 1, classes), row 0 without resampling
+    for name, own in scores.groupby("classifier", sort=False):
+        columns = []
+        for _, values in own.groupby("class")["AS"]:
+            a = values.abs().to_numpy()
+            rows = rng.integers(0, len(a), size=(draws, len(a)))
+            columns.append(np.concatenate([[np.median(a)], np.median(a[rows], -1)]))
+        medians[str(name)] = np.stack(columns, -1)
+    tail = 50 * (1 - run.profile.confidence)
+    out = []
+    for a, b in itertools.combinations(medians, 2):
+        rho = _row_spearman(medians[a], medians[b])
+        p = stats.spearmanr(medians[a][0], medians[b][0]).pvalue
+        low, high = np.percentile(rho[1:], [tail, 100 - tail])
+        classes = medians[a].shape[1]
+        out.append(
+            {"a": a, "b": b, "rho": rho[0], "low": low, "high": high, "p": p, "classes": classes}
+        )
+    return pd.DataFrame(out, columns=["a", "b", "rho", "low", "high", "p", "classes"])
+
+
+def concept_angles(run: Run) -> pd.DataFrame:
+    """Mean angle of each concept to the chosen classes' photos before and after, degrees.
+
+    AS is their difference (eq. 7): positive where null removal brings the photos closer.
+    """
+    phrases = run.profile.concepts
+    frames = []
+    for name in run.profile.classifiers:
+        evaluation, T = run.data(name).evaluation, run.translator(name)
+        texts = run.judge(name).encode_text(phrases)  # (K, n)
+        after = T.after_null_removal(run.spaces(name))
+        for c in run.concept_classes:
+            f = evaluation.rows(evaluation.index["class"] == c).f
+            x, y = pairwise_angle(T(f), texts), pairwise_angle(after(f), texts)  # (N, K) each
+            margin = _half_width(x - y, run.profile.confidence)
+            columns = {
+                "before": x.mean(0),
+                "after": y.mean(0),
+                "AS": (x - y).mean(0),
+                "margin": margin,
+            }
+            frame = pd.DataFrame({k: v.numpy() for k, v in columns.items()})
+            frames.append(
+                frame.assign(classifier=name, concept=phrases, photos=len(f), **{"class": c})
+            )
+    return pd.concat(frames, ignore_index=True)
+
+
+# ------------------------------------------------------------------------- a single photo
+
+
+def photo_logits(run: Run, name: str, photo: str, *, top: int = 5) -> pd.DataFrame:
+    """Top logits of one picture before and after null removal, from pixels."""
+    classifier, spaces = run.classifier(name), run.spaces(name)
+    f = _photo_features(run, name, photo)
+    logits = f @ classifier.weight.mT + classifier.bias  # (1, c)
+    after = spaces.remove_null(f) @ classifier.weight.mT + classifier.bias
+    best = logits[0].topk(top).indices.tolist()
+    rows = [
+        {
+            "class": run_label(i),
+            "logit before": float(logits[0, i]),
+            "logit after": float(after[0, i]),
+        }
+        for i in best
+    ]
+    return pd.DataFrame(rows).assign(photo=photo, classifier=name)
+
+
+def photo_concepts(run: Run, name: str, photo: str) -> pd.DataFrame:
+    """Angle of one picture to every concept before and after null removal, and AS: degrees."""
+    T, spaces = run.translator(name), run.spaces(name)
+    f = _photo_features(run, name, photo)
+    z, z_tilde = T(f), T.after_null_removal(spaces)(f)  # (1, n) each
+    texts = run.judge(name).encode_text(run.profile.concepts)
+    before, after = pairwise_angle(z, texts)[0], pairwise_angle(z_tilde, texts)[0]
+    table = pd.DataFrame(
+        {
+            "concept": run.profile.concepts,
+            "before": before.numpy(),
+            "after": after.numpy(),
+            "AS": (before - after).numpy(),
+        }
+    )
+    return table.assign(photo=photo, classifier=name, IS=float(image_score(z, z_tilde)[0]))
+
+
+def _photo_features(run: Run, name: str, photo: str) -> Tensor:
+    classifier = run.classifier(name)
+    return classifier(classifier.prepare(run.photo(photo))[None]).features  # (1, m)
+
+
+# --------------------------------------------------------------------------------- shared
+
+
+def _bootstrap(run: Run, statistic: Any, *samples: Any) -> Any:
+    p = run.profile
+    return bootstrap(statistic, *samples, level=p.confidence, draws=p.bootstrap_draws, seed=p.seed)
+
+
+def _interval(ci: Any) -> dict[str, float]:
+    return {"value": ci.value, "low": ci.low, "high": ci.high}
+
+
+def _half_width(x: Tensor, level: float) -> Tensor:
+    """Half width of the Student t interval of the mean over rows: (N, K) -> (K,)."""
+    n = len(x)
+    if n < 2:
+        return torch.full(x.shape[1:], float("nan"))
+    return x.std(0) / n**0.5 * float(stats.t.ppf((1 + level) / 2, n - 1))
+
+
+def _row_spearman(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Spearman correlation of each row of a with that row of b: (D, K), (D, K) -> (D,)."""
+    x, y = (stats.rankdata(v, axis=-1) for v in (a, b))
+    x, y = (v - v.mean(-1, keepdims=True) for v in (x, y))
+    return (x * y).sum(-1) / np.sqrt((x**2).sum(-1) * (y**2).sum(-1))

@@ -1,0 +1,398 @@
+"""The translator T, a linear map from features to the encoder's image embeddings (eq. 4).
+
+T has no bias, so that T(f + v) = T(f) + T(v) for every f and v.
+
+    >>> import torch
+    >>> from sing_utils import Translator
+    >>> f = torch.randn(500, 8, generator=torch.Generator().manual_seed(0))
+    >>> true = torch.arange(24.0).reshape(3, 8)  # (n, m)
+    >>> T = Translator.fit(f, f @ true.mT, method="ridge")
+    >>> T(f[:2]).shape
+    torch.Size([2, 3])
+    >>> round(T.report.held_out_cosine, 4)
+    1.0
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from sing_utils.arrays import as_tensor, like, require_finite, require_width
+from sing_utils.errors import SingError
+from sing_utils.head import HeadSpaces
+
+Loss = Literal["mse", "cosine", "both"]
+# Candidate ridges, relative to the mean squared feature entry.
+RIDGES = tuple(10.0**k for k in range(-6, 3))
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """How a translator was fitted and how well it does on rows that it never saw.
+
+    Attributes:
+        method: "ridge" or "adamw".
+        ridge: lambda of eq. 4 on the mean squared error (0 for adamw, whose weight decay is
+            decoupled).
+        loss: what was minimised.
+        n_fit, n_held_out: number of rows.
+        held_out_cosine: mean cosine of T f to z on held-out rows.
+        held_out_r2: 1 - residual / total sum of squares about the mean, over held-out rows.
+        history: tidy rows (epoch, split, mse, cosine) of an iterative fit.
+    """
+
+    method: str
+    ridge: float
+    loss: str
+    n_fit: int
+    n_held_out: int
+    held_out_cosine: float
+    held_out_r2: float
+    history: tuple[dict[str, Any], ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True, eq=False)
+class Translator:
+    """A fitted linear map; call it on features.
+
+    Attributes:
+        weight: T, (n, m).
+        report: how it was fitted; None for a map that was not fitted here.
+        meta: free text pairs kept in the file, such as classifier and encoder.
+    """
+
+    weight: Tensor
+    report: FitReport | None = None
+    meta: dict[str, str] = field(default_factory=dict)
+
+    def __call__(self, f: Any) -> Any:
+        """T f: (..., m) -> (..., n), in the dtype and on the device of f."""
+        x = as_tensor(f, name="f")
+        require_width(x, self.weight.shape[1], name="f")
+        return like(x @ self.weight.to(x).mT, f)
+
+    def after_null_removal(self, spaces: HeadSpaces) -> Translator:
+        """T Π_p, so that T f~ of a whole data set is one product with f.
+
+        Args:
+            spaces: of the head whose features T translates.
+        """
+        V_n = spaces.null_basis.to(self.weight)
+        return replace(self, weight=self.weight - (self.weight @ V_n) @ V_n.mT)  # (n, m)
+
+    @classmethod
+    def fit(
+        cls,
+        f: Any,
+        z: Any,
+        *,
+        method: Literal["ridge", "adamw"] = "ridge",
+        held_out: float = 0.1,
+        seed: int = 0,
+        meta: dict[str, str] | None = None,
+        **options: Any,
+    ) -> Translator:
+        """Fit T on pairs (f, z), holding out a random share to choose and to report with.
+
+        Args:
+            f: features, (N, m).
+            z: embeddings, (N, n).
+            method: "ridge", the exact minimiser of eq. 4; or "adamw", the paper's procedure
+                (appendix B): two bias-free linear layers, folded into one map afterwards.
+            held_out: share of the rows, between 0 and 1, at least one row.
+            seed: of the split, and of adamw's initialisation and batches.
+            meta: kept with the translator.
+            options: of `ridge`: `ridges` (candidates relative to the mean squared feature entry).
+                Of `adamw`: see `fit_adamw`.
+
+        Raises:
+            SingError: for fewer than 2 rows, rows that do not pair up, NaN, or an unknown method.
+        """
+        x, y = _pairs(f, z)
+        if not 0 < held_out < 1:
+            raise SingError(
+                f"held_out is {held_out}, expected a share between 0 and 1, such as 0.1."
+            )
+        order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed)).to(x.device)
+        cut = min(max(1, round(held_out * len(x))), len(x) - 1)
+        test, train = order[:cut], order[cut:]
+        parts = (x[train], y[train], x[test], y[test])
+        if method == "ridge":
+            weight, details = _fit_ridge(*parts, **options)
+        elif method == "adamw":
+            weight, details = fit_adamw(*parts, seed=seed, **options)
+        else:
+            raise SingError(f"method {method!r} is unknown, expected 'ridge' or 'adamw'.")
+        score = quality(parts[2] @ weight.to(x).mT, parts[3])
+        report = FitReport(
+            method=method, n_fit=len(train), n_held_out=len(test), **score.as_held_out(), **details
+        )
+        return cls(weight, report, dict(meta or {}))
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file with the report and meta in its header."""
+        text = dict(self.meta)
+        if self.report is not None:
+            text["report"] = json.dumps(asdict(self.report))
+        save_file({"weight": self.weight.contiguous()}, path, metadata={"format": "sing", **text})
+
+    @classmethod
+    def load(cls, path: str | Path) -> Translator:
+        """Read what `save` wrote.
+
+        Raises:
+            SingError: if the file is missing, cut short, or no translator.
+        """
+        try:
+            with safe_open(path, "pt") as tensors:
+                meta = dict(tensors.metadata() or {})
+                weight = tensors.get_tensor("weight")
+            if meta.pop("format", "") != "sing" or weight.ndim != 2:
+                raise KeyError("format")
+        except (OSError, SafetensorError, KeyError) as error:
+            raise SingError(
+                f"{path} is no translator ({type(error).__name__}), expected a file written by "
+                "Translator.save: fit it again."
+            ) from None
+        report = json.loads(meta.pop("report", "null"))
+        if report is not None:
+            report["history"] = tuple(report["history"])
+            report = FitReport(**report)
+        return cls(weight, report, meta)
+
+
+# ----------------------------------------------------------------------------- closed form
+
+
+class TranslatorFitter:
+    """Streaming closed-form fit: the sums n, F^T F, F^T Z and Z^T Z add up over batches.
+
+    Memory is O(m^2 + m n), whatever N. k fitters merged give what one gives.
+
+    >>> fitter = TranslatorFitter(2, 1)
+    >>> fitter.update(torch.eye(2), torch.tensor([[1.0], [2.0]]))
+    >>> fitter.solve(ridge=0.0).weight.round(decimals=6)
+    tensor([[1., 2.]], dtype=torch.float64)
+    """
+
+    def __init__(self, m: int, n: int, *, device: str | torch.device = "cpu") -> None:
+        self.n_rows = 0
+        self.ff = torch.zeros(m, m, dtype=torch.float64, device=device)
+        self.fz = torch.zeros(m, n, dtype=torch.float64, device=device)
+        self.zz = torch.zeros(n, n, dtype=torch.float64, device=device)
+
+    def update(self, f_batch: Any, z_batch: Any) -> None:
+        """Add a batch: (B, m), (B, n)."""
+        f, z = _rows(f_batch, z_batch)
+        require_width(f, self.fz.shape[0], name="f")
+        require_width(z, self.fz.shape[1], name="z")
+        f, z = f.to(self.ff), z.to(self.ff)
+        self.n_rows += len(f)
+        self.ff += f.mT @ f
+        self.fz += f.mT @ z
+        self.zz += z.mT @ z
+
+    def merge(self, other: TranslatorFitter) -> None:
+        """Add another fitter's sums to this one's."""
+        if other.fz.shape != self.fz.shape:
+            raise SingError(
+                f"cannot merge a fitter of widths {tuple(other.fz.shape)} into one of "
+                f"{tuple(self.fz.shape)}: both must be of one classifier and one encoder."
+            )
+        self.n_rows += other.n_rows
+        self.ff += other.ff
+        self.fz += other.fz
+        self.zz += other.zz
+
+    def solve(self, *, ridge: float) -> Translator:
+        """The minimiser of |F T^T - Z|^2 / N + ridge |T|^2 (eq. 4, mean over rows).
+
+        Args:
+            ridge: lambda, in units of a squared feature entry, at least 0.
+
+        Raises:
+            SingError: before the first row, or for a singular system with ridge 0.
+        """
+        self._require_rows()
+        if not ridge >= 0:
+            raise SingError(f"ridge is {ridge}, expected a number of at least 0.")
+        lhs = self.ff / self.n_rows
+        lhs.diagonal().add_(ridge)
+        factor, info = torch.linalg.cholesky_ex(lhs)
+        if int(info):
+            raise SingError(
+                f"{self.n_rows} rows do not determine a map of width {len(lhs)} with ridge {ridge:g}: "
+                "give more rows, or a ridge above 0."
+            )
+        T = torch.cholesky_solve(self.fz / self.n_rows, factor).mT  # (n, m)
+        return Translator(T.contiguous())
+
+    def solve_many(self, ridges: Sequence[float]) -> list[Tensor]:
+        """`solve` for several ridges above 0 at the cost of one eigendecomposition: (n, m) each."""
+        self._require_rows()
+        values, vectors = torch.linalg.eigh(self.ff / self.n_rows)
+        rotated = vectors.mT @ (self.fz / self.n_rows)  # (m, n)
+        values = values.clamp_min(0.0)
+        return [(vectors @ (rotated / (values + r)[:, None])).mT.contiguous() for r in ridges]
+
+    def mean_square(self) -> float:
+        """Mean squared feature entry: the natural unit of a ridge."""
+        self._require_rows()
+        return float(self.ff.trace() / (self.n_rows * len(self.ff)))
+
+    def mse(self, T: Tensor) -> float:
+        """Mean over rows of |T f - z|^2, from the sums alone."""
+        self._require_rows()
+        T = T.to(self.ff)
+        cross = torch.einsum("nm,mn->", T, self.fz)
+        return float((((T @ self.ff) * T).sum() - 2 * cross + self.zz.trace()) / self.n_rows)
+
+    def _require_rows(self) -> None:
+        if self.n_rows == 0:
+            raise SingError(
+                "the fitter has seen no rows, expected at least one: call update first."
+            )
+
+
+def _fit_ridge(
+    f: Tensor, z: Tensor, f_test: Tensor, z_test: Tensor, *, ridges: Sequence[float] = RIDGES
+) -> tuple[Tensor, dict[str, Any]]:
+    fitter = TranslatorFitter(f.shape[1], z.shape[1], device=f.device)
+    fitter.update(f, z)
+    judge = TranslatorFitter(f.shape[1], z.shape[1], device=f.device)
+    judge.update(f_test, z_test)
+    absolute = [r * fitter.mean_square() for r in ridges]
+    if not absolute or min(absolute) <= 0:
+        raise SingError(
+            f"ridges are {list(ridges)}, expected numbers above 0 and features that vary."
+        )
+    maps = fitter.solve_many(absolute)
+    errors = [judge.mse(T) for T in maps]
+    best = errors.index(min(errors))
+    return maps[best].to(f.dtype), {"ridge": absolute[best], "loss": "mse"}
+
+
+# ----------------------------------------------------------------------- the paper's procedure
+
+
+def fit_adamw(
+    f: Tensor,
+    z: Tensor,
+    f_test: Tensor,
+    z_test: Tensor,
+    *,
+    loss: Loss = "mse",
+    hidden: int | None = None,
+    epochs: int = 60,
+    batch_size: int = 128,
+    lr: float = 1e-4,
+    weight_decay: float = 0.1,
+    seed: int = 0,
+) -> tuple[Tensor, dict[str, Any]]:
+    """Two bias-free linear layers trained with AdamW (appendix B), folded into T = B A.
+
+    Args:
+        f, z: rows to fit, (N, m) and (N, n).
+        f_test, z_test: rows whose error is recorded each epoch, never used to fit.
+        loss: "mse", "cosine" (1 - cosine), or "both" (their sum, weighted alike).
+        hidden: width between the layers; None means m. The paper does not give it.
+        epochs, batch_size: not given in the paper either.
+        lr, weight_decay: the paper's.
+        seed: of initialisation and batches.
+
+    Returns:
+        T, (n, m), and the details of the fit with its history.
+    """
+    if loss not in ("mse", "cosine", "both"):
+        raise SingError(f"loss {loss!r} is unknown, expected 'mse', 'cosine' or 'both'.")
+    m, n = f.shape[1], z.shape[1]
+    f, z, f_test, z_test = (t.to(torch.float32) for t in (f, z, f_test, z_test))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        layers = nn.Sequential(
+            nn.Linear(m, hidden or m, bias=False), nn.Linear(hidden or m, n, bias=False)
+        )
+    layers = layers.to(f.device)
+    optimizer = torch.optim.AdamW(layers.parameters(), lr=lr, weight_decay=weight_decay)
+    generator = torch.Generator().manual_seed(seed)
+    history = [_epoch_rows(0, layers, f, z, f_test, z_test)]
+    for epoch in range(1, epochs + 1):
+        for rows in torch.randperm(len(f), generator=generator).split(batch_size):
+            optimizer.zero_grad(set_to_none=True)
+            _loss(layers(f[rows]), z[rows], loss).backward()
+            optimizer.step()
+        history.append(_epoch_rows(epoch, layers, f, z, f_test, z_test))
+    first, second = (layer.weight.detach() for layer in layers)
+    T = second @ first  # (n, m)
+    return T, {"ridge": 0.0, "loss": loss, "history": tuple(r for rows in history for r in rows)}
+
+
+def _loss(out: Tensor, z: Tensor, loss: str) -> Tensor:
+    mse = (out - z).square().sum(-1).mean()  # eq. 4 without its decay, which AdamW applies
+    cosine = 1 - torch.cosine_similarity(out, z, dim=-1).mean()
+    return {"mse": mse, "cosine": cosine, "both": mse + cosine}[loss]
+
+
+@torch.inference_mode()
+def _epoch_rows(
+    epoch: int, layers: nn.Module, f: Tensor, z: Tensor, f_test: Tensor, z_test: Tensor
+) -> list[dict[str, Any]]:
+    rows = []
+    for split, x, y in (("fit", f[: len(f_test)], z[: len(f_test)]), ("held out", f_test, z_test)):
+        out = layers(x)
+        cosine = float(torch.cosine_similarity(out, y, dim=-1).mean())
+        mse = float((out - y).square().sum(-1).mean())
+        rows.append({"epoch": epoch, "split": split, "mse": mse, "cosine": cosine})
+    return rows
+
+
+# ----------------------------------------------------------------------------------- shared
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Agreement of translated features with embeddings: mean cosine and R^2, no units."""
+
+    cosine: float
+    r2: float
+
+    def as_held_out(self) -> dict[str, float]:
+        """The same under the names of `FitReport`."""
+        return {"held_out_cosine": self.cosine, "held_out_r2": self.r2}
+
+
+def quality(z_hat: Tensor, z: Tensor) -> Quality:
+    """Mean cosine and R^2 (about the mean of z, over all entries) of z_hat (N, n) against z (N, n)."""
+    z_hat, z = z_hat.to(torch.float64), z.to(torch.float64)
+    residual = (z - z_hat).square().sum()
+    total = (z - z.mean(0)).square().sum()
+    r2 = float(1 - residual / total) if float(total) > 0 else float("nan")
+    return Quality(float(torch.cosine_similarity(z_hat, z, dim=-1).mean()), r2)
+
+
+def _rows(f: Any, z: Any) -> tuple[Tensor, Tensor]:
+    x, y = as_tensor(f, name="f"), as_tensor(z, name="z")
+    if x.ndim != 2 or y.ndim != 2 or len(x) != len(y):
+        raise SingError(
+            f"f has shape {tuple(x.shape)} and z {tuple(y.shape)}, expected (N, m) and (N, n) "
+            "with one row of z for each row of f."
+        )
+    require_finite(x, name="f")
+    require_finite(y, name="z")
+    return x, y
+
+
+def _pairs(f: Any, z: Any) -> tuple[Tensor, Tensor]:
+    x, y = _rows(f, z)
+    if len(x) < 2:
+        raise SingError(f"f has {len(x)} row(s), expected at least 2: one to fit, one to hold out.")
+    return x, y.to(x)

