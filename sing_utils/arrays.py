@@ -22,9 +22,7 @@ def as_tensor(x: Any, *, name: str) -> Tensor:
     if not isinstance(x, Tensor):
         x = torch.from_numpy(np.ascontiguousarray(x))
     if x.is_complex() or x.dtype == torch.bool:
-        raise SingError(
-            f"{name} has dtype {x.dtype}, expected real numbers: convert it to float32."
-        )
+        raise SingError(f"{name} has dtype {x.dtype}, expected real numbers: convert it to float32.")
     return x if x.is_floating_point() else x.to(torch.float64)
 
 

@@ -224,9 +224,7 @@ def class_violins(violins: pd.DataFrame, medians: pd.DataFrame, name: str) -> al
     place = {c: i for i, c in enumerate(order)}
     labels = [c + (" ◦" if e else "") for c, e in zip(own["class"], own["enlarged"], strict=True)]
     shapes = violins[violins["classifier"] == name].assign(row=lambda t: t["class"].map(place))
-    shapes = shapes.assign(
-        top=shapes["row"] - shapes["half"], bottom=shapes["row"] + shapes["half"]
-    )
+    shapes = shapes.assign(top=shapes["row"] - shapes["half"], bottom=shapes["row"] + shapes["half"])
     dots = own.assign(row=own["class"].map(place))
     axis = alt.Axis(
         values=list(range(len(order))),
@@ -251,9 +249,7 @@ def class_violins(violins: pd.DataFrame, medians: pd.DataFrame, name: str) -> al
     rule = (
         alt.Chart(dots)
         .mark_rule(strokeWidth=3, color=AFTER)
-        .encode(
-            x=alt.X("low:Q", title=x_title), x2="high:Q", y=alt.Y("row:Q", scale=y_scale, axis=axis)
-        )
+        .encode(x=alt.X("low:Q", title=x_title), x2="high:Q", y=alt.Y("row:Q", scale=y_scale, axis=axis))
     )
     median = (
         alt.Chart(dots)
@@ -310,9 +306,7 @@ def concept_arrows(table: pd.DataFrame, class_name: str) -> alt.LayerChart:
             "when:N",
             title="null component",
             scale=alt.Scale(domain=["before", "after"], range=[BEFORE, AFTER]),
-            legend=alt.Legend(
-                orient="top", labelExpr="{before: 'kept', after: 'removed'}[datum.label]"
-            ),
+            legend=alt.Legend(orient="top", labelExpr="{before: 'kept', after: 'removed'}[datum.label]"),
         ),
         shape=alt.Shape(
             "when:N",
@@ -332,9 +326,7 @@ def concept_arrows(table: pd.DataFrame, class_name: str) -> alt.LayerChart:
 def rank_agreement(table: pd.DataFrame) -> alt.LayerChart:
     """Spearman correlation of the classes' order for each pair of classifiers, with intervals."""
     pairs = table.assign(pair=table["a"] + " / " + table["b"])
-    x = alt.X(
-        "rho:Q", title="Spearman ρ of the classes' median |AS|", scale=alt.Scale(domain=[-1, 1])
-    )
+    x = alt.X("rho:Q", title="Spearman ρ of the classes' median |AS|", scale=alt.Scale(domain=[-1, 1]))
     y = alt.Y("pair:N", title=None, axis=alt.Axis(labelLimit=260))
     tips = [
         "pair",
@@ -353,11 +345,7 @@ def rank_agreement(table: pd.DataFrame) -> alt.LayerChart:
         .mark_point(filled=True, size=90, opacity=1, color=AFTER)
         .encode(x=x, y=y, tooltip=tips)
     )
-    zero = (
-        alt.Chart(pd.DataFrame({"x": [0]}))
-        .mark_rule(strokeDash=[4, 4], color="#888")
-        .encode(x="x:Q")
-    )
+    zero = alt.Chart(pd.DataFrame({"x": [0]})).mark_rule(strokeDash=[4, 4], color="#888").encode(x="x:Q")
     return _finish(
         zero + rule + dots,
         height=40 * len(pairs) + 30,

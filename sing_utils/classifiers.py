@@ -204,9 +204,7 @@ def _in_order(checkpoint: dict[str, Tensor], model: nn.Module) -> dict[str, Tens
     """The checkpoint's tensors under the model's names; both list them in the same order."""
     own = model.state_dict()
     if [t.shape for t in checkpoint.values()] != [t.shape for t in own.values()]:
-        raise SingError(
-            "the checkpoint's tensors do not fit the architecture, one to one in order."
-        )
+        raise SingError("the checkpoint's tensors do not fit the architecture, one to one in order.")
     return dict(zip(own, checkpoint.values(), strict=True))
 
 

@@ -29,13 +29,9 @@ def run(
     profile: Annotated[str, typer.Option(help="Name of a profile, or a YAML file.")] = "embedded",
     parameter: Annotated[
         list[str] | None,
-        typer.Option(
-            "-p", "--parameter", metavar="KEY=VALUE", help="Replace a profile value (YAML)."
-        ),
+        typer.Option("-p", "--parameter", metavar="KEY=VALUE", help="Replace a profile value (YAML)."),
     ] = None,
-    only: Annotated[
-        list[str] | None, typer.Option(help="Only notebooks that begin so, such as 02.")
-    ] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Only notebooks that begin so, such as 02.")] = None,
     run_dir: Annotated[
         str | None, typer.Option(help="Folder of the run; default _build/runs/PROFILE.")
     ] = None,
@@ -121,15 +117,11 @@ def parse_parameters(pairs: list[str]) -> dict[str, Any]:
     for pair in pairs:
         key, equals, text = pair.partition("=")
         if not equals or not key.strip():
-            raise SingError(
-                f"parameter {pair!r} has no value, expected key=value, such as -p seed=1."
-            )
+            raise SingError(f"parameter {pair!r} has no value, expected key=value, such as -p seed=1.")
         try:
             values[key.strip()] = yaml.safe_load(text)
         except yaml.YAMLError:
-            raise SingError(
-                f"parameter {pair!r}: the value is not valid YAML, such as [a, b]."
-            ) from None
+            raise SingError(f"parameter {pair!r}: the value is not valid YAML, such as [a, b].") from None
     return values
 
 

@@ -31,7 +31,7 @@ from typing import Any, Protocol
 
 import torch
 from PIL import Image
-from safetensors.torch import load, load_file
+from safetensors.torch import load
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 

@@ -22,6 +22,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import pandas as pd
 import torch
 from PIL import Image, ImageOps
@@ -77,6 +78,7 @@ class FeatureStore:
         try:
             manifest = json.loads((path / "manifest.json").read_text())
             assert isinstance(manifest["shards"], list)
+            assert {"key", "extractor", "tensors", "rows", "index_sha256"} <= manifest.keys()
         except FileNotFoundError:
             raise SingError(
                 f"{path} holds no manifest.json, expected a finished feature store: "
@@ -116,9 +118,7 @@ class FeatureStore:
     def batches(self, name: str) -> Iterator[Tensor]:
         """Yield the tensor `name` shard by shard, (rows, d) float32, so memory stays bounded."""
         if name not in self.names:
-            raise SingError(
-                f"{self.path} holds {', '.join(self.names)}, not {name!r}: extract that first."
-            )
+            raise SingError(f"{self.path} holds {', '.join(self.names)}, not {name!r}: extract that first.")
         for shard in self.manifest["shards"]:
             file = self._verify(shard["file"], shard["sha256"])
             with safe_open(file, "pt") as tensors:
@@ -160,9 +160,7 @@ def list_pictures(folder: str | Path) -> pd.DataFrame:
     if not folder.is_dir():
         raise SingError(f"{folder} is not a folder, expected a folder of pictures: check the path.")
     rows = []
-    for file in sorted(
-        p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()
-    ):
+    for file in sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()):
         parts = file.relative_to(folder).parts
         split = parts[0] if len(parts) > 1 and parts[0] in SPLITS else ""
         inner = parts[1:-1] if split else parts[:-1]
@@ -178,15 +176,16 @@ def list_pictures(folder: str | Path) -> pd.DataFrame:
 def read_picture(path: str | Path) -> Image.Image:
     """A picture as a person would see it: first frame, upright, RGB."""
     with Image.open(path) as image:
-        return ImageOps.exif_transpose(image).convert("RGB")
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode.startswith("I;16"):  # Pillow would cut it off at 255, not scale it
+            upright = Image.fromarray((np.asarray(upright) // 257).astype(np.uint8))
+        return upright.convert("RGB")
 
 
 class _Pictures(Dataset[Any]):
     """Decoded and prepared pictures; one that can't be read is its reason instead."""
 
-    def __init__(
-        self, folder: Path, paths: list[str], prepare: Callable[[Image.Image], Any]
-    ) -> None:
+    def __init__(self, folder: Path, paths: list[str], prepare: Callable[[Image.Image], Any]) -> None:
         self.folder, self.paths, self.prepare = folder, paths, prepare
 
     def __len__(self) -> int:
@@ -254,19 +253,12 @@ def extract(
     starts = range(0, len(pictures), shard_rows)
     files = [out / f"shard-{i:05d}.safetensors" for i in range(len(starts))]
     done = [_shard_record(file, key) is not None for file in files]
-    todo = [
-        p
-        for s, d in zip(starts, done, strict=True)
-        if not d
-        for p in pictures.path[s : s + shard_rows]
-    ]
+    todo = [p for s, d in zip(starts, done, strict=True) if not d for p in pictures.path[s : s + shard_rows]]
     with tqdm(total=len(todo), unit="picture", disable=not progress, desc="extract") as bar:
         for start, file, have in zip(starts, files, done, strict=True):
             if not have:
                 paths = pictures.path[start : start + shard_rows].tolist()
-                data = _compute_shard(
-                    extractor, folder, paths, key, dtype, batch_size, workers, bar
-                )
+                data = _compute_shard(extractor, folder, paths, key, dtype, batch_size, workers, bar)
                 _write(file, data)
     return _finish(out, key, extractor, pictures, files, dtype)
 
@@ -293,23 +285,15 @@ def derive(
     """
     first, out = stores[0], Path(out)
     if any(s.manifest["index_sha256"] != first.manifest["index_sha256"] for s in stores):
-        raise SingError(
-            "the stores hold different pictures, expected the same: extract them again."
-        )
+        raise SingError("the stores hold different pictures, expected the same: extract them again.")
     _make_writable(out)
     if (out / "manifest.json").exists():
-        raise SingError(
-            f"{out} holds a store already, expected a new folder: delete it or choose another."
-        )
+        raise SingError(f"{out} holds a store already, expected a new folder: delete it or choose another.")
     identity = identity or first.manifest["extractor"]
-    key = hashlib.sha256(
-        json.dumps([s.manifest["key"] for s in stores] + [identity, dtype]).encode()
-    )
+    key = hashlib.sha256(json.dumps([s.manifest["key"] for s in stores] + [identity, dtype]).encode())
     names = [next(iter(s.names)) for s in stores]
     files = []
-    for i, parts in enumerate(
-        zip(*(s.batches(n) for s, n in zip(stores, names, strict=True)), strict=True)
-    ):
+    for i, parts in enumerate(zip(*(s.batches(n) for s, n in zip(stores, names, strict=True)), strict=True)):
         given = {s.manifest["extractor"]["name"]: x for s, x in zip(stores, parts, strict=True)}
         values = compute(given) if compute else {names[0]: parts[0]}
         tensors: dict[str, Tensor] = {}
@@ -379,6 +363,8 @@ def _finish(
     reasons = [x for r in records if r for x in json.loads(r["reasons"])]
     kept = [not r for r in reasons]
     if not any(kept):
+        for file in files:  # else a second try, with mended pictures, would keep these
+            file.unlink()
         raise SingError(
             f"none of {len(pictures)} pictures could be read, expected at least one; "
             f"the first: {pictures.path[0]}: {reasons[0]}."

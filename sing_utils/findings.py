@@ -7,6 +7,7 @@ another run, with other numbers, says something else.
 from __future__ import annotations
 
 import html
+import itertools
 from dataclasses import dataclass
 from typing import Literal
 
@@ -115,9 +116,7 @@ def ratio_order(table: pd.DataFrame) -> Finding:
     for definition, order in orders.items():
         distinct.setdefault(" > ".join(order), []).append(definition)
     if len(distinct) == 1:
-        measured = (
-            f"The order is the same under all {len(orders)} definitions: {next(iter(distinct))}."
-        )
+        measured = f"The order is the same under all {len(orders)} definitions: {next(iter(distinct))}."
     else:
         parts = [f"{order} by {', '.join(names)}" for order, names in distinct.items()]
         measured = "The order depends on the definition: " + "; ".join(parts) + "."
@@ -175,9 +174,7 @@ def class_order(correlations: pd.DataFrame) -> Finding:
 
 def nearest_concept(concepts: pd.DataFrame, class_name: str, expected: str) -> Finding:
     """Is the expected concept the nearest to a class's photos? (Figure 5)"""
-    claim = (
-        f"Of 30 concepts, “{expected}” has the smallest angle to {class_name} (Figure 5, DINO-ViT)."
-    )
+    claim = f"Of 30 concepts, “{expected}” has the smallest angle to {class_name} (Figure 5, DINO-ViT)."
     rule = "Agrees if it is the nearest for every classifier, differs if for none, else undecided."
     own = concepts[concepts["class"] == class_name]
     if own.empty or expected not in set(own["concept"]):
@@ -186,9 +183,7 @@ def nearest_concept(concepts: pd.DataFrame, class_name: str, expected: str) -> F
     for name, table in own.groupby("classifier", sort=False):
         ordered = table.sort_values("before")["concept"].tolist()
         hits += ordered[0] == expected
-        parts.append(
-            f"{name}: place {ordered.index(expected) + 1} of {len(ordered)}, first “{ordered[0]}”"
-        )
+        parts.append(f"{name}: place {ordered.index(expected) + 1} of {len(ordered)}, first “{ordered[0]}”")
     verdict: Verdict = "agrees" if hits == len(parts) else "undecided" if hits else "differs"
     return Finding(claim, "; ".join(parts) + ".", verdict, rule)
 
@@ -199,9 +194,7 @@ def quieter_class(concepts: pd.DataFrame, quiet: str, loud: str) -> Finding:
     rule = "Agrees if mean |AS| over concepts is larger for the second class in every classifier."
     if not {quiet, loud} <= set(concepts["class"]):
         return Finding(claim, "This run has not both classes.", "not run", rule)
-    mean = concepts.assign(size=concepts["AS"].abs()).groupby(["classifier", "class"], sort=False)[
-        "size"
-    ]
+    mean = concepts.assign(size=concepts["AS"].abs()).groupby(["classifier", "class"], sort=False)["size"]
     wide = mean.mean().unstack()
     parts = [f"{n}: {r[quiet]:.2f}° and {r[loud]:.2f}°" for n, r in wide.iterrows()]
     share = float((wide[loud] > wide[quiet]).mean())
@@ -233,5 +226,5 @@ def photo(logits: pd.DataFrame, concepts: pd.DataFrame) -> Finding:
 def _overlaps(table: pd.DataFrame) -> str:
     """Whether neighbouring intervals overlap, in words."""
     ordered = table.sort_values("value", ascending=False).to_dict("records")
-    apart = sum(a["low"] > b["high"] for a, b in zip(ordered, ordered[1:], strict=False))
+    apart = sum(a["low"] > b["high"] for a, b in itertools.pairwise(ordered))
     return f"the intervals of {apart} of {len(ordered) - 1} neighbouring pairs do not overlap"

@@ -82,8 +82,9 @@ class HeadSpaces:
 
         Args:
             W: head weight, (c, m), any float dtype, torch or numpy.
-            rtol: relative rank tolerance; None means max(c, m) * eps of the dtype W is stored in.
-                An absolute threshold would call a half-precision head full rank when it is not.
+            rtol: relative rank tolerance; None means max(c, m) * eps of the dtype W is stored in,
+                and eps itself for a 16-bit W. An absolute threshold would call a half-precision
+                head full rank when it is not.
 
         Raises:
             NoNullSpaceError: if rank(W) = m.
@@ -98,15 +99,13 @@ class HeadSpaces:
         require_finite(stored, name="W")
         c, m = stored.shape
         if rtol is None:
-            rtol = max(c, m) * torch.finfo(stored.dtype).eps
+            rtol = _rounding(max(c, m), stored.dtype)
         W64 = stored.detach().to(torch.float64)
         # V must be complete; with c >= m the thin decomposition already has all m rows.
         _, S, Vh = torch.linalg.svd(W64, full_matrices=c < m)
         rank = int((rtol * S[0] < S).sum())
         if rank == 0:
-            raise SingError(
-                "W is zero, expected a trained head: every feature would be invisible to it."
-            )
+            raise SingError("W is zero, expected a trained head: every feature would be invisible to it.")
         if rank == m:
             raise NoNullSpaceError(
                 f"W {tuple(stored.shape)} has full rank {rank} = m, expected rank < m: this head has no "
@@ -154,15 +153,11 @@ class HeadSpaces:
         x = self._features(f).to(torch.float64)
         total = x.square().sum(-1)
         if bool((total == 0).any()):
-            raise SingError(
-                "f holds a zero vector, expected features: its null share is undefined."
-            )
+            raise SingError("f holds a zero vector, expected features: its null share is undefined.")
         V_n = self.null_basis.to(x.device)
         return like((x @ V_n).square().sum(-1) / total, f)
 
-    def certificate(
-        self, f: Array, *, f_tilde: Array | None = None, bias: Any = None
-    ) -> Certificate:
+    def certificate(self, f: Array, *, f_tilde: Array | None = None, bias: Any = None) -> Certificate:
         """Measure how far the logits move under null removal (eq. 2), in float64.
 
         Args:
@@ -177,9 +172,7 @@ class HeadSpaces:
         tilde = self.remove_null(f) if f_tilde is None else f_tilde
         y = self._features(tilde).reshape(-1, self.width)
         if x.shape != y.shape:
-            raise SingError(
-                f"f~ has {len(y)} rows, expected {len(x)}: pass one equivalent per feature."
-            )
+            raise SingError(f"f~ has {len(y)} rows, expected {len(x)}: pass one equivalent per feature.")
         W = self.weight.to(x.device)
         b = 0.0 if bias is None else as_tensor(bias, name="bias").to(W)
         moved, flips = 0.0, 0
@@ -187,16 +180,15 @@ class HeadSpaces:
             xi, yi = xi.to(torch.float64), yi.to(torch.float64)
             norm = torch.linalg.vector_norm(xi, dim=-1)
             if bool((norm == 0).any()):
-                raise SingError(
-                    "f holds a zero vector, expected features: nothing can be relative to it."
-                )
+                raise SingError("f holds a zero vector, expected features: nothing can be relative to it.")
+            require_finite(xi, name="f")  # or NaN would pass: it is not larger than any bound
+            require_finite(yi, name="f~")
             change = ((xi - yi) @ W.mT).abs().amax(-1)  # (B,)
             moved = max(moved, float((change / (self.singular_values[0].to(norm) * norm)).max()))
             before, after = (xi @ W.mT + b).argmax(-1), (yi @ W.mT + b).argmax(-1)
             flips += int((before != after).sum())
         # A null direction may carry singular values up to rtol; rounding f adds its own eps.
-        eps = torch.finfo(as_tensor(f, name="f").dtype).eps
-        bound = max(self.rtol, max(self.weight.shape) * eps)
+        bound = max(self.rtol, _rounding(max(self.weight.shape), as_tensor(f, name="f").dtype))
         return Certificate(len(x), moved, bound, flips)
 
     def _features(self, f: Any) -> Tensor:
@@ -206,6 +198,17 @@ class HeadSpaces:
             raise SingError("f is empty, expected at least one feature vector.")
         # Half precision would lose what null removal is about: compute in float32 at least.
         return x if x.dtype in (torch.float32, torch.float64) else x.to(torch.float32)
+
+
+def _rounding(size: int, dtype: torch.dtype) -> float:
+    """What rounding to `dtype` may do to a singular value or a logit, relative to the largest.
+
+    size * eps covers sums of `size` terms. Of a 16-bit dtype that would be 1 or more, which says
+    nothing; but there only the storage is 16-bit, and independent errors of relative size eps / 2
+    have a spectral norm of at most eps s_1.
+    """
+    eps = torch.finfo(dtype).eps
+    return max(eps, size * min(eps, torch.finfo(torch.float32).eps))
 
 
 def _project(x: Tensor, V: Tensor) -> Tensor:

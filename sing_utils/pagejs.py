@@ -136,4 +136,6 @@ def _vega_bundle() -> str:
         )
     # The bundle is a module without imports or exports. A page opened from a file cannot load
     # modules, so it becomes a classic script, wrapped so that its names stay its own.
-    return f'(function () {{ "use strict";\n{vl_convert.javascript_bundle(vl_version=version)}\n}})();\n'
+    names = "window.vegaEmbed = vegaEmbed; window.vega = vega; window.vegaLite = vegaLite;"
+    bundle = vl_convert.javascript_bundle(names, vl_version=version)
+    return f'(function () {{ "use strict";\n{bundle}\n}})();\n'

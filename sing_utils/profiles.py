@@ -82,11 +82,7 @@ class Profile(BaseModel):
     @field_validator("concepts")
     @classmethod
     def _phrases(cls, phrases: list[str]) -> list[str]:
-        if (
-            len(phrases) < 2
-            or not all(p.strip() for p in phrases)
-            or len(set(phrases)) < len(phrases)
-        ):
+        if len(phrases) < 2 or not all(p.strip() for p in phrases) or len(set(phrases)) < len(phrases):
             raise ValueError("expected at least two different phrases, none of them empty")
         return phrases
 
@@ -111,7 +107,7 @@ def profile_names(root: Path | None = None) -> list[str]:
     return sorted(p.stem for p in ((root or project_root()) / "data" / "profiles").glob("*.yaml"))
 
 
-def load_profile(name: str, *, root: Path | None = None, **overrides: Any) -> Profile:
+def load_profile(name: str, /, *, root: Path | None = None, **overrides: Any) -> Profile:
     """Read data/profiles/<name>.yaml (or a YAML file by path), override, validate.
 
     Args:
@@ -132,8 +128,8 @@ def load_profile(name: str, *, root: Path | None = None, **overrides: Any) -> Pr
             f"did you mean {near!r}?"
         )
     values = _read_mapping(file)
-    _require_known(values, str(file.name))
-    _require_known(overrides, "the given parameters")
+    require_known(values, str(file.name))
+    require_known(overrides, "the given parameters")
     return _validated(_resolve(values | overrides, values, root))
 
 
@@ -142,19 +138,22 @@ def save_profile(profile: Profile, path: Path) -> None:
     path.write_text(yaml.safe_dump(profile.model_dump(), sort_keys=False, allow_unicode=True))
 
 
-def _read_mapping(file: Path) -> dict[str, Any]:
+def _read_yaml(file: Path) -> Any:
     try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+        return yaml.safe_load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise SingError(f"{file.name} is not valid YAML: {' '.join(str(error).split())}.") from None
+
+
+def _read_mapping(file: Path) -> dict[str, Any]:
+    values = _read_yaml(file)
     if not isinstance(values, dict):
-        raise SingError(
-            f"{file.name} holds no keys, expected a profile: see data/profiles/embedded.yaml."
-        )
+        raise SingError(f"{file.name} holds no keys, expected a profile: see data/profiles/embedded.yaml.")
     return values
 
 
-def _require_known(values: dict[str, Any], where: str) -> None:
+def require_known(values: dict[str, Any], where: str) -> None:
+    """Raise a SingError that names the nearest valid key if one of `values` is no profile key."""
     for key in values:
         if key not in Profile.model_fields:
             near = difflib.get_close_matches(str(key), Profile.model_fields, n=1, cutoff=0.0)[0]
@@ -168,16 +167,12 @@ def _resolve(values: dict[str, Any], base: dict[str, Any], root: Path) -> dict[s
         file = root / concepts
         if not file.is_file():
             raise SingError(f"concepts: {concepts} is no file, expected a YAML list of phrases.")
-        values["concepts"] = yaml.safe_load(file.read_text(encoding="utf-8"))
+        values["concepts"] = _read_yaml(file)
     classes = values.get("classes")
     if isinstance(classes, list):
         values["classes"] = _pick(classes, base.get("classes") or {})
     chosen, wanted = values.get("classes"), values.get("concept_classes")
-    if (
-        isinstance(chosen, dict)
-        and isinstance(wanted, list)
-        and wanted == base.get("concept_classes")
-    ):
+    if isinstance(chosen, dict) and isinstance(wanted, list) and wanted == base.get("concept_classes"):
         # A run on other classes falls back to its own, instead of failing on the file's.
         kept = [name for name in wanted if name in chosen.values()]
         values["concept_classes"] = kept or None

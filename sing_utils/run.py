@@ -157,17 +157,13 @@ class Run:
         chosen = self.profile.concept_classes or known[:2]
         for name in chosen:
             if name not in known:
-                raise SingError(
-                    f"concept_classes: {name!r} is no class, expected one of {', '.join(known)}."
-                )
+                raise SingError(f"concept_classes: {name!r} is no class, expected one of {', '.join(known)}.")
         return chosen
 
     def prompts(self, judge: Judge) -> dict[str, Tensor]:
         """Class name -> embedding of its class prompt, (n,)."""
         names = list(self.class_names.values())
-        return dict(
-            zip(names, judge.encode_text([self.profile.prompt(n) for n in names]), strict=True)
-        )
+        return dict(zip(names, judge.encode_text([self.profile.prompt(n) for n in names]), strict=True))
 
     def photo(self, name: str) -> Image.Image:
         """A single picture: a file, or one that comes with scikit-image."""
@@ -178,9 +174,7 @@ class Run:
 
         known = ("astronaut", "chelsea", "coffee", "rocket")  # those inside its wheel, in colour
         if name not in known:
-            raise SingError(
-                f"photo {name!r} is no file, expected one, or one of {', '.join(known)}."
-            )
+            raise SingError(f"photo {name!r} is no file, expected one, or one of {', '.join(known)}.")
         return Image.fromarray(getattr(skimage.data, name)()).convert("RGB")
 
     def picture(self, name: str, *, height: int = 240) -> HTML:

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from sing_utils.errors import SingError
 from sing_utils.features import list_pictures
-from sing_utils.profiles import Profile, load_profile, save_profile
+from sing_utils.profiles import Profile, load_profile, require_known, save_profile
 
 # Modules that decide how a book looks or how a command reads, not what a notebook computes.
 _NOT_INPUTS = {"book.py", "pagejs.py", "cli.py", "runner.py"}
@@ -62,6 +62,7 @@ def run_profile(
             that failed; the message names the cell.
     """
     overrides = overrides or {}
+    require_known(overrides, "the given parameters")  # before `root` could be taken for ours
     loaded = load_profile(profile, root=root, **overrides)
     run_dir = run_dir or f"_build/runs/{loaded.name}"
     notebooks = find_notebooks(root)

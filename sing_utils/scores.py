@@ -28,9 +28,7 @@ def angle(x: Any, y: Any) -> Any:
     """
     a, b = _unit(x, name="x"), _unit(y, name="y")
     require_width(b, a.shape[-1], name="y")
-    half = torch.atan2(
-        torch.linalg.vector_norm(a - b, dim=-1), torch.linalg.vector_norm(a + b, dim=-1)
-    )
+    half = torch.atan2(torch.linalg.vector_norm(a - b, dim=-1), torch.linalg.vector_norm(a + b, dim=-1))
     return like(torch.rad2deg(2 * half), x)
 
 
@@ -42,9 +40,7 @@ def pairwise_angle(x: Any, y: Any) -> Any:
     a, b = _unit(x, name="x"), _unit(y, name="y")
     require_width(b, a.shape[-1], name="y")
     mode = "donot_use_mm_for_euclid_dist"  # the matmul form cancels for small angles
-    half = torch.atan2(
-        torch.cdist(a, b, compute_mode=mode), torch.cdist(a, b.neg(), compute_mode=mode)
-    )
+    half = torch.atan2(torch.cdist(a, b, compute_mode=mode), torch.cdist(a, b.neg(), compute_mode=mode))
     return like(torch.rad2deg(2 * half), x)
 
 

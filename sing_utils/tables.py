@@ -68,9 +68,7 @@ def spectra(run: Run) -> pd.DataFrame:
     for name in run.profile.classifiers:
         s = run.spaces(name).singular_values.numpy()
         frames.append(
-            pd.DataFrame(
-                {"classifier": name, "index": np.arange(1, len(s) + 1), "singular value": s}
-            )
+            pd.DataFrame({"classifier": name, "index": np.arange(1, len(s) + 1), "singular value": s})
         )
     return pd.concat(frames, ignore_index=True)
 
@@ -81,9 +79,7 @@ def null_energy(run: Run) -> pd.DataFrame:
     for name in run.profile.classifiers:
         data = run.data(name).evaluation
         share = 100 * run.spaces(name).null_energy(data.f).numpy()
-        frames.append(
-            data.index[["class", "path"]].assign(classifier=name, share=share, space="null space")
-        )
+        frames.append(data.index[["class", "path"]].assign(classifier=name, share=share, space="null space"))
     return pd.concat(frames, ignore_index=True)
 
 
@@ -161,9 +157,7 @@ def fit_translators(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
                 T.save(run.artifact(f"translators/{name}.safetensors"))
                 cosine = torch.cosine_similarity(T(data.evaluation.f), data.evaluation.z, dim=-1)
                 photos.append(
-                    data.evaluation.index[["class", "path"]].assign(
-                        classifier=name, cosine=cosine.numpy()
-                    )
+                    data.evaluation.index[["class", "path"]].assign(classifier=name, cosine=cosine.numpy())
                 )
     return pd.DataFrame(rows), pd.concat(photos, ignore_index=True)
 
@@ -288,9 +282,7 @@ def ellipses(scores: pd.DataFrame, *, level: float) -> pd.DataFrame:
         values, vectors = np.linalg.eigh(np.cov(xy))
         outline = xy.mean(1)[:, None] + vectors @ (np.sqrt(values.clip(0))[:, None] * circle)
         frames.append(
-            pd.DataFrame(
-                {"classifier": name, "order": range(len(t)), "AS": outline[0], "IS": outline[1]}
-            )
+            pd.DataFrame({"classifier": name, "order": range(len(t)), "AS": outline[0], "IS": outline[1]})
         )
     return pd.concat(frames, ignore_index=True)
 
@@ -344,13 +336,13 @@ def rank_correlations(scores: pd.DataFrame, run: Run) -> pd.DataFrame:
         medians[str(name)] = np.stack(columns, -1)
     tail = 50 * (1 - run.profile.confidence)
     out = []
-    for a, b in itertools.combinations(medians, 2):
-        rho = _row_spearman(medians[a], medians[b])
-        p = stats.spearmanr(medians[a][0], medians[b][0]).pvalue
+    for first, second in itertools.combinations(medians, 2):
+        rho = _row_spearman(medians[first], medians[second])
+        p = stats.spearmanr(medians[first][0], medians[second][0]).pvalue
         low, high = np.percentile(rho[1:], [tail, 100 - tail])
-        classes = medians[a].shape[1]
+        classes = medians[first].shape[1]
         out.append(
-            {"a": a, "b": b, "rho": rho[0], "low": low, "high": high, "p": p, "classes": classes}
+            {"a": first, "b": second, "rho": rho[0], "low": low, "high": high, "p": p, "classes": classes}
         )
     return pd.DataFrame(out, columns=["a", "b", "rho", "low", "high", "p", "classes"])
 
@@ -377,9 +369,7 @@ def concept_angles(run: Run) -> pd.DataFrame:
                 "margin": margin,
             }
             frame = pd.DataFrame({k: v.numpy() for k, v in columns.items()})
-            frames.append(
-                frame.assign(classifier=name, concept=phrases, photos=len(f), **{"class": c})
-            )
+            frames.append(frame.assign(classifier=name, concept=phrases, photos=len(f), **{"class": c}))
     return pd.concat(frames, ignore_index=True)
 
 

@@ -119,9 +119,7 @@ class Translator:
         """
         x, y = _pairs(f, z)
         if not 0 < held_out < 1:
-            raise SingError(
-                f"held_out is {held_out}, expected a share between 0 and 1, such as 0.1."
-            )
+            raise SingError(f"held_out is {held_out}, expected a share between 0 and 1, such as 0.1.")
         order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed)).to(x.device)
         cut = min(max(1, round(held_out * len(x))), len(x) - 1)
         test, train = order[:cut], order[cut:]
@@ -134,7 +132,12 @@ class Translator:
             raise SingError(f"method {method!r} is unknown, expected 'ridge' or 'adamw'.")
         score = quality(parts[2] @ weight.to(x).mT, parts[3])
         report = FitReport(
-            method=method, n_fit=len(train), n_held_out=len(test), **score.as_held_out(), **details
+            method=method,
+            n_fit=len(train),
+            n_held_out=len(test),
+            held_out_cosine=score.cosine,
+            held_out_r2=score.r2,
+            **details,
         )
         return cls(weight, report, dict(meta or {}))
 
@@ -258,9 +261,7 @@ class TranslatorFitter:
 
     def _require_rows(self) -> None:
         if self.n_rows == 0:
-            raise SingError(
-                "the fitter has seen no rows, expected at least one: call update first."
-            )
+            raise SingError("the fitter has seen no rows, expected at least one: call update first.")
 
 
 def _fit_ridge(
@@ -272,9 +273,7 @@ def _fit_ridge(
     judge.update(f_test, z_test)
     absolute = [r * fitter.mean_square() for r in ridges]
     if not absolute or min(absolute) <= 0:
-        raise SingError(
-            f"ridges are {list(ridges)}, expected numbers above 0 and features that vary."
-        )
+        raise SingError(f"ridges are {list(ridges)}, expected numbers above 0 and features that vary.")
     maps = fitter.solve_many(absolute)
     errors = [judge.mse(T) for T in maps]
     best = errors.index(min(errors))
@@ -318,9 +317,7 @@ def fit_adamw(
     f, z, f_test, z_test = (t.to(torch.float32) for t in (f, z, f_test, z_test))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        layers = nn.Sequential(
-            nn.Linear(m, hidden or m, bias=False), nn.Linear(hidden or m, n, bias=False)
-        )
+        layers = nn.Sequential(nn.Linear(m, hidden or m, bias=False), nn.Linear(hidden or m, n, bias=False))
     layers = layers.to(f.device)
     optimizer = torch.optim.AdamW(layers.parameters(), lr=lr, weight_decay=weight_decay)
     generator = torch.Generator().manual_seed(seed)
@@ -331,7 +328,7 @@ def fit_adamw(
             _loss(layers(f[rows]), z[rows], loss).backward()
             optimizer.step()
         history.append(_epoch_rows(epoch, layers, f, z, f_test, z_test))
-    first, second = (layer.weight.detach() for layer in layers)
+    first, second = (p.detach() for p in layers.parameters())
     T = second @ first  # (n, m)
     return T, {"ridge": 0.0, "loss": loss, "history": tuple(r for rows in history for r in rows)}
 
@@ -364,10 +361,6 @@ class Quality:
 
     cosine: float
     r2: float
-
-    def as_held_out(self) -> dict[str, float]:
-        """The same under the names of `FitReport`."""
-        return {"held_out_cosine": self.cosine, "held_out_r2": self.r2}
 
 
 def quality(z_hat: Tensor, z: Tensor) -> Quality:
