@@ -110,6 +110,8 @@ def _staged_files(root: Path, profile: str) -> dict[str, bytes]:
     for page in _toc_pages(files["_toc.yml"]):
         if page.startswith("notebooks/"):
             files[f"{page}.ipynb"] = _notebook(executed / f"{page.split('/', 1)[1]}.ipynb", profile)
+        elif (root / f"{page}.md").is_file():  # such as data/embedded/README, where the data are
+            files[f"{page}.md"] = (root / f"{page}.md").read_bytes()
         elif not {page, f"{page}.md"} & set(files):
             raise SingError(f"_toc.yml names the page {page!r}, but there is no {page}.md.")
     return files

@@ -150,8 +150,8 @@ def translator_cosines(photos: pd.DataFrame) -> alt.Chart:
 def as_is(scores: pd.DataFrame, ellipses: pd.DataFrame, *, level: float) -> alt.LayerChart:
     """AS against IS of every photo with confidence ellipses (Figure 3a)."""
     pick = alt.selection_point(fields=["classifier"], bind="legend")
-    x = alt.X("AS:Q", title="Attribute Score AS toward the true class (degrees)")
-    y = alt.Y("IS:Q", title="Image Score IS (degrees)")
+    x = alt.X("AS:Q", title="AS toward the true class (degrees)")
+    y = alt.Y("IS:Q", title="IS (degrees)")
     points = (
         alt.Chart(scores)
         .mark_circle(size=14)
@@ -222,7 +222,7 @@ def class_violins(violins: pd.DataFrame, medians: pd.DataFrame, name: str) -> al
     own = medians[medians["classifier"] == name].sort_values("value", ascending=False)
     order = own["class"].tolist()
     place = {c: i for i, c in enumerate(order)}
-    labels = [c + (" ◦" if e else "") for c, e in zip(own["class"], own["enlarged"], strict=True)]
+    labels = [c + (" (64 px)" if e else "") for c, e in zip(own["class"], own["enlarged"], strict=True)]
     shapes = violins[violins["classifier"] == name].assign(row=lambda t: t["class"].map(place))
     shapes = shapes.assign(top=shapes["row"] - shapes["half"], bottom=shapes["row"] + shapes["half"])
     dots = own.assign(row=own["class"].map(place))
@@ -235,7 +235,7 @@ def class_violins(violins: pd.DataFrame, medians: pd.DataFrame, name: str) -> al
         labelLimit=160,
     )
     y_scale = alt.Scale(domain=[len(order) - 0.5, -0.5], nice=False)
-    x_title = "|AS| toward the true class (degrees)"
+    x_title = "|AS| toward true class (degrees)"
     area = (
         alt.Chart(shapes)
         .mark_area(orient="vertical", opacity=0.55, color=PALETTE[0])
@@ -286,7 +286,7 @@ def concept_arrows(table: pd.DataFrame, class_name: str) -> alt.LayerChart:
         axis=alt.Axis(labelLimit=160),
     )
     scale = alt.Scale(zero=False)
-    title = "angle to the concept (degrees; smaller is closer)"
+    title = "angle to the concept (degrees)"
     tips = [
         "concept",
         "classifier",
@@ -326,7 +326,7 @@ def concept_arrows(table: pd.DataFrame, class_name: str) -> alt.LayerChart:
 def rank_agreement(table: pd.DataFrame) -> alt.LayerChart:
     """Spearman correlation of the classes' order for each pair of classifiers, with intervals."""
     pairs = table.assign(pair=table["a"] + " / " + table["b"])
-    x = alt.X("rho:Q", title="Spearman ρ of the classes' median |AS|", scale=alt.Scale(domain=[-1, 1]))
+    x = alt.X("rho:Q", title="Spearman ρ of median |AS|", scale=alt.Scale(domain=[-1, 1]))
     y = alt.Y("pair:N", title=None, axis=alt.Axis(labelLimit=260))
     tips = [
         "pair",
@@ -338,7 +338,7 @@ def rank_agreement(table: pd.DataFrame) -> alt.LayerChart:
     rule = (
         alt.Chart(pairs)
         .mark_rule(strokeWidth=3, color=PALETTE[0])
-        .encode(y=y, x=alt.X("low:Q", title="Spearman ρ of the classes' median |AS|"), x2="high:Q")
+        .encode(y=y, x=alt.X("low:Q", title="Spearman ρ of median |AS|"), x2="high:Q")
     )
     dots = (
         alt.Chart(pairs)
@@ -397,10 +397,10 @@ def photo_concepts(table: pd.DataFrame, *, top: int = 8) -> alt.Chart:
         .mark_bar()
         .encode(
             y=alt.Y("concept:N", title=None, sort="-x", axis=alt.Axis(labelLimit=180)),
-            x=alt.X("AS:Q", title="AS (degrees; right: closer without the null component)"),
+            x=alt.X("AS:Q", title="AS (degrees)"),
             color=alt.Color(
                 "change:N",
-                title="without the null component",
+                title="without null component",
                 scale=alt.Scale(domain=["closer", "farther"], range=[ROSE, FELL]),
                 legend=alt.Legend(orient="top"),
             ),

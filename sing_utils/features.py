@@ -338,7 +338,8 @@ def _compute_shard(
         tensors |= _pack(name, torch.cat(values), dtype)
     # safetensors wants at least one tensor; a shard of rejects alone has none otherwise.
     tensors["kept"] = torch.tensor([not r for r in reasons])
-    return save(tensors, {"key": key, "hashes": json.dumps(hashes), "reasons": json.dumps(reasons)})
+    # One entry, because safetensors writes several in an order that changes from call to call.
+    return save(tensors, {"record": json.dumps({"key": key, "hashes": hashes, "reasons": reasons})})
 
 
 def _pack(name: str, x: Tensor, dtype: str) -> dict[str, Tensor]:
@@ -359,8 +360,8 @@ def _finish(
     dtype: str,
 ) -> FeatureStore:
     records = [_shard_record(file, key) for file in files]
-    hashes = [h for r in records if r for h in json.loads(r["hashes"])]
-    reasons = [x for r in records if r for x in json.loads(r["reasons"])]
+    hashes = [h for r in records if r for h in r["hashes"]]
+    reasons = [x for r in records if r for x in r["reasons"]]
     kept = [not r for r in reasons]
     if not any(kept):
         for file in files:  # else a second try, with mended pictures, would keep these
@@ -417,12 +418,12 @@ def _key(extractor: Extractor, pictures: pd.DataFrame, dtype: str, shard_rows: i
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 
 
-def _shard_record(file: Path, key: str) -> dict[str, str] | None:
-    """The metadata of a whole shard of this extraction, else None."""
+def _shard_record(file: Path, key: str) -> dict[str, Any] | None:
+    """Key, hashes and reasons of a whole shard of this extraction, else None."""
     try:
         with safe_open(file, "pt") as tensors:
-            record = tensors.metadata() or {}
-    except (FileNotFoundError, SafetensorError):
+            record = json.loads((tensors.metadata() or {}).get("record", "{}"))
+    except (FileNotFoundError, SafetensorError, ValueError):
         return None
     return record if record.get("key") == key else None
 

@@ -154,7 +154,8 @@ def elongation(spreads: pd.DataFrame, ratios: pd.DataFrame) -> Finding:
         f"Var(IS) / Var(AS), with interval: {'; '.join(parts)}. The best ratio has {best}.",
         verdict,
         "Agrees if the interval of the best lies above 1 and the others' below; differs if the best's "
-        "lies below 1 or another's above; else undecided.",
+        "lies below 1 or another's above; else undecided. The paper speaks of five other models: the "
+        "verdict says whether these follow the same pattern.",
     )
 
 

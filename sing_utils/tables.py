@@ -131,7 +131,7 @@ def low_resolution_note(run: Run) -> str:
         return ""
     return (
         f"**Beware:** the photographs of {', '.join(names)} were 64 × 64 pixels before they were enlarged "
-        "(marked ◦ in charts that compare classes). A difference between these classes and the others "
+        "(marked “64 px” in the violin charts). A difference between these classes and the others "
         "may be one of resolution."
     )
 
@@ -140,7 +140,7 @@ def low_resolution_note(run: Run) -> str:
 
 
 def fit_translators(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Fit ridge (kept as an artifact) and AdamW for every classifier.
+    """Fit ridge and AdamW for every classifier, and keep both translators as artifacts.
 
     Returns:
         One row a fit: quality on evaluation photos and seconds; and one row an evaluation photo
@@ -148,35 +148,38 @@ def fit_translators(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
     """
     rows, photos = [], []
     for name in run.profile.classifiers:
-        data = run.data(name)
-        for method in ("ridge", "adamw"):
-            options = {"epochs": run.profile.adamw_epochs} if method == "adamw" else {}
-            T, seconds = _timed_fit(run, name, data.fit, method=method, **options)
-            rows.append(_fit_row(name, T, data.evaluation, seconds))
-            if method == "ridge":
-                T.save(run.artifact(f"translators/{name}.safetensors"))
-                cosine = torch.cosine_similarity(T(data.evaluation.f), data.evaluation.z, dim=-1)
-                photos.append(
-                    data.evaluation.index[["class", "path"]].assign(classifier=name, cosine=cosine.numpy())
-                )
+        evaluation = run.data(name).evaluation
+        ridge, seconds = _timed_fit(run, name, method="ridge")
+        ridge.save(run.artifact(f"translators/{name}.safetensors"))
+        rows.append(_fit_row(name, ridge, evaluation, seconds))
+        adamw, seconds = _timed_fit(run, name, method="adamw", epochs=run.profile.adamw_epochs)
+        adamw.save(run.artifact(f"translators/{name}-adamw.safetensors"))
+        rows.append(_fit_row(name, adamw, evaluation, seconds))
+        cosine = torch.cosine_similarity(ridge(evaluation.f), evaluation.z, dim=-1).numpy()
+        photos.append(evaluation.index[["class", "path"]].assign(classifier=name, cosine=cosine))
     return pd.DataFrame(rows), pd.concat(photos, ignore_index=True)
 
 
 def compare_losses(run: Run, name: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The paper's three losses for one classifier: final quality, and the curves (Figure 7)."""
+    """The paper's three losses for one classifier: final quality, and the curves (Figure 7).
+
+    The fit on the squared error is the one that `fit_translators` kept.
+    """
     rows, curves = [], []
-    data = run.data(name)
     for loss in ("mse", "cosine", "both"):
-        T, seconds = _timed_fit(
-            run, name, data.fit, method="adamw", epochs=run.profile.adamw_epochs, loss=loss
-        )
-        rows.append(_fit_row(name, T, data.evaluation, seconds))
+        if loss == "mse":
+            T = Translator.load(run.artifact(f"translators/{name}-adamw.safetensors"))
+        else:
+            options = {"epochs": run.profile.adamw_epochs, "loss": loss}
+            T, _ = _timed_fit(run, name, method="adamw", **options)
+        rows.append(_fit_row(name, T, run.data(name).evaluation))
         assert T.report is not None
         curves.append(pd.DataFrame(T.report.history).assign(loss=loss))
     return pd.DataFrame(rows), pd.concat(curves, ignore_index=True)
 
 
-def _timed_fit(run: Run, name: str, data: Data, **options: Any) -> tuple[Translator, float]:
+def _timed_fit(run: Run, name: str, **options: Any) -> tuple[Translator, float]:
+    data = run.data(name).fit
     start = time.perf_counter()
     T = Translator.fit(
         data.f,
@@ -189,11 +192,11 @@ def _timed_fit(run: Run, name: str, data: Data, **options: Any) -> tuple[Transla
     return T, time.perf_counter() - start
 
 
-def _fit_row(name: str, T: Translator, evaluation: Data, seconds: float) -> dict[str, Any]:
+def _fit_row(name: str, T: Translator, evaluation: Data, seconds: float | None = None) -> dict[str, Any]:
     assert T.report is not None
     z_hat = T(evaluation.f)
     score = quality(z_hat, evaluation.z)
-    return {
+    row = {
         "classifier": name,
         "method": T.report.method,
         "loss": T.report.loss,
@@ -202,8 +205,8 @@ def _fit_row(name: str, T: Translator, evaluation: Data, seconds: float) -> dict
         "cosine": score.cosine,
         "R²": score.r2,
         "squared error": float((z_hat - evaluation.z).square().sum(-1).mean()),
-        "seconds": seconds,
     }
+    return row if seconds is None else row | {"seconds": seconds}
 
 
 # ------------------------------------------------------------------------ 02 and 03 scores

@@ -303,7 +303,8 @@ def fit_adamw(
         f, z: rows to fit, (N, m) and (N, n).
         f_test, z_test: rows whose error is recorded each epoch, never used to fit.
         loss: "mse", "cosine" (1 - cosine), or "both" (their sum, weighted alike).
-        hidden: width between the layers; None means m. The paper does not give it.
+        hidden: width between the layers; None means n, the least that loses nothing. The paper does
+            not give it.
         epochs, batch_size: not given in the paper either.
         lr, weight_decay: the paper's.
         seed: of initialisation and batches.
@@ -317,7 +318,7 @@ def fit_adamw(
     f, z, f_test, z_test = (t.to(torch.float32) for t in (f, z, f_test, z_test))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        layers = nn.Sequential(nn.Linear(m, hidden or m, bias=False), nn.Linear(hidden or m, n, bias=False))
+        layers = nn.Sequential(nn.Linear(m, hidden or n, bias=False), nn.Linear(hidden or n, n, bias=False))
     layers = layers.to(f.device)
     optimizer = torch.optim.AdamW(layers.parameters(), lr=lr, weight_decay=weight_decay)
     generator = torch.Generator().manual_seed(seed)

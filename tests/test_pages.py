@@ -16,9 +16,7 @@ import pytest
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
-HTML = Path(
-    os.environ.get("SING_BOOK_HTML") or Path(__file__).resolve().parents[1] / "_build" / "html"
-)
+HTML = Path(os.environ.get("SING_BOOK_HTML") or Path(__file__).resolve().parents[1] / "_build" / "html")
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -28,12 +26,13 @@ FLAGS = [
 ]
 PHONE = {"width": 360, "height": 740}
 DESK = {"width": 1280, "height": 900}
-# Charts draw as soon as they have a size; math replaces its source.
+# Charts draw as soon as they have a size; math replaces its source; index.html moves on.
 SETTLED = """() => {
   const charts = [...document.querySelectorAll('.sing-chart')];
   const drawn = charts.every((c) => c.dataset.drawn && c.querySelector('svg, canvas'));
   const math = [...document.querySelectorAll('.math.notranslate')];
-  return document.readyState === 'complete' && drawn
+  const moving = document.querySelector('meta[http-equiv="Refresh"]');
+  return document.readyState === 'complete' && drawn && !moving
     && math.every((m) => m.querySelector('mjx-container'));
 }"""
 
@@ -47,16 +46,12 @@ def page_names():
     return [p.as_posix() for p in paths if p.parts[0] not in skip]
 
 
-PAGES = page_names() or [
-    pytest.param("index.html", marks=pytest.mark.skip("no built book in _build/html"))
-]
+PAGES = page_names() or [pytest.param("index.html", marks=pytest.mark.skip("no built book in _build/html"))]
 
 
 @pytest.fixture(scope="session")
 def browser():
-    path = next(
-        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-    )
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     with sync_api.sync_playwright() as playwright:
         try:
             browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
@@ -86,12 +81,11 @@ class Watched:
 
     def __init__(self, context):
         self.page = context.new_page()
+        self.page.set_default_timeout(60_000)  # a busy machine is slow, not broken
         self.wrong: list[str] = []
         self.page.on("request", self._request)
         self.page.on("requestfailed", lambda r: self._add("failed", r.url))
-        self.page.on(
-            "response", lambda r: r.status >= 400 and self._add(f"status {r.status}", r.url)
-        )
+        self.page.on("response", lambda r: r.status >= 400 and self._add(f"status {r.status}", r.url))
         self.page.on("pageerror", lambda e: self._add("error", str(e)))
         self.page.on("console", lambda m: m.type == "error" and self._add("console", m.text))
 
@@ -104,13 +98,14 @@ class Watched:
             self._add("left the machine", request.url)
 
     def open(self, url):
+        self.page.goto("about:blank")  # what the last page still loads is cut off here
         self.wrong.clear()
         self.page.goto(url, wait_until="load")
         self.settle(url)
 
     def settle(self, url=""):
         try:
-            self.page.wait_for_function(SETTLED, timeout=15_000)
+            self.page.wait_for_function(SETTLED, timeout=60_000)
         except sync_api.TimeoutError:
             self._add("not drawn", url)
 
@@ -190,6 +185,6 @@ def test_search_finds_a_word(where, watched, server):
     base = server if where == "server" else HTML.as_uri()
     watched.page.set_viewport_size(DESK)
     watched.open(f"{base}/search.html?q=translator")
-    watched.page.wait_for_selector("#search-results li a", timeout=10_000)
+    watched.page.wait_for_selector("#search-results li a", timeout=60_000)
     watched.page.wait_for_load_state("networkidle")
     assert watched.wrong == []

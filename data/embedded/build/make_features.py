@@ -1,0 +1,88 @@
+"""Make data/embedded/features from photographs, and measure what its storage costs in accuracy.
+
+    python data/embedded/build/make_features.py --photos FOLDER --work FOLDER
+
+FOLDER of photos is laid out as train/<wnid>/ and val/<wnid>/. Whole-precision stores are extracted
+into the work folder first (an interrupted run resumes), then packed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from sing_utils.classifiers import available_classifiers, load_classifier
+from sing_utils.encoders import load_embedded
+from sing_utils.features import FeatureStore, derive, extract
+from sing_utils.head import HeadSpaces
+from sing_utils.profiles import load_profile
+from sing_utils.scores import attribute_score, image_score
+from sing_utils.translator import Translator
+
+OUT = Path(__file__).parents[1] / "features"
+
+
+def main() -> None:
+    """Extract, pack, measure."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--photos", type=Path, required=True)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--dtype", default="uint8", help="of the classifiers' features")
+    args = parser.parse_args()
+    names = available_classifiers()
+    stores = [extract(load_classifier(n), args.photos, args.work / n) for n in names]
+    if OUT.exists():
+        shutil.rmtree(OUT)
+    for name, store in zip(names, stores, strict=True):
+        derive([store], OUT / name, dtype=args.dtype)
+    # The towers see the very features that are stored, so no picture is decoded a second time.
+    encoder = load_embedded()
+    derive(
+        stores,
+        OUT / encoder.name,
+        identity=encoder.identity,
+        compute=lambda given: {t: encoder.embed_features(t, given[t]) for t in encoder.towers},
+        dtype="float16",
+    )
+    table = pd.DataFrame([effect(n, s) for n, s in zip(names, stores, strict=True)])
+    print(table.to_markdown(index=False, floatfmt=".4f"))
+
+
+def effect(name: str, whole: FeatureStore) -> dict[str, object]:
+    """How far the stored numbers move the scores of the evaluation photos, degrees."""
+    encoder = load_embedded()
+    judge, names = encoder.judge_of(name), load_profile("embedded").classes or {}
+    rows = torch.from_numpy((whole.index["split"] == "val").to_numpy(copy=True))
+    texts = judge.encode_text([f"an image of a {names[x]}" for x in whole.index["label"][rows.numpy()]])
+    spaces = HeadSpaces.from_weight(load_classifier(name).weight)
+    exact = judge.encoder.combine(
+        {
+            t: encoder.embed_features(t, FeatureStore.open(whole.path.parent / t).read("features"))
+            for t in judge.encoder.towers
+        }
+    )
+    stored = FeatureStore.open(OUT / name).read("features")
+    scores = []
+    for f, z in (
+        (whole.read("features"), exact),
+        (stored, judge.targets(FeatureStore.open(OUT / encoder.name))),
+    ):
+        T = Translator.fit(f[~rows], z[~rows])
+        a, b = T(f[rows]), T.after_null_removal(spaces)(f[rows])
+        scores.append((image_score(a, b), attribute_score(a, b, texts)))
+    (is_0, as_0), (is_1, as_1) = scores
+    return {
+        "classifier": name,
+        "rms change of IS (°)": float((is_1 - is_0).square().mean().sqrt()),
+        "mean IS (°)": float(is_0.mean()),
+        "rms change of AS (°)": float((as_1 - as_0).square().mean().sqrt()),
+        "mean abs AS (°)": float(as_0.abs().mean()),
+    }
+
+
+if __name__ == "__main__":
+    main()

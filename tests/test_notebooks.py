@@ -1,0 +1,153 @@
+"""The notebooks: clean in git, thin, alike; and they run with other parameters than the book's."""
+
+from __future__ import annotations
+
+import ast
+import time
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+import yaml
+
+from sing_utils.profiles import Profile
+from sing_utils.runner import find_notebooks, run_profile
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = find_notebooks(ROOT)
+FEATURES = ROOT / "data" / "embedded" / "features"
+each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+
+
+def code_cells(path):
+    return [c for c in nbformat.read(path, 4).cells if c.cell_type == "code"]
+
+
+def parameters_of(path):
+    return [c.source for c in code_cells(path) if "parameters" in c.metadata.get("tags", [])]
+
+
+def test_there_are_four_or_more():
+    assert [p.stem[:2] for p in NOTEBOOKS][:4] == ["00", "01", "02", "03"]
+
+
+@each
+def test_clean_in_git(path):
+    nb = nbformat.read(path, 4)
+    nbformat.validate(nb)
+    for cell in code_cells(path):
+        assert cell.outputs == [], cell.source
+        assert cell.execution_count is None, cell.source
+    assert nb.metadata.kernelspec.name == "python3"  # papermill needs one
+    assert set(nb.metadata) <= {"kernelspec", "language_info"}
+
+
+@each
+def test_every_cell_has_its_own_id_and_every_code_cell_a_tag(path):
+    cells = nbformat.read(path, 4).cells
+    ids = [c.get("id") for c in cells]
+    assert all(ids)
+    assert len(set(ids)) == len(ids)
+    for cell in code_cells(path):
+        assert cell.metadata.get("tags"), cell.source
+
+
+@each
+def test_prose_and_calls_only(path):
+    """Nothing is defined in a notebook: what is worth a name is in the package, with tests."""
+    for cell in code_cells(path):
+        tree = ast.parse(cell.source)
+        kinds = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda
+        assert not [n for n in ast.walk(tree) if isinstance(n, kinds)], cell.source
+
+
+@each
+def test_one_parameters_cell_the_same_in_all(path):
+    own = parameters_of(path)
+    assert len(own) == 1
+    assert own == parameters_of(NOTEBOOKS[0])
+
+
+def test_parameters_are_profile_keys():
+    names = {t.id for n in ast.parse(parameters_of(NOTEBOOKS[0])[0]).body for t in n.targets}
+    assert {"profile", "run_dir", "classifiers", "classes", "concepts"} <= names
+    assert {"prompt_template", "images", "seed"} <= names
+    assert names - {"profile", "run_dir"} <= set(Profile.model_fields)
+
+
+@each
+def test_every_parameter_reaches_the_run(path):
+    names = {t.id for n in ast.parse(parameters_of(path)[0]).body for t in n.targets}
+    calls = [
+        n
+        for c in code_cells(path)
+        for n in ast.walk(ast.parse(c.source))
+        if isinstance(n, ast.Call) and getattr(n.func, "id", "") == "open_run"
+    ]
+    assert len(calls) == 1
+    passed = {k.arg: getattr(k.value, "id", None) for k in calls[0].keywords}
+    assert passed == {name: name for name in names - {"profile"}}
+    assert calls[0].args[0].id == "profile"
+
+
+@each
+def test_starts_with_a_title(path):
+    first = nbformat.read(path, 4).cells[0]
+    assert first.cell_type == "markdown"
+    assert first.source.startswith("# ")
+
+
+# --------------------------------------------------------------------- other parameters
+
+OTHER = {
+    "classifiers": ["efficientnet_lite2", "efficientnet_lite1"],
+    "classes": ["jellyfish", "Arabian camel", "tench"],
+    "concepts": ["a desert", "the sea", "metal", "a person"],
+    "seed": 7,
+    "adamw_epochs": 1,
+    "bootstrap_draws": 100,
+    "photos": [],
+}
+
+
+@pytest.mark.skipif(not FEATURES.is_dir(), reason="data/embedded/features is not there")
+def test_the_notebooks_run_with_other_parameters(tmp_path):
+    core = [n.stem[:2] for n in NOTEBOOKS[:4]]
+    for path in NOTEBOOKS[:4]:  # what papermill replaces is there to be replaced
+        assert 'profile = "embedded"' in parameters_of(path)[0]
+        assert "run_dir = None" in parameters_of(path)[0]
+    folder = tmp_path / "run"
+    start = time.perf_counter()
+    done = run_profile(ROOT, "embedded", overrides=OTHER, only=core, run_dir=str(folder), progress=False)
+    print(f"{time.perf_counter() - start:.0f} s")
+
+    assert [e.ran for e in done] == [True] * 4
+    for executed in done:
+        injected = [
+            c for c in code_cells(executed.path) if "injected-parameters" in c.metadata.get("tags", [])
+        ]
+        assert [f'profile = "{folder}/profile.yaml"' in c.source for c in injected] == [True]
+        assert all(c.execution_count for c in code_cells(executed.path))
+    resolved = yaml.safe_load((folder / "profile.yaml").read_text())
+    assert {k: resolved[k] for k in OTHER if k != "classes"} == {
+        k: v for k, v in OTHER.items() if k != "classes"
+    }
+
+    # Every table speaks of these classifiers, classes and concepts only.
+    tables = {p.stem: pd.read_parquet(p) for p in (folder / "results").glob("*.parquet")}
+    assert {"heads", "certificates", "translator_fits", "photo_scores", "ratios", "concepts"} <= set(tables)
+    for name, table in tables.items():
+        assert len(table), name
+        for column, expected in (("classifier", OTHER["classifiers"]), ("class", OTHER["classes"])):
+            if column in table:
+                assert set(table[column]) <= set(expected), name
+    assert set(tables["photo_scores"]["classifier"]) == set(OTHER["classifiers"])
+    assert set(tables["photo_scores"]["class"]) == set(OTHER["classes"])
+    assert set(tables["concepts"]["concept"]) == set(OTHER["concepts"])
+    assert set(tables["loss_curves"]["epoch"]) == {0, 1}
+    assert (tables["certificates"]["top-1 changes"] == 0).all()
+    assert len(tables["rank_correlations"]) == 1  # one pair of classifiers
+
+    again = run_profile(ROOT, "embedded", overrides=OTHER, only=core, run_dir=str(folder), progress=False)
+    assert [e.ran for e in again] == [False] * 4

@@ -1,0 +1,223 @@
+"""Profiles: every value is validated before anything runs, and an error names the nearest key."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from sing_utils import SingError
+from sing_utils.profiles import (
+    Profile,
+    class_name,
+    load_profile,
+    profile_names,
+    project_root,
+    save_profile,
+)
+
+BASE = {
+    "name": "small",
+    "classifiers": ["efficientnet_lite0"],
+    "concepts": ["a dog", "a desert"],
+    "classes": {"n01440764": "tench", "n02437312": "Arabian camel", "n01910747": "jellyfish"},
+    "concept_classes": ["Arabian camel", "jellyfish"],
+}
+
+
+@pytest.fixture
+def small(tmp_path):
+    """A folder with one profile, `small`."""
+    folder = tmp_path / "data" / "profiles"
+    folder.mkdir(parents=True)
+    (folder / "small.yaml").write_text(yaml.safe_dump(BASE))
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["embedded"])
+def test_the_books_profiles_are_valid(root, name):
+    profile = load_profile(name, root=root)
+    assert profile.name == name
+    assert name in profile_names(root)
+    assert len(profile.concepts) >= 30
+    assert set(profile.low_resolution) <= set(profile.classes)
+    assert set(profile.concept_classes) <= set(profile.classes.values())
+
+
+# ---------------------------------------------------------------------------- unknown keys
+
+
+@pytest.mark.parametrize(
+    ("key", "near"),
+    [("classifer", "classifiers"), ("sed", "seed"), ("prompt", "prompt_template"), ("image", "images")],
+)
+def test_an_unknown_key_names_the_nearest(small, key, near):
+    message = f"unknown key {key!r} in the given parameters; did you mean {near!r}"
+    with pytest.raises(SingError, match=message):
+        load_profile("small", root=small, **{key: 1})
+    (small / "data" / "profiles" / "typo.yaml").write_text(yaml.safe_dump(BASE | {key: 1}))
+    with pytest.raises(SingError, match=f"unknown key {key!r} in typo.yaml; did you mean {near!r}"):
+        load_profile("typo", root=small)
+
+
+def test_an_unknown_profile_names_the_nearest(root):
+    with pytest.raises(
+        SingError, match=r"unknown profile 'embeded', expected one of .*did you mean 'embedded'"
+    ):
+        load_profile("embeded", root=root)
+
+
+# ------------------------------------------------------------------------ ill-typed values
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("seed", "three"),
+        ("seed", 1.5),
+        ("seed", True),
+        ("seed", -1),
+        ("seed", "3"),  # a string is no number
+        ("held_out", 0),
+        ("held_out", 1.0),
+        ("adamw_epochs", 0),
+        ("bootstrap_draws", 99),
+        ("confidence", 95),
+        ("classifiers", "efficientnet_lite0"),
+        ("classifiers", []),
+        ("classifiers", [3]),
+        ("classifiers", ["efficientnet_lite0", "efficientnet_lite0"]),
+        ("classifiers", None),
+        ("prompt_template", "no place"),
+        ("prompt_template", "{} and {}"),
+        ("prompt_template", "{}"),
+        ("prompt_template", 3),
+        ("concepts", ["only one"]),
+        ("concepts", ["a", "a"]),
+        ("concepts", ["a", "  "]),
+        ("concepts", 7),
+        ("classes", 3),
+        ("photos", "chelsea"),
+        ("name", "../elsewhere"),
+    ],
+)
+def test_an_ill_typed_value_names_its_key_and_what_was_given(small, key, value):
+    with pytest.raises(SingError, match=rf"parameter {key}\b.*: .*\(given: ") as caught:
+        load_profile("small", root=small, **{key: value})
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_classifier_names_the_nearest(small):
+    with pytest.raises(
+        SingError, match="unknown classifier 'efficientnet_lite7'.*did you mean 'efficientnet_lite"
+    ):
+        load_profile("small", root=small, classifiers=["efficientnet_lite7"])
+
+
+# -------------------------------------------------------------------------------- classes
+
+
+@pytest.mark.parametrize(
+    "chosen", [["tench", "jellyfish"], ["n01440764", "n01910747"], ["tench", "n01910747"]]
+)
+def test_classes_by_name_or_label(small, chosen):
+    classes = load_profile("small", root=small, classes=chosen).classes
+    assert classes == {"n01440764": "tench", "n01910747": "jellyfish"}
+    assert list(classes.values()) == ["tench", "jellyfish"]  # in the order that was asked for
+
+
+def test_other_classes_than_the_profiles(small):
+    profile = load_profile("small", root=small, classes=["n01443537", "my_cats"])
+    assert profile.classes == {"n01443537": "goldfish", "my_cats": "my cats"}
+    assert profile.concept_classes is None  # the file's are not among them
+
+
+def test_concept_classes_follow_the_classes(small):
+    assert load_profile("small", root=small, classes=["tench", "jellyfish"]).concept_classes == ["jellyfish"]
+    asked = load_profile("small", root=small, classes=["tench"], concept_classes=["tench"])
+    assert asked.concept_classes == ["tench"]
+    assert load_profile("small", root=small).concept_classes == BASE["concept_classes"]
+
+
+def test_classes_as_a_mapping_are_taken_as_they_are(small):
+    assert load_profile("small", root=small, classes={"a": "an A"}).classes == {"a": "an A"}
+
+
+def test_class_name():
+    assert class_name("n01443537") == "goldfish"
+    assert class_name("n99999999") == "n99999999"
+    assert class_name("red_wine") == "red wine"
+
+
+# ---------------------------------------------------------------------- concepts and files
+
+
+def test_concepts_from_a_file(small):
+    (small / "mine.yaml").write_text("[sand, sea]")
+    assert load_profile("small", root=small, concepts="mine.yaml").concepts == ["sand", "sea"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("a: b: c", "mine.yaml is not valid YAML"), ("a: b", "parameter concepts"), ("", "parameter concepts")],
+)
+def test_a_bad_file_of_concepts(small, content, message):
+    (small / "mine.yaml").write_text(content)
+    with pytest.raises(SingError, match=message) as caught:
+        load_profile("small", root=small, concepts="mine.yaml")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_of_concepts(small):
+    with pytest.raises(SingError, match="concepts: none.yaml is no file"):
+        load_profile("small", root=small, concepts="none.yaml")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a: b: c", "not valid YAML"),
+        (b"\xff\xfe\xfa", "not valid YAML"),
+        (b"", "holds no keys"),
+        (b"- 1", "holds no keys"),
+        (b"name: x", "parameter (classifiers|concepts): Field required"),
+    ],
+)
+def test_a_bad_profile_file(small, content, message):
+    (small / "bad.yaml").write_bytes(content)
+    with pytest.raises(SingError, match=message) as caught:
+        load_profile("bad.yaml", root=small)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_saved_profile_reads_back_to_the_same(small):
+    profile = load_profile(
+        "small", root=small, seed=9, classes=["jellyfish"], prompt_template="ein Bild: {}, ü"
+    )
+    save_profile(profile, small / "resolved.yaml")
+    assert load_profile("resolved.yaml", root=small) == profile
+
+
+def test_an_override_may_be_called_name(small):
+    """`-p name=other` is a profile value, not the profile to load."""
+    assert load_profile("small", root=small, name="other").name == "other"
+
+
+def test_a_profile_does_not_change(small):
+    with pytest.raises(ValueError, match="frozen"):
+        load_profile("small", root=small).seed = 3
+
+
+def test_prompt():
+    profile = Profile(**BASE, prompt_template="a photo of a {}!")
+    assert profile.prompt("camel") == "a photo of a camel!"
+
+
+def test_project_root(small, monkeypatch):
+    deep = small / "a" / "b"
+    deep.mkdir(parents=True)
+    assert project_root(deep) == small.resolve()
+    monkeypatch.chdir(deep)
+    assert project_root() == small.resolve()
+    monkeypatch.chdir("/")
+    with pytest.raises(SingError, match="no data/profiles at or above"):
+        project_root()

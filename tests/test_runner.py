@@ -1,0 +1,270 @@
+"""The runner: parameters are checked, only what changed runs, and a failure spoils nothing."""
+
+from __future__ import annotations
+
+import os
+
+import nbformat
+import pytest
+import yaml
+from nbformat.v4 import new_code_cell, new_notebook
+
+from sing_utils import SingError
+from sing_utils.runner import find_notebooks, run_profile
+
+PARAMETERS = 'profile = "small"\nrun_dir = None'
+PROFILE = {
+    "name": "small",
+    "classifiers": ["efficientnet_lite0"],
+    "concepts": ["a", "b"],
+    "features": "features",
+}
+
+
+def write_notebook(path, *cells, parameters=PARAMETERS):
+    first = new_code_cell(parameters, metadata={"tags": ["parameters"]})
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nb = new_notebook(cells=[first, *(new_code_cell(c) for c in cells)], metadata=kernel)
+    path.parent.mkdir(exist_ok=True)
+    nbformat.write(nb, path)
+
+
+# Appends its name to a log, so that one sees what ran, in which order and with what.
+LOG = "with open('../log.txt', 'a') as log:\n    print({name!r}, profile, run_dir, file=log)"
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A small checkout: two notebooks without any heavy import, a package, a store."""
+    for name, text in {
+        "data/profiles/small.yaml": yaml.safe_dump(PROFILE),
+        "sing_utils/head.py": "# code\n",
+        "sing_utils/cli.py": "# how a command reads\n",
+        "features/c/manifest.json": "{}",
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    for name in ("00_one", "01_two"):
+        write_notebook(tmp_path / "notebooks" / f"{name}.ipynb", LOG.format(name=name), f"'result of {name}'")
+    return tmp_path
+
+
+def run(root, **options):
+    return [e.ran for e in run_profile(root, "small", progress=False, **options)]
+
+
+def log(root):
+    file = root / "log.txt"
+    return file.read_text().splitlines() if file.exists() else []
+
+
+@pytest.fixture
+def no_kernel(monkeypatch):
+    """Stand-in for papermill's execution, where only the decision to run is tested."""
+    calls = []
+
+    def execute(source, target, **options):
+        calls.append((os.path.basename(source), options["parameters"]))
+        nbformat.write(nbformat.read(source, 4), target)
+
+    monkeypatch.setattr("sing_utils.runner.papermill.execute_notebook", execute)
+    return calls
+
+
+# ---------------------------------------------------------------------------- with a kernel
+
+
+def test_a_run_with_a_real_kernel_and_what_a_failure_leaves(project):
+    executed = run_profile(project, "small", progress=False)
+    folder = project / "_build" / "runs" / "small"
+    assert [e.path for e in executed] == [folder / "executed" / f"{n}.ipynb" for n in ("00_one", "01_two")]
+    assert log(project) == [f"{n} small _build/runs/small" for n in ("00_one", "01_two")]
+    good = executed[1].path.read_bytes()
+    assert b"result of 01_two" in good
+    assert run(project) == [False, False]
+
+    # A cell that fails: one sentence, the last good copy is kept, nothing half-written beside it.
+    source = project / "notebooks" / "01_two.ipynb"
+    before = source.read_text()
+    write_notebook(source, "ok = 1", "raise ValueError('the reason')")
+    with pytest.raises(
+        SingError, match=r"01_two.ipynb stopped in cell \d: ValueError: the reason .*small/failed"
+    ):
+        run(project)
+    assert executed[1].path.read_bytes() == good
+    assert sorted(p.name for p in (folder / "executed").glob("*.ipynb")) == ["00_one.ipynb", "01_two.ipynb"]
+    assert "the reason" in (folder / "failed" / "01_two.ipynb").read_text()
+
+    # The failure is not remembered as a success, also where its source is as it was.
+    source.write_text(before)
+    assert run(project) == [False, True]
+
+
+# ---------------------------------------------------------------------------- what reruns
+
+
+def touch_notebook(root):
+    write_notebook(root / "notebooks" / "01_two.ipynb", "'something else'")
+
+
+def touch_first_notebook(root):
+    write_notebook(root / "notebooks" / "00_one.ipynb", "'something else'")
+
+
+def touch_code(root):
+    (root / "sing_utils" / "head.py").write_text("# other code\n")
+
+
+def touch_new_module(root):
+    (root / "sing_utils" / "new.py").write_text("")
+
+
+def touch_store(root):
+    (root / "features" / "c" / "manifest.json").write_text('{"rows": 3}')
+
+
+def touch_profile(root):
+    (root / "data" / "profiles" / "small.yaml").write_text(yaml.safe_dump(PROFILE | {"seed": 5}))
+
+
+def touch_encoder(root):
+    (root / "data" / "embedded" / "encoder").mkdir(parents=True)
+    (root / "data" / "embedded" / "encoder" / "w.safetensors").write_bytes(b"1")
+
+
+def touch_command(root):
+    (root / "sing_utils" / "cli.py").write_text("# reads otherwise\n")
+
+
+def touch_prose(root):
+    (root / "README.md").write_text("words")
+
+
+def touch_dates(root):
+    for path in root.rglob("*"):
+        if "_build" not in path.parts:
+            os.utime(path, (1, 1))
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (touch_notebook, [False, True]),
+        (touch_first_notebook, [True, True]),  # later ones read its tables
+        (touch_code, [True, True]),
+        (touch_new_module, [True, True]),
+        (touch_store, [True, True]),
+        (touch_profile, [True, True]),
+        (touch_encoder, [True, True]),
+        (touch_command, [False, False]),
+        (touch_prose, [False, False]),
+        (touch_dates, [False, False]),  # contents count, not dates
+    ],
+)
+def test_only_what_changed_runs_again(project, no_kernel, change, expected):
+    assert run(project) == [True, True]
+    assert run(project) == [False, False]
+    change(project)
+    assert run(project) == expected
+    assert run(project) == [False, False]
+
+
+def test_libraries_count(project, no_kernel, monkeypatch):
+    run(project)
+    monkeypatch.setattr("sing_utils.runner.importlib.metadata.version", lambda name: f"0.0.1-{name}")
+    assert run(project) == [True, True]
+
+
+def test_parameters_count_and_reach_the_notebooks(project, no_kernel):
+    assert run(project, overrides={"seed": 1}) == [True, True]
+    assert run(project, overrides={"seed": 1}) == [False, False]
+    assert run(project, overrides={"seed": 2}) == [True, True]
+    run_dir = "_build/runs/small"
+    assert no_kernel[-1] == ("01_two.ipynb", {"profile": f"{run_dir}/profile.yaml", "run_dir": run_dir})
+    resolved = yaml.safe_load((project / run_dir / "profile.yaml").read_text())
+    assert (resolved["seed"], resolved["name"]) == (2, "small")
+
+
+def test_a_picture_that_changes_runs_again(project, no_kernel, make_picture):
+    file = make_picture(project / "photos" / "cat" / "a.png")
+    given = {"overrides": {"images": "photos"}}
+    assert run(project, **given) == [True, True]
+    assert run(project, **given) == [False, False]
+    make_picture(file, seed=1, size=(20, 20))
+    assert run(project, **given) == [True, True]
+    make_picture(project / "photos" / "cat" / "b.png", seed=2)
+    assert run(project, **given) == [True, True]
+
+
+def test_only_and_force(project, no_kernel):
+    assert run(project, only=["01"]) == [True]
+    assert run(project) == [True, False]
+    assert run(project, force=True) == [True, True]
+    assert run(project, only=["00", "01_two"]) == [False, False]
+    with pytest.raises(SingError, match="no notebook '07', expected one of 00_one, 01_two"):
+        run(project, only=["00", "07"])
+
+
+def test_a_missing_copy_is_made_again(project, no_kernel):
+    first = run_profile(project, "small", progress=False)
+    first[0].path.unlink()
+    assert run(project) == [True, False]
+
+
+def test_runs_do_not_mix(project, no_kernel):
+    run(project)
+    assert run(project, run_dir="_build/runs/other") == [True, True]
+    assert run(project) == [False, False]
+
+
+# -------------------------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize(
+    ("parameters", "missing"),
+    [('profile = "small"', "run_dir"), ("run_dir = None", "profile"), ("x = 1", "profile")],
+)
+def test_a_notebook_without_the_parameter_is_refused_before_any_runs(project, no_kernel, parameters, missing):
+    write_notebook(project / "notebooks" / "01_two.ipynb", parameters=parameters)
+    with pytest.raises(
+        SingError, match=f"01_two.ipynb takes no parameter '{missing}'.*tagged\\s+`parameters`"
+    ):
+        run(project)
+    assert no_kernel == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"sede": 1}, "unknown key 'sede'.*did you mean 'seed'"),
+        ({"root": "x"}, "unknown key 'root'"),
+        ({"seed": "x"}, "parameter seed"),
+        ({"classifiers": ["resnet"]}, "unknown classifier 'resnet'"),
+        ({"images": "nowhere"}, "nowhere is not a folder"),
+    ],
+)
+def test_bad_parameters_stop_before_any_notebook(project, no_kernel, overrides, message):
+    with pytest.raises(SingError, match=message):
+        run(project, overrides=overrides)
+    assert no_kernel == []
+    assert not list(project.glob("_build/runs/*/executed"))
+
+
+def test_a_run_folder_that_cannot_be_written(project, no_kernel):
+    (project / "file").write_text("in the way")
+    with pytest.raises(SingError, match="cannot write to file/run .*expected a writable folder"):
+        run(project, run_dir="file/run")
+    assert no_kernel == []
+
+
+def test_no_notebooks(project):
+    for file in (project / "notebooks").iterdir():
+        file.unlink()
+    with pytest.raises(SingError, match="holds no numbered notebook"):
+        find_notebooks(project)
+
+
+def test_notebooks_are_found_in_order(project):
+    write_notebook(project / "notebooks" / "10_ten.ipynb")
+    write_notebook(project / "notebooks" / "draft.ipynb")
+    assert [p.stem for p in find_notebooks(project)] == ["00_one", "01_two", "10_ten"]

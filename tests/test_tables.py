@@ -1,0 +1,386 @@
+"""The tables: small ones by hand, statistics against scipy, and scores of a planted run."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy import stats
+
+from sing_utils import HeadSpaces, Translator, charts, tables
+from sing_utils.run import Data, _evaluation
+from sing_utils.scores import angle
+
+
+class PlantedRun:
+    """What the tables ask of a run, with a head, a translator and texts that are known.
+
+    Features (x, y, u, v); the head sees x and y, so (u, v) is the null space. The translator of
+    "one" keeps everything; "two" sends u to the text's direction.
+    """
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.profile = SimpleNamespace(
+            classifiers=["one", "two"],
+            encoder="planted",
+            concepts=["east", "north"],
+            low_resolution=["l1"],
+            bootstrap_draws=200,
+            adamw_epochs=2,
+            held_out=0.2,
+            confidence=0.9,
+            seed=0,
+        )
+        self.class_names = {"l0": "zero", "l1": "first"}
+        self.concept_classes = ["zero"]
+        g = torch.Generator().manual_seed(0)
+        self.f = torch.randn(40, 4, generator=g, dtype=torch.float64)
+        self.index = pd.DataFrame(
+            {
+                "path": [f"{i}.png" for i in range(40)],
+                "label": ["l0", "l1"] * 20,
+                "class": ["zero", "first"] * 20,
+                "evaluation": [i % 4 < 2 for i in range(40)],
+            }
+        )
+        self.maps = {name: torch.randn(3, 4, generator=g, dtype=torch.float64) for name in ("one", "two")}
+        self.texts = {
+            "zero": torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64),
+            "first": torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64),
+        }
+
+    def classifier(self, name):
+        W = torch.tensor([[2.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0]], dtype=torch.float64)
+        bias = torch.tensor([0.0, 0.5], dtype=torch.float64)
+        return SimpleNamespace(weight=W, bias=bias, identity_error=1e-7, sha256="abcdef" * 9)
+
+    def spaces(self, name):
+        return HeadSpaces.from_weight(self.classifier(name).weight)
+
+    def data(self, name):
+        return Data(self.f, self.f @ self.maps[name].mT, self.index)
+
+    def translator(self, name):
+        return Translator(self.maps[name])
+
+    def judge(self, name):
+        return SimpleNamespace(encode_text=lambda phrases: torch.eye(3, dtype=torch.float64)[: len(phrases)])
+
+    def prompts(self, judge):
+        return self.texts
+
+    def artifact(self, name):
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+
+@pytest.fixture
+def run(tmp_path):
+    return PlantedRun(tmp_path)
+
+
+def without_null(f):
+    return f * torch.tensor([1.0, 1.0, 0.0, 0.0], dtype=torch.float64)
+
+
+# --------------------------------------------------------------------------------- set-up
+
+
+def test_heads_and_spectra(run):
+    table = tables.heads(run)
+    assert table["classifier"].tolist() == ["one", "two"]
+    row = table.iloc[0]
+    assert (row["m"], row["c"], row["rank"], row["null dimension"]) == (4, 2, 2, 2)
+    assert (row["largest σ"], row["smallest σ kept"]) == pytest.approx((2.0, 1.0))
+    spectra = tables.spectra(run)
+    assert spectra[spectra["classifier"] == "two"]["singular value"].tolist() == pytest.approx([2.0, 1.0])
+    assert spectra["index"].tolist() == [1, 2, 1, 2]
+
+
+def test_null_energy_is_of_evaluation_photos_in_percent(run):
+    table = tables.null_energy(run)
+    own = table[table["classifier"] == "one"].set_index("path")["share"]
+    assert len(own) == 20
+    f = run.f[4]  # the third evaluation photo
+    assert own["4.png"] == pytest.approx(100 * float((f[2:] ** 2).sum() / (f**2).sum()))
+    assert "2.png" not in own
+
+
+def test_random_energy_is_the_share_of_the_dimension(run):
+    run.f = torch.randn(4000, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    run.index = pd.DataFrame({"evaluation": [True] * 4000})
+    table = tables.random_energy(run, draws=5)
+    assert len(table) == 10
+    assert table["share"].mean() == pytest.approx(50.0, abs=2.0)  # 2 of 4 dimensions
+
+
+def test_certificates_stop_a_run_whose_logits_moved(run, monkeypatch):
+    table = tables.certificates(run)
+    assert table["photos"].tolist() == [40, 40]
+    assert table["top-1 changes"].tolist() == [0, 0]
+    assert (table["max |W f − W f̃| / (‖W‖ ‖f‖)"] <= table["bound"]).all()
+    monkeypatch.setattr(HeadSpaces, "remove_null", lambda self, f: 0.9 * f)
+    with pytest.raises(Exception, match="null removal moved the logits"):
+        tables.certificates(run)
+
+
+def test_photo_counts(run):
+    run.index.loc[3:, "evaluation"] = False
+    table = tables.photo_counts(run).set_index("class")
+    assert table.loc["zero"].tolist() == [19, 1, ""]
+    assert table.loc["first"].tolist() == [19, 1, "yes"]
+    note = tables.low_resolution_note(run)
+    assert "photographs of first were" in note
+    run.profile.low_resolution = []
+    assert tables.low_resolution_note(run) == ""
+
+
+@pytest.mark.parametrize(
+    ("splits", "expected"),
+    [
+        (["fit", "evaluate", "val", "train", ""], [False, True, True, False, False]),
+        ([""] * 4, [True, False, True, False]),  # hashes 00000000, 00000001, 00000005, ffffffff - 1
+    ],
+)
+def test_evaluation_rows(splits, expected):
+    hashes = ["00000000", "00000001", "00000005", "fffffffe", "0"][: len(splits)]
+    index = pd.DataFrame({"split": splits, "sha256": [h.ljust(64, "a") for h in hashes]})
+    assert _evaluation(index).tolist() == expected
+
+
+# ---------------------------------------------------------------------------- translators
+
+
+def test_translators_are_fitted_on_fit_rows_and_judged_on_the_others(run):
+    fits, cosines = tables.fit_translators(run)
+    assert fits[["classifier", "method"]].to_numpy().tolist() == [
+        ["one", "ridge"], ["one", "adamw"], ["two", "ridge"], ["two", "adamw"],
+    ]  # fmt: skip
+    ridge = fits[fits["method"] == "ridge"]
+    assert (ridge["photos to fit"] == 16).all()  # 20 rows less a fifth held out
+    assert (ridge["photos to evaluate"] == 20).all()
+    assert (ridge["cosine"] > 0.999).all()
+    assert (ridge["R²"] > 0.999).all()
+    assert (fits["seconds"] > 0).all()
+    assert len(cosines) == 40
+    kept = Translator.load(run.folder / "translators" / "one.safetensors")
+    assert kept.report.method == "ridge"
+    assert kept.meta == {"classifier": "one", "encoder": "planted"}
+    assert torch.allclose(kept.weight, run.maps["one"], atol=1e-3)
+
+
+def test_compare_losses(run):
+    tables.fit_translators(run)
+    table, curves = tables.compare_losses(run, "one")
+    assert table["loss"].tolist() == ["mse", "cosine", "both"]
+    assert set(table["method"]) == {"adamw"}
+    assert curves.groupby("loss")["epoch"].max().to_dict() == {"mse": 2, "cosine": 2, "both": 2}
+
+
+# ---------------------------------------------------------------------------------- scores
+
+
+def test_photo_scores_equal_the_definitions(run):
+    table = tables.photo_scores(run)
+    assert len(table) == 40
+    for name in ("one", "two"):
+        own = table[table["classifier"] == name].set_index("path")
+        for i in (0, 5, 36):
+            z, z_tilde = run.maps[name] @ run.f[i], run.maps[name] @ without_null(run.f[i])
+            text = run.texts[run.index["class"][i]]
+            row = own.loc[f"{i}.png"]
+            assert row["AS"] == pytest.approx(float(angle(z, text) - angle(z_tilde, text)), abs=1e-9)
+            assert row["IS"] == pytest.approx(float(angle(z, z_tilde)), abs=1e-9)
+            assert row["class"] == run.index["class"][i]
+            logits = [2 * run.f[i, 0], run.f[i, 1] + 0.5]
+            assert row["top1"] == tables.run_label(int(np.argmax(logits)))
+    assert table["cosine"].min() > 1 - 1e-9  # z is exactly T f here
+
+
+def test_concept_angles_equal_the_definitions(run):
+    table = tables.concept_angles(run)
+    assert table[["classifier", "concept"]].to_numpy().tolist() == [
+        ["one", "east"], ["one", "north"], ["two", "east"], ["two", "north"],
+    ]  # fmt: skip
+    f = run.f[[0, 4, 8, 12, 16, 20, 24, 28, 32, 36]]  # evaluation photos of class zero
+    east = torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64)
+    before = angle(f @ run.maps["one"].mT, east)
+    after = angle(without_null(f) @ run.maps["one"].mT, east)
+    row = table.iloc[0]
+    assert row["photos"] == 10
+    assert row["before"] == pytest.approx(float(before.mean()))
+    assert row["after"] == pytest.approx(float(after.mean()))
+    assert row["AS"] == pytest.approx(float((before - after).mean()))
+    low, _ = stats.t.interval(0.9, 9, (before - after).mean(), stats.sem(before - after))
+    assert row["margin"] == pytest.approx(row["AS"] - low)
+
+
+def test_margin_of_one_photo_is_unknown():
+    assert tables._half_width(torch.ones(1, 2), 0.95).isnan().all()
+
+
+# ---------------------------------------------------------------------------------- ratios
+
+HAND = pd.DataFrame(
+    {
+        "classifier": ["a"] * 3,
+        "class": ["c"] * 3,
+        "label": ["l1"] * 3,
+        "AS": [1.0, -2.0, 6.0],
+        "IS": [4.0, 2.0, 9.0],
+    }
+)
+
+
+def test_ratio_definitions_by_hand(run):
+    table = tables.ratios(HAND, run).set_index("definition")["value"]
+    assert table["mean IS / mean |AS|"] == pytest.approx(5 / 3)
+    assert table["median IS / median |AS|"] == pytest.approx(2.0)
+    assert table["median of IS / |AS|"] == pytest.approx(1.5)  # of 4, 1, 1.5
+    assert table["rms IS / rms AS"] == pytest.approx((101 / 41) ** 0.5)
+    assert len(table) == len(tables.RATIOS) == 4
+
+
+def test_intervals_hold_their_value_and_follow_the_seed(run, rng):
+    scores = pd.DataFrame({"classifier": "a", "AS": rng.standard_normal(80), "IS": rng.exponential(size=80)})
+    table = tables.ratios(scores, run)
+    assert (table["low"] < table["value"]).all()
+    assert (table["value"] < table["high"]).all()
+    pd.testing.assert_frame_equal(table, tables.ratios(scores, run))
+    run.profile.seed = 1
+    assert not table.equals(tables.ratios(scores, run))
+
+
+def test_spreads_by_hand(run):
+    row = tables.spreads(HAND, run).iloc[0]
+    assert row["mean AS (°)"] == pytest.approx(5 / 3)
+    assert row["median |AS| (°)"] == 2.0
+    assert row["median IS (°)"] == 4.0
+    assert row["sd AS (°)"] == pytest.approx(np.std([1, -2, 6], ddof=1))
+    assert row["log variance ratio"] == pytest.approx(np.log(np.var([4, 2, 9]) / np.var([1, -2, 6])))
+
+
+@pytest.mark.parametrize("level", [0.5, 0.9])
+def test_ellipse_holds_its_share_of_a_gaussian(level, rng):
+    mix = np.array([[2.0, 0.0], [1.5, 0.5]])
+    points = rng.standard_normal((20_000, 2)) @ mix.T + [3.0, 10.0]
+    scores = pd.DataFrame({"classifier": "a", "AS": points[:, 0], "IS": points[:, 1]})
+    outline = tables.ellipses(scores, level=level)[["AS", "IS"]].to_numpy()
+    corners, edges = outline[:-1], np.diff(outline, axis=0)
+    away = points[:, None] - corners  # (N, 72, 2)
+    side = edges[:, 0] * away[..., 1] - edges[:, 1] * away[..., 0]
+    inside = (side > 0).all(1) | (side < 0).all(1)  # on one side of every edge of a convex outline
+    assert inside.mean() == pytest.approx(level, abs=0.015)
+    np.testing.assert_allclose(outline[0], outline[-1])  # closed
+
+
+def test_class_medians_and_violins(run, rng):
+    scores = pd.concat([HAND, HAND.assign(**{"class": "d", "label": "l0", "AS": 5.0})])
+    medians = tables.class_medians(scores, run).set_index("class")
+    assert medians.loc["c", "value"] == 2.0  # of 1, 2, 6
+    assert medians.loc["d", ["value", "low", "high"]].tolist() == [5.0, 5.0, 5.0]
+    assert medians["enlarged"].to_dict() == {"c": True, "d": False}
+    shapes = tables.violins(scores)
+    assert set(shapes["class"]) == {"c"}  # there is no density of three equal values
+    assert shapes["half"].max() == pytest.approx(0.42)
+    assert shapes["AS"].min() == 0.0
+
+
+# ----------------------------------------------------------------------- rank correlation
+
+
+def test_row_spearman_equals_scipys_with_and_without_ties(rng):
+    a = rng.integers(0, 6, (50, 9)).astype(float)
+    b = rng.standard_normal((50, 9))
+    b[10:] = np.round(b[10:])
+    expected = [stats.spearmanr(x, y).statistic for x, y in zip(a, b, strict=True)]
+    np.testing.assert_allclose(tables._row_spearman(a, b), expected, atol=1e-12)
+
+
+def class_scores(orders, *, photos=5, spread=0.01, seed=0):
+    """|AS| of each class near a given level, one list of levels a classifier; signs at random."""
+    rng = np.random.default_rng(seed)
+    rows = [
+        (name, f"class {k}", rng.choice([-1, 1]) * (level + spread * rng.standard_normal()))
+        for name, levels in orders.items()
+        for k, level in enumerate(levels)
+        for _ in range(photos)
+    ]
+    return pd.DataFrame(rows, columns=["classifier", "class", "AS"])
+
+
+def test_rank_correlations_of_planted_orders(run):
+    levels = list(range(1, 9))
+    scores = class_scores({"a": levels, "b": levels, "c": levels[::-1]})
+    table = tables.rank_correlations(scores, run).set_index(["a", "b"])
+    assert table.loc[("a", "b"), "rho"] == pytest.approx(1.0)
+    assert table.loc[("a", "c"), "rho"] == pytest.approx(-1.0)
+    assert (table["classes"] == 8).all()
+    assert (table["p"] < 1e-6).all()
+    assert table.loc[("a", "b"), "low"] == pytest.approx(1.0)  # the classes are far apart
+    blurred = class_scores({"a": levels, "b": levels}, spread=3.0)
+    row = tables.rank_correlations(blurred, run).iloc[0]
+    assert -1 <= row["low"] < row["high"] <= 1
+    assert row["high"] - row["low"] > 0.2
+
+
+def test_rank_correlations_match_classes_by_name_not_by_place(run):
+    levels = {"a": [1, 2, 3, 4], "b": [1, 2, 3, 4]}
+    scores = class_scores(levels)
+    turned = pd.concat([scores[scores["classifier"] == "a"], scores[scores["classifier"] == "b"][::-1]])
+    assert tables.rank_correlations(turned, run)["rho"].iloc[0] == pytest.approx(1.0)
+
+
+def test_rank_correlations_of_one_classifier_are_an_empty_table(run):
+    table = tables.rank_correlations(class_scores({"a": [1, 2]}), run)
+    assert table.empty
+    assert "rho" in table
+
+
+# ---------------------------------------------------------------------------------- charts
+
+
+def titles(spec):
+    """Every axis title in a chart's specification."""
+    if isinstance(spec, dict):
+        for key, value in spec.items():
+            if key in ("x", "y") and isinstance(value, dict) and value.get("title"):
+                yield value["title"]
+            yield from titles(value)
+    elif isinstance(spec, list):
+        for value in spec:
+            yield from titles(value)
+
+
+def test_every_chart_is_described_and_states_its_units(run):
+    scores = tables.photo_scores(run)
+    _, cosines = tables.fit_translators(run)
+    _, curves = tables.compare_losses(run, "one")
+    levels = {"one": [1, 2, 3, 4], "two": [1, 2, 3, 4]}
+    angles = tables.concept_angles(run)
+    photo = angles[angles["classifier"] == "one"]
+    logits = pd.DataFrame({"class": ["a", "b"], "logit before": [2.0, 1.0], "logit after": [2.0, 1.0]})
+    shown = {
+        "log scale": charts.spectrum(tables.spectra(run)),
+        "%": charts.null_energy(tables.null_energy(run), tables.random_energy(run, draws=2)),
+        "no unit": charts.training_curves(curves),
+        "cosine": charts.translator_cosines(cosines),
+        "(degrees)": charts.as_is(scores, tables.ellipses(scores, level=0.9), level=0.9),
+        "ratio (no unit)": charts.ratio_bars(tables.ratios(scores, run)),
+        "|AS| toward": charts.class_violins(tables.violins(scores), tables.class_medians(scores, run), "one"),
+        "angle to the concept (degrees": charts.concept_arrows(angles, "zero"),
+        "Spearman": charts.rank_agreement(tables.rank_correlations(class_scores(levels), run)),
+        "logit (no unit)": charts.photo_logits(logits),
+        "AS (degrees": charts.photo_concepts(photo),
+    }
+    for unit, chart in shown.items():
+        spec = chart.to_dict()  # validated by Altair
+        assert len(spec["description"]) > 30, unit
+        assert any(unit in title for title in titles(spec)), unit
+        angles_shown = [t for t in titles(spec) if t.startswith(("AS", "IS", "|AS|", "angle"))]
+        assert all("(degrees" in t for t in angles_shown), angles_shown
