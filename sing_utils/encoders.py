@@ -4,9 +4,9 @@
     >>> from sing_utils.encoders import load_encoder
     >>> encoder = load_encoder("embedded")
     >>> encoder.encode_text(["a cat", "a rocket"]).shape  # (K, n)
-    torch.Size([2, 256])
+    torch.Size([2, 320])
     >>> encoder.encode_images([Image.new("RGB", (64, 64))]).shape  # (B, n)
-    torch.Size([1, 256])
+    torch.Size([1, 320])
     >>> judge = encoder.judge_of("efficientnet_lite0")  # does not see what it judges
     >>> judge.encoder.towers
     ('efficientnet_lite1', 'efficientnet_lite2')

@@ -16,6 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from sing_utils.classifiers import require_classifier
+from sing_utils.encoders import available_encoders
 from sing_utils.errors import SingError
 
 
@@ -71,6 +72,13 @@ class Profile(BaseModel):
         if len(set(names)) < len(names):
             raise ValueError("a classifier is named twice")
         return names
+
+    @field_validator("encoder")
+    @classmethod
+    def _known_encoder(cls, name: str) -> str:
+        if name not in available_encoders():
+            raise ValueError(f"unknown encoder, expected one of {', '.join(available_encoders())}")
+        return name
 
     @field_validator("prompt_template")
     @classmethod

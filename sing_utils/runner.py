@@ -20,7 +20,7 @@ from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
 
 from sing_utils.errors import SingError
-from sing_utils.features import list_pictures
+from sing_utils.features import FeatureStore, list_pictures
 from sing_utils.profiles import Profile, load_profile, require_known, save_profile
 
 # Modules that decide how a book looks or how a command reads, not what a notebook computes.
@@ -67,10 +67,13 @@ def run_profile(
     run_dir = run_dir or f"_build/runs/{loaded.name}"
     notebooks = find_notebooks(root)
     chosen = _choose(notebooks, only)
+    _require_inputs(root, loaded)
     parameters = _parameters(root, profile, loaded, run_dir, overrides)
     for notebook in chosen:
         _require_parameters(notebook, parameters)
 
+    # Threads that spin while they wait make a busy machine many times slower; kernels inherit this.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     executed = []
     key = _inputs_key(root, loaded, parameters)
     for notebook in notebooks:
@@ -95,6 +98,22 @@ def _choose(notebooks: list[Path], only: Sequence[str]) -> list[Path]:
                 f"no notebook {prefix!r}, expected one of {', '.join(n.stem for n in notebooks)}."
             )
     return [n for n in notebooks if not only or n.stem.startswith(tuple(only))]
+
+
+def _require_inputs(root: Path, profile: Profile) -> None:
+    """Find out now, not in the middle of a notebook, what the data can't give."""
+    if profile.images is not None:
+        labels = set(list_pictures(root / profile.images)["label"])
+    else:
+        stores = (*profile.classifiers, profile.encoder)
+        opened = [FeatureStore.open(root / profile.features / name) for name in stores]
+        labels = set(opened[0].index["label"])
+    for label in profile.classes or {}:
+        if label not in labels:
+            raise SingError(
+                f"classes: there is no picture of {label!r}, expected some of the labels "
+                f"{', '.join(sorted(labels)[:20])}."
+            )
 
 
 def _parameters(
@@ -144,6 +163,7 @@ def _execute(
             parameters=parameters,
             cwd=str(notebook.parent),
             kernel_name="python3",
+            language="python",
             progress_bar={"desc": notebook.stem, "unit": "cell"} if progress else False,
             log_output=False,
         )

@@ -7,6 +7,7 @@ import itertools
 import os
 import platform
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from torch import Tensor
 from sing_utils.head import random_basis
 from sing_utils.run import Data, Run
 from sing_utils.scores import attribute_score, bootstrap, image_score, pairwise_angle
-from sing_utils.translator import Translator, quality
+from sing_utils.translator import Translator, TranslatorFitter, quality
 
 # Definitions of the IS/AS ratio. The paper gives none; a conclusion should survive all.
 RATIOS = {
@@ -231,6 +232,37 @@ def photo_scores(run: Run) -> pd.DataFrame:
             )
         )
     return pd.concat(frames, ignore_index=True)
+
+
+def ridge_sensitivity(run: Run, *, factors: Sequence[float] = (0.01, 0.1, 1, 10, 100)) -> pd.DataFrame:
+    """Median IS and |AS| (degrees) and cosine on evaluation photos, had the ridge been another.
+
+    One row a classifier and factor on the chosen ridge: what a score owes to that choice.
+    """
+    rows = []
+    for name in run.profile.classifiers:
+        data, chosen = run.data(name), run.translator(name)
+        assert chosen.report is not None
+        fitter = TranslatorFitter(data.f.shape[1], data.z.shape[1])
+        fitter.update(data.fit.f, data.fit.z)
+        prompts = run.prompts(run.judge(name))
+        texts = torch.stack([prompts[c] for c in data.evaluation.index["class"]])
+        f = data.evaluation.f
+        for factor, weight in zip(
+            factors, fitter.solve_many([chosen.report.ridge * x for x in factors]), strict=True
+        ):
+            T = Translator(weight.to(f))
+            z, z_tilde = T(f), T.after_null_removal(run.spaces(name))(f)
+            rows.append(
+                {
+                    "classifier": name,
+                    "ridge, × chosen": factor,
+                    "cosine of Tf and z": quality(z, data.evaluation.z).cosine,
+                    "median IS (°)": float(image_score(z, z_tilde).median()),
+                    "median |AS| (°)": float(attribute_score(z, z_tilde, texts).abs().median()),
+                }
+            )
+    return pd.DataFrame(rows)
 
 
 def run_label(index: int) -> str:

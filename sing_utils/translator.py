@@ -32,7 +32,7 @@ from sing_utils.head import HeadSpaces
 
 Loss = Literal["mse", "cosine", "both"]
 # Candidate ridges, relative to the mean squared feature entry.
-RIDGES = tuple(10.0**k for k in range(-6, 3))
+RIDGES = tuple(10.0 ** (k / 2) for k in range(-12, 5))
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,10 @@ import torch
 from hypothesis import settings
 from PIL import Image
 
-torch.set_num_threads(1)  # steady times, and several test processes beside each other
+# One thread, also in the processes and kernels that tests start: two that wait for each other on a
+# busy machine take ten times as long.
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
 
 # Deterministic, so that a failure in CI is a failure at home.
 settings.register_profile("sing", max_examples=40, deadline=None, derandomize=True, database=None)

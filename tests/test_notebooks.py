@@ -148,6 +148,3 @@ def test_the_notebooks_run_with_other_parameters(tmp_path):
     assert set(tables["loss_curves"]["epoch"]) == {0, 1}
     assert (tables["certificates"]["top-1 changes"] == 0).all()
     assert len(tables["rank_correlations"]) == 1  # one pair of classifiers
-
-    again = run_profile(ROOT, "embedded", overrides=OTHER, only=core, run_dir=str(folder), progress=False)
-    assert [e.ran for e in again] == [False] * 4

@@ -6,10 +6,13 @@ import os
 
 import nbformat
 import pytest
+import torch
 import yaml
 from nbformat.v4 import new_code_cell, new_notebook
+from PIL import Image
 
 from sing_utils import SingError
+from sing_utils.features import extract
 from sing_utils.runner import find_notebooks, run_profile
 
 PARAMETERS = 'profile = "small"\nrun_dir = None'
@@ -19,6 +22,18 @@ PROFILE = {
     "concepts": ["a", "b"],
     "features": "features",
 }
+
+
+class Fake:
+    """A model of one feature."""
+
+    identity = {"name": "fake", "weights": "0", "transform": "none"}
+
+    def prepare(self, image):
+        return torch.tensor([float(image.getpixel((0, 0))[0])])
+
+    def compute(self, batch):
+        return {"features": batch}
 
 
 def write_notebook(path, *cells, parameters=PARAMETERS):
@@ -35,15 +50,19 @@ LOG = "with open('../log.txt', 'a') as log:\n    print({name!r}, profile, run_di
 
 @pytest.fixture
 def project(tmp_path):
-    """A small checkout: two notebooks without any heavy import, a package, a store."""
+    """A small checkout: two notebooks without any heavy import, a package, two stores."""
     for name, text in {
         "data/profiles/small.yaml": yaml.safe_dump(PROFILE),
         "sing_utils/head.py": "# code\n",
         "sing_utils/cli.py": "# how a command reads\n",
-        "features/c/manifest.json": "{}",
     }.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
+    for i, label in enumerate(("cat", "dog")):
+        (tmp_path / "photos" / label).mkdir(parents=True)
+        Image.new("RGB", (4, 4), (i, 0, 0)).save(tmp_path / "photos" / label / "x.png")
+    for name in ("efficientnet_lite0", "embedded"):
+        extract(Fake(), tmp_path / "photos", tmp_path / "features" / name, workers=0, progress=False)
     for name in ("00_one", "01_two"):
         write_notebook(tmp_path / "notebooks" / f"{name}.ipynb", LOG.format(name=name), f"'result of {name}'")
     return tmp_path
@@ -120,7 +139,8 @@ def touch_new_module(root):
 
 
 def touch_store(root):
-    (root / "features" / "c" / "manifest.json").write_text('{"rows": 3}')
+    manifest = root / "features" / "embedded" / "manifest.json"
+    manifest.write_text(manifest.read_text() + "\n")
 
 
 def touch_profile(root):
@@ -268,3 +288,18 @@ def test_notebooks_are_found_in_order(project):
     write_notebook(project / "notebooks" / "10_ten.ipynb")
     write_notebook(project / "notebooks" / "draft.ipynb")
     assert [p.stem for p in find_notebooks(project)] == ["00_one", "01_two", "10_ten"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        ({"classes": ["cat", "bird"]}, "no picture of 'bird', expected some of the labels cat, dog"),
+        ({"features": "nowhere"}, "nowhere/efficientnet_lite0 holds no manifest.json"),
+        ({"images": "nowhere"}, "nowhere is not a folder"),
+    ],
+)
+def test_what_the_data_cannot_give_is_said_before_any_notebook_runs(project, overrides, sentence):
+    with pytest.raises(SingError, match=sentence):
+        run_profile(project, "small", overrides=overrides, progress=False)
+    assert log(project) == []
+    assert not (project / "_build").exists()

@@ -382,5 +382,5 @@ def test_every_chart_is_described_and_states_its_units(run):
         spec = chart.to_dict()  # validated by Altair
         assert len(spec["description"]) > 30, unit
         assert any(unit in title for title in titles(spec)), unit
-        angles_shown = [t for t in titles(spec) if t.startswith(("AS", "IS", "|AS|", "angle"))]
+        angles_shown = [t for t in titles(spec) if t.startswith(("AS ", "IS ", "|AS|", "angle"))]
         assert all("(degrees" in t for t in angles_shown), angles_shown

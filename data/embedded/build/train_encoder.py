@@ -1,4 +1,4 @@
-"""Train the embedded encoder from photos; about ten minutes on 2 CPU cores after extraction.
+"""Train the embedded encoder from photos; some five minutes on 2 CPU cores after extraction.
 
     python data/embedded/build/train_encoder.py --photos PHOTOS --work WORK
 
