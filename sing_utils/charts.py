@@ -31,7 +31,7 @@ def _colour(field: str = "classifier:N", title: str = "classifier") -> alt.Color
         field,
         title=title,
         scale=alt.Scale(range=PALETTE),
-        legend=alt.Legend(orient="top", columns=3),
+        legend=alt.Legend(orient="top", columns=3, symbolOpacity=1),
     )
 
 
@@ -235,7 +235,7 @@ def class_violins(violins: pd.DataFrame, medians: pd.DataFrame, name: str) -> al
         labelLimit=160,
     )
     y_scale = alt.Scale(domain=[len(order) - 0.5, -0.5], nice=False)
-    x_title = "|AS| toward true class (degrees)"
+    x_title = "|AS| (degrees)"
     area = (
         alt.Chart(shapes)
         .mark_area(orient="vertical", opacity=0.55, color=PALETTE[0])
@@ -326,7 +326,7 @@ def concept_arrows(table: pd.DataFrame, class_name: str) -> alt.LayerChart:
 def rank_agreement(table: pd.DataFrame) -> alt.LayerChart:
     """Spearman correlation of the classes' order for each pair of classifiers, with intervals."""
     pairs = table.assign(pair=table["a"] + " / " + table["b"])
-    x = alt.X("rho:Q", title="Spearman ρ of median |AS|", scale=alt.Scale(domain=[-1, 1]))
+    x = alt.X("rho:Q", title="Spearman ρ (no unit)", scale=alt.Scale(domain=[-1, 1]))
     y = alt.Y("pair:N", title=None, axis=alt.Axis(labelLimit=260))
     tips = [
         "pair",
@@ -338,7 +338,7 @@ def rank_agreement(table: pd.DataFrame) -> alt.LayerChart:
     rule = (
         alt.Chart(pairs)
         .mark_rule(strokeWidth=3, color=PALETTE[0])
-        .encode(y=y, x=alt.X("low:Q", title="Spearman ρ of median |AS|"), x2="high:Q")
+        .encode(y=y, x=alt.X("low:Q", title="Spearman ρ (no unit)"), x2="high:Q")
     )
     dots = (
         alt.Chart(pairs)
