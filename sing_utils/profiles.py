@@ -138,6 +138,9 @@ def load_profile(name: str, /, *, root: Path | None = None, **overrides: Any) ->
     values = _read_mapping(file)
     require_known(values, str(file.name))
     require_known(overrides, "the given parameters")
+    if overrides.get("images") is not None:
+        # What the profile says of its own pictures does not hold for others.
+        overrides = {"classes": None, "concept_classes": None, "low_resolution": []} | overrides
     return _validated(_resolve(values | overrides, values, root))
 
 

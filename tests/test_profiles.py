@@ -221,3 +221,10 @@ def test_project_root(small, monkeypatch):
     monkeypatch.chdir("/")
     with pytest.raises(SingError, match="no data/profiles at or above"):
         project_root()
+
+
+def test_own_images_bring_their_own_classes():
+    profile = load_profile("embedded", images="photos")
+    assert (profile.classes, profile.concept_classes, profile.low_resolution) == (None, None, [])
+    chosen = load_profile("embedded", images="photos", classes=["tench"])
+    assert chosen.classes == {"n01440764": "tench"}

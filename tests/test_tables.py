@@ -372,7 +372,9 @@ def test_every_chart_is_described_and_states_its_units(run):
         "cosine": charts.translator_cosines(cosines),
         "(degrees)": charts.as_is(scores, tables.ellipses(scores, level=0.9), level=0.9),
         "ratio (no unit)": charts.ratio_bars(tables.ratios(scores, run)),
-        "|AS| toward": charts.class_violins(tables.violins(scores), tables.class_medians(scores, run), "one"),
+        "|AS| (degrees)": charts.class_violins(
+            tables.violins(scores), tables.class_medians(scores, run), "one"
+        ),
         "angle to the concept (degrees": charts.concept_arrows(angles, "zero"),
         "Spearman": charts.rank_agreement(tables.rank_correlations(class_scores(levels), run)),
         "logit (no unit)": charts.photo_logits(logits),
