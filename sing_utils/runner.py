@@ -166,6 +166,8 @@ def _execute(
             language="python",
             progress_bar={"desc": notebook.stem, "unit": "cell"} if progress else False,
             log_output=False,
+            # Errors only: the kernel would greet every run with a warning about loopback traffic.
+            extra_arguments=["--IPKernelApp.log_level=40"],
         )
     except PapermillExecutionError as error:
         raise SingError(
