@@ -4,9 +4,10 @@
 >>> from sing_utils import angle, attribute_score, image_score
 """
 
-from sing_utils.errors import NoNullSpaceError, SingError
+from sing_utils.errors import NoNullSpaceError, SingError, UnreachableWarning
 from sing_utils.head import Certificate, HeadSpaces
 from sing_utils.scores import angle, attribute_score, image_score
+from sing_utils.steering import null_direction, steer, step_for_image_score, text_gradient
 from sing_utils.translator import Translator, TranslatorFitter
 
 __version__ = "0.1.0"
@@ -17,7 +18,12 @@ __all__ = [
     "SingError",
     "Translator",
     "TranslatorFitter",
+    "UnreachableWarning",
     "angle",
     "attribute_score",
     "image_score",
+    "null_direction",
+    "steer",
+    "step_for_image_score",
+    "text_gradient",
 ]

@@ -1,4 +1,4 @@
-"""The one exception that users are meant to read."""
+"""The exception and the warning that users are meant to read."""
 
 
 class SingError(Exception):
@@ -7,3 +7,7 @@ class SingError(Exception):
 
 class NoNullSpaceError(SingError):
     """The head's rank equals its width: nothing is invisible to the logits."""
+
+
+class UnreachableWarning(UserWarning):
+    """A wanted Image Score that no step along the given direction reaches; those results are NaN."""

@@ -29,7 +29,7 @@ _CHUNK = 8192  # rows of features per product in `certificate`, so that memory s
 
 @dataclass(frozen=True)
 class Certificate:
-    """What null removal did to the logits of N features.
+    """What replacing N features by their equivalents did to the logits.
 
     Attributes:
         n: number of features looked at.
@@ -52,8 +52,8 @@ class Certificate:
         """Return self, or raise a SingError that gives both numbers."""
         if not self.passed:
             raise SingError(
-                f"null removal moved the logits by {self.relative_change:.3g} (relative), expected at "
-                f"most {self.bound:.3g}: the bases do not belong to this head, or its rank is wrong."
+                f"the logits of the equivalents moved by {self.relative_change:.3g} (relative), expected at "
+                f"most {self.bound:.3g}: the change leaves this head's null space, or its rank is wrong."
             )
         return self
 

@@ -238,7 +238,7 @@ def test_certificate_numbers_by_hand():
     proof = spaces.certificate(f, f_tilde=moved)
     assert proof.relative_change == pytest.approx(7 / (5 * 63**0.5), rel=1e-12)
     assert not proof.passed
-    with pytest.raises(SingError, match="null removal moved the logits by 0.176"):
+    with pytest.raises(SingError, match="the logits of the equivalents moved by 0.176"):
         proof.check()
 
 
