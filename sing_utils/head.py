@@ -33,7 +33,8 @@ class Certificate:
 
     Attributes:
         n: number of features looked at.
-        relative_change: max over features of max|W f - W f~| / (|W|_2 |f|), no unit.
+        relative_change: max over features of max|W f - W f~| / (|W|_2 max(|f|, |f~|)), no unit; after
+            null removal |f| is the larger.
         bound: what rounding alone may do at this dtype; a larger change is an error.
         top1_changes: number of features whose top-1 class differs.
     """
@@ -181,6 +182,7 @@ class HeadSpaces:
             norm = torch.linalg.vector_norm(xi, dim=-1)
             if bool((norm == 0).any()):
                 raise SingError("f holds a zero vector, expected features: nothing can be relative to it.")
+            norm = norm.maximum(torch.linalg.vector_norm(yi, dim=-1))  # a long step rounds by its own size
             require_finite(xi, name="f")  # or NaN would pass: it is not larger than any bound
             require_finite(yi, name="f~")
             change = ((xi - yi) @ W.mT).abs().amax(-1)  # (B,)

@@ -18,7 +18,6 @@ The logits stay where they are, whatever the step, since it never leaves the nul
 
 from __future__ import annotations
 
-import math
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -104,7 +103,7 @@ def largest_image_score(f: Any, d: Any, T: Translator) -> Any:
     return like(angle(a, b), f)
 
 
-def step_for_image_score(f: Any, d: Any, T: Translator, *, degrees: float = 40.0) -> Any:
+def step_for_image_score(f: Any, d: Any, T: Translator, *, degrees: Any = 40.0) -> Any:
     """The step ε > 0 at which IS = angle(T f, T(f + ε d)) is `degrees`, in closed form.
 
     In the plane of T f and T d the law of sines gives ε = |Tf| sin θ / (|Td| sin(φ - θ)), where θ
@@ -114,7 +113,7 @@ def step_for_image_score(f: Any, d: Any, T: Translator, *, degrees: float = 40.0
         f: features, (B, m).
         d: directions, (B, m).
         T: the translator.
-        degrees: the wanted IS, at least 0 and less than 180.
+        degrees: the wanted IS, at least 0 and less than 180; one for all, or (B,).
 
     Returns:
         (B,), float64; NaN where `degrees` can't be reached (by a step of up to a thousand times |Tf|),
@@ -124,12 +123,44 @@ def step_for_image_score(f: Any, d: Any, T: Translator, *, degrees: float = 40.0
         SingError: for degrees outside 0 to 180, or T d = 0.
     """
     a, b = _translate(f, d, T)
-    theta = _radians(degrees)
-    epsilon = _first_step(a, a, b, theta)
+    epsilon = _first_step(a, a, b, _radians(degrees, a))
     reason = _reason(epsilon, angle(a, b), degrees)
     if reason:
         warnings.warn(reason, UnreachableWarning, stacklevel=2)
     return like(epsilon, f)
+
+
+def image_score_for_attribute_score(f: Any, d: Any, z_text: Any, T: Translator, *, degrees: float) -> Any:
+    """The IS at which steps along d reach AS = `degrees` toward a text, in closed form: (B,), degrees.
+
+    At IS = θ the translated feature points along cos θ â + sin θ b̂, where â is T f's direction and b̂
+    the part of T d across it. Its cosine with the text is R cos(θ - ψ): the angle falls until θ = ψ.
+
+    Args:
+        f: features, (B, m).
+        d: directions, (B, m).
+        z_text: text embedding, (n,) or (B, n).
+        T: the translator.
+        degrees: the wanted AS, at least 0 and less than 180.
+
+    Returns:
+        (B,), float64; NaN where no step along d comes that much closer to the text.
+
+    Raises:
+        SingError: for degrees outside 0 to 180, T d = 0, or widths that do not fit.
+    """
+    x, u, _ = _inputs(f, z_text, T)
+    a, b = _translate(f, d, T)
+    along = normalize(a, dim=-1)
+    across = normalize(b - (b * along).sum(-1, keepdim=True) * along, dim=-1)
+    p, q = (u * along).sum(-1), (u * across).sum(-1)  # (B,)
+    radius, psi = torch.hypot(p, q), torch.atan2(q, p)
+    wanted = torch.deg2rad(angle(a, u)) - _radians(degrees, x)
+    ratio = wanted.cos() / radius
+    theta = psi - torch.atan2((1 - ratio**2).sqrt(), ratio)  # NaN where ratio > 1: out of reach
+    lost = (wanted < 0) | (theta < -1e-9) | (torch.rad2deg(theta) >= angle(a, b))
+    theta = torch.where(lost, torch.nan, theta.clamp(min=0))
+    return like(torch.rad2deg(theta), f)
 
 
 def steer(
@@ -138,7 +169,7 @@ def steer(
     T: Translator,
     spaces: HeadSpaces,
     *,
-    degrees: float = 40.0,
+    degrees: Any = 40.0,
     iterations: int = 1,
     direction: Any = None,
     bias: Any = None,
@@ -150,7 +181,7 @@ def steer(
         z_text: text embedding, one a row (B, n) or one for all (n,).
         T: the translator, (n, m).
         spaces: of the head whose features are steered.
-        degrees: the wanted IS, at least 0 and less than 180.
+        degrees: the wanted IS, at least 0 and less than 180; one for all, or (B,).
         iterations: 1 is the paper's eq. 13. More re-compute the direction along the way, at equal
             steps of IS. That goes beyond the paper; the path is then curved, and need not end closer
             to the text than the straight one.
@@ -169,8 +200,8 @@ def steer(
         raise SingError(
             f"iterations is {iterations}, expected 1 or more, and 1 with a direction of your own."
         )
-    theta = _radians(degrees)
     x, u, weight = _inputs(f, z_text, T)
+    theta = _radians(degrees, x)  # (B,)
     origin = x @ weight.mT  # (B, n)
     position, epsilon = x, torch.zeros_like(x[:, 0])
     largest = epsilon
@@ -194,9 +225,15 @@ def steer(
         scores[1, kept.cpu()] = (angle(origin[kept], u[kept]) - angle(z, u[kept])).cpu()
         same = as_tensor(f, name="f")[kept]
         certificate = spaces.certificate(same, f_tilde=out[kept], bias=bias).check()
-    reason = _reason(epsilon, largest if iterations == 1 else None, degrees)
-    arrays = [like(v, f) for v in (out, epsilon, scores[0], scores[1], largest)]
-    return Steered(*arrays, reason=reason, certificate=certificate)
+    return Steered(
+        f_eps=like(out, f),
+        epsilon=like(epsilon, f),
+        IS=like(scores[0], f),
+        AS=like(scores[1], f),
+        largest=like(largest, f),
+        reason=_reason(epsilon, largest if iterations == 1 else None, degrees),
+        certificate=certificate,
+    )
 
 
 # ------------------------------------------------------------------------------- the maths
@@ -229,20 +266,18 @@ def _direction(x: Tensor, u: Tensor, weight: Tensor, spaces: HeadSpaces) -> Tens
     return d / norm
 
 
-def _first_step(origin: Tensor, start: Tensor, b: Tensor, theta: float) -> Tensor:
-    """Smallest ε >= 0 with angle(origin, start + ε b) = theta; NaN if there is none: (B,), radians.
+def _first_step(origin: Tensor, start: Tensor, b: Tensor, theta: Tensor) -> Tensor:
+    """Smallest ε >= 0 with angle(origin, start + ε b) = theta (B,), radians; NaN if there is none.
 
     With parts along (scalar) and across (vector) the origin's direction, the condition is
     cos θ |across| = sin θ along, squared: A ε² + 2 B ε + C = 0.
     """
-    if theta == 0:
-        return torch.zeros_like(origin[:, 0])
     along = normalize(origin, dim=-1)
     p, q = (start * along).sum(-1), (b * along).sum(-1)  # (B,)
     P, Q = start - p[:, None] * along, b - q[:, None] * along  # (B, n)
     if origin is start:
         P = torch.zeros_like(P)  # exactly, not up to rounding
-    cos, sin = math.cos(theta), math.sin(theta)
+    cos, sin = theta.cos(), theta.sin()
     A = cos**2 * Q.square().sum(-1) - sin**2 * q**2
     B = cos**2 * (P * Q).sum(-1) - sin**2 * p * q
     C = cos**2 * P.square().sum(-1) - sin**2 * p**2
@@ -255,10 +290,11 @@ def _first_step(origin: Tensor, start: Tensor, b: Tensor, theta: float) -> Tenso
     good = (candidates >= 0) & (met.abs() <= 1e-9 * scale)
     good &= candidates * vector_norm(b, dim=-1) <= _LONGEST * vector_norm(origin, dim=-1)
     smallest = torch.where(good, candidates, torch.inf).amin(0)
+    smallest = torch.where(theta == 0, 0.0, smallest)
     return torch.where(smallest.isfinite(), smallest, torch.nan)
 
 
-def _reason(epsilon: Tensor, largest: Tensor | None, degrees: float) -> str:
+def _reason(epsilon: Tensor, largest: Tensor | None, degrees: Any) -> str:
     """Why some steps are NaN, and how far one gets along a fixed direction; empty if none is."""
     lost = epsilon.isnan()
     if not bool(lost.any()):
@@ -268,8 +304,9 @@ def _reason(epsilon: Tensor, largest: Tensor | None, degrees: float) -> str:
         low, high = float(largest[lost].min()), float(largest[lost].max())
         span = f"{low:.1f}°" if high - low < 0.05 else f"{low:.1f}° to {high:.1f}°"
         why = f"however long the step, their IS stays below {span}"
+    wanted = f"{degrees:g}°" if isinstance(degrees, int | float) else "the wanted angle"
     return (
-        f"IS = {degrees:g}° can't be reached for {int(lost.sum())} of {len(lost)} features: {why}; "
+        f"IS = {wanted} can't be reached for {int(lost.sum())} of {len(lost)} features: {why}; "
         "ask for fewer degrees or leave those features out."
     )
 
@@ -322,7 +359,11 @@ def _translate(f: Any, d: Any, T: Translator) -> tuple[Tensor, Tensor]:
     return a, b
 
 
-def _radians(degrees: float) -> float:
-    if not 0 <= degrees < 180:
+def _radians(degrees: Any, x: Tensor) -> Tensor:
+    """Wanted angles as (B,) radians."""
+    theta = torch.as_tensor(degrees, dtype=torch.float64, device=x.device)
+    if theta.ndim > 1 or (theta.ndim == 1 and len(theta) != len(x)):
+        raise SingError(f"degrees has shape {tuple(theta.shape)}, expected one angle, or {len(x)}.")
+    if not bool(((theta >= 0) & (theta < 180)).all()):
         raise SingError(f"degrees is {degrees}, expected an angle of at least 0 and less than 180.")
-    return math.radians(degrees)
+    return torch.deg2rad(theta).expand(len(x))

@@ -233,13 +233,15 @@ def test_certificate_passes_at_every_dtype_with_a_bound_that_says_something(dtyp
 
 def test_certificate_numbers_by_hand():
     spaces = HeadSpaces.from_weight(W)
-    # Moving along e2 by 3.5 changes the second logit by 7; |W| = 5 and |f| = sqrt(63).
+    # Moving along e2 from 7 to 10.5 changes the second logit by 7; |W| = 5, |f|^2 = 63, |f~|^2 = 124.25.
     moved = f + torch.tensor([[0.0, 3.5, 0.0, 0.0]], dtype=torch.float64)
     proof = spaces.certificate(f, f_tilde=moved)
-    assert proof.relative_change == pytest.approx(7 / (5 * 63**0.5), rel=1e-12)
+    assert proof.relative_change == pytest.approx(7 / (5 * 124.25**0.5), rel=1e-12)
     assert not proof.passed
-    with pytest.raises(SingError, match="the logits of the equivalents moved by 0.176"):
+    with pytest.raises(SingError, match="the logits of the equivalents moved by 0.126"):
         proof.check()
+    back = spaces.certificate(f, f_tilde=f - torch.tensor([[0.0, 3.5, 0.0, 0.0]], dtype=torch.float64))
+    assert back.relative_change == pytest.approx(7 / (5 * 63**0.5), rel=1e-12)  # now |f| is the larger
 
 
 def test_certificate_counts_top1_changes_by_hand():
@@ -262,7 +264,8 @@ def test_certificate_takes_the_worst_row_of_many_chunks(monkeypatch):
     y[5, 1] += 3.5  # the second chunk of three
     proof = spaces.certificate(x, f_tilde=y)
     assert proof.n == 11
-    assert proof.relative_change == pytest.approx(7 / (5 * 63**0.5), rel=1e-9)
+    # Of |f|^2 = 63 the null component has 5, and the second coordinate grew from 7 to 10.5.
+    assert proof.relative_change == pytest.approx(7 / (5 * 119.25**0.5), rel=1e-9)
     y[:] = f
     y[[0, 1, 5], 1] = -9.0  # logits (15, 14) become (15, -18): none flips; the bias makes three flip
     assert spaces.certificate(x, f_tilde=y, bias=[0.0, 2.0]).top1_changes == 3

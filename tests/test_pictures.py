@@ -1,0 +1,284 @@
+"""Pictures from embeddings: shared noise, restored norms, exact search, and clear refusals.
+
+Karlo's weights are not to be had here: a randomly initialised pipeline of its classes stands in.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from diffusers import UnCLIPImageVariationPipeline
+from PIL import Image
+from tiny_karlo import build_tiny_karlo
+
+from sing_utils import SingError, angle
+from sing_utils.encoders import load_encoder
+from sing_utils.karlo import Karlo
+from sing_utils.pictures import MiniUnCLIP, NearestPhotos, load_pictures, restore_norm
+
+DIM = 32
+
+
+@pytest.fixture(scope="module")
+def karlo_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("karlo")
+    build_tiny_karlo(folder, dim=DIM)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def karlo(karlo_folder):
+    return Karlo.load(str(karlo_folder), progress=False, steps=3, super_resolution_steps=2)
+
+
+@pytest.fixture(scope="module")
+def mini():
+    return MiniUnCLIP.load(steps=3)
+
+
+@pytest.fixture(scope="module", params=["mini", "karlo"])
+def decoder(request):
+    """Each generative way, with few steps."""
+    return request.getfixturevalue(request.param)
+
+
+def embeddings(count, dim, *, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    return torch.nn.functional.normalize(torch.randn(count, dim, generator=g), dim=-1)
+
+
+def difference(a, b):
+    """Largest difference of two pictures, of 255."""
+    return int(np.abs(np.asarray(a, dtype=int) - np.asarray(b, dtype=int)).max())
+
+
+# ------------------------------------------------------------------------ norm restoration
+
+
+def test_norms_are_those_of_the_originals():
+    z, z_tilde = torch.tensor([[3.0, 4.0], [0.0, 2.0]]), torch.tensor([[0.0, 1.0], [6.0, 8.0]])
+    restored = restore_norm(z_tilde, z)
+    torch.testing.assert_close(restored, torch.tensor([[0.0, 5.0], [1.2, 1.6]]))
+    assert float(angle(restored, z_tilde).max()) < 1e-6  # no angle moves
+    assert isinstance(restore_norm(z_tilde.numpy(), z.numpy()), np.ndarray)
+
+
+def test_a_zero_vector_has_no_norm_to_restore():
+    with pytest.raises(SingError, match="z_tilde holds a zero vector"):
+        restore_norm(torch.zeros(1, 2), torch.ones(1, 2))
+
+
+def test_the_norm_reaches_the_picture(decoder):
+    """A decoder reads the length, too; restoring it undoes what a longer vector did."""
+    z = embeddings(1, decoder.dim)
+    plain, longer = decoder(z), decoder(3 * z)
+    assert difference(plain[0], longer[0]) > 0
+    assert difference(plain[0], decoder(restore_norm(3 * z, z))[0]) <= 1
+
+
+# -------------------------------------------------------------------------- noise and seeds
+
+
+def test_same_embedding_same_picture_with_shared_noise(decoder):
+    z = embeddings(2, decoder.dim)[[0, 1, 0]]
+    first, other, again = decoder(z, seed=3)
+    assert first.mode == "RGB"
+    assert difference(first, again) == 0
+    assert difference(first, other) > 0  # and the embedding does matter
+
+
+def test_without_shared_noise_each_picture_has_its_own(decoder):
+    z = embeddings(1, decoder.dim).expand(2, -1)
+    first, second = decoder(z, seed=3, shared_noise=False)
+    assert difference(first, second) > 0
+    assert difference(first, decoder(z[:1], seed=3)[0]) <= 1
+
+
+def test_the_seed_decides_and_nothing_else(decoder):
+    z = embeddings(1, decoder.dim)
+    torch.manual_seed(1)
+    first = decoder(z, seed=0)[0]
+    torch.manual_seed(2)
+    assert difference(first, decoder(z, seed=0)[0]) == 0
+    assert difference(first, decoder(z, seed=1)[0]) > 0
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_batch_is_its_singles(decoder, shared):
+    """Also over batches: the noise belongs to the picture, not to its place in a batch."""
+    z = embeddings(5, decoder.dim)
+    together = decoder(z, seed=7, shared_noise=shared)
+    alone = [decoder(z[i : i + 1], seed=7 if shared else 7 + i)[0] for i in range(5)]
+    assert max(difference(a, b) for a, b in zip(together, alone, strict=True)) <= 1  # rounding
+
+
+def test_numpy_and_float64_are_taken(mini):
+    z = embeddings(1, mini.dim)
+    assert difference(mini(z)[0], mini(z.double().numpy())[0]) == 0
+
+
+def test_wrong_width_is_said(decoder):
+    with pytest.raises(SingError, match=f"z has width 7, expected {decoder.dim}, the width that"):
+        decoder(torch.ones(1, 7))
+    with pytest.raises(SingError, match="pass a row an embedding"):
+        decoder(torch.ones(decoder.dim))
+    with pytest.raises(SingError, match="NaN"):
+        decoder(torch.full((1, decoder.dim), float("nan")))
+
+
+# --------------------------------------------------------------------------------- mini
+
+
+def test_mini_pictures_are_64_pixels_and_not_flat():
+    pictures = load_pictures("mini", encoder=load_encoder("embedded"))(embeddings(2, 320))
+    assert [p.size for p in pictures] == [(64, 64)] * 2
+    assert np.asarray(pictures[0]).std() > 10
+
+
+def test_mini_weights_missing(tmp_path):
+    with pytest.raises(SingError, match=r"no mini UnCLIP in .*restore data/embedded/decoder"):
+        load_pictures(f"mini:{tmp_path}")
+
+
+# --------------------------------------------------------------------------------- Karlo
+
+
+def test_the_deprecated_pipeline_is_still_called_as_we_call_it():
+    """Pinned to a version of diffusers: this says what changed when the pin moves."""
+    parameters = inspect.signature(UnCLIPImageVariationPipeline.__call__).parameters
+    used = {"image_embeddings", "decoder_latents", "super_res_latents", "generator", "decoder_guidance_scale"}
+    assert used | {"decoder_num_inference_steps", "super_res_num_inference_steps"} <= set(parameters)
+    module = importlib.import_module("diffusers.pipelines.deprecated.unclip")
+    assert hasattr(module, "UnCLIPTextProjModel")
+
+
+def test_karlo_is_what_the_pipeline_draws_from_scaled_shared_latents(karlo):
+    """The pipeline called directly, with latents and generators made by hand."""
+    z = embeddings(1, DIM)
+    p = karlo.pipeline
+    g = torch.Generator
+    low = torch.randn(3, 8, 8, generator=g().manual_seed(5))[None] * p.decoder_scheduler.init_noise_sigma
+    high = torch.randn(3, 16, 16, generator=g().manual_seed(5))[None]
+    expected = p(
+        image_embeddings=z,
+        decoder_latents=low,
+        super_res_latents=high * p.super_res_scheduler.init_noise_sigma,
+        generator=g().manual_seed(5),
+        decoder_num_inference_steps=3,
+        super_res_num_inference_steps=2,
+    ).images[0]
+    assert difference(karlo(z, seed=5)[0], expected) == 0
+
+
+def test_karlo_loads_memory_saving_and_half_precision(karlo_folder, monkeypatch):
+    assert Karlo.load(str(karlo_folder), save_memory=True).dim == DIM
+    asked = []
+    monkeypatch.setattr(UnCLIPImageVariationPipeline, "to", lambda self, *a: asked.append(a))
+    monkeypatch.setattr(
+        UnCLIPImageVariationPipeline, "enable_model_cpu_offload", lambda self, device: asked.append(device)
+    )
+    fast = Karlo.load(str(karlo_folder), device="cuda")
+    assert fast.pipeline.decoder.dtype == torch.float16
+    assert asked == [("cuda",)]
+    Karlo.load(str(karlo_folder), device="cuda", save_memory=True)
+    assert asked[1:] == ["cuda"]
+
+
+def test_karlo_without_a_gpu_says_how_long(karlo, karlo_folder):
+    slow = Karlo.load(str(karlo_folder), progress=False, steps=2000)
+    with pytest.warns(UserWarning, match=r"no GPU: 400 pictures by Karlo will take about \d+ minutes"):
+        slow._warn_of_time(embeddings(400, DIM))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        karlo._warn_of_time(embeddings(1, DIM))  # a moment is not worth a warning
+
+
+def test_karlo_missing_offline_names_command_and_folder(monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(SingError, match=r"neither in \S+hub nor.*run `hf download kakaobrain/karlo"):
+        Karlo.load()
+    with pytest.raises(SingError, match="holds no whole UnCLIP pipeline"):
+        load_pictures(f"karlo:{tmp_path}")
+
+
+def test_karlo_needs_the_encoder_of_its_width(karlo_folder):
+    with pytest.raises(SingError, match=r"width 32, but the encoder 'embedded' gives 320"):
+        load_pictures(f"karlo:{karlo_folder}", encoder=load_encoder("embedded"))
+
+
+# ----------------------------------------------------------------------- nearest photographs
+
+
+class Colours:
+    """An encoder whose embedding of a picture is its mean colour."""
+
+    name, dim, towers = "colours", 3, ("colours",)
+    identity = {"name": "colours", "weights": "0", "transform": "mean"}
+
+    def prepare(self, image):
+        return torch.from_numpy(np.asarray(image.convert("RGB"), dtype=np.float32)).mean((0, 1))
+
+    def compute(self, batch):
+        return {"colours": torch.nn.functional.normalize(batch, dim=-1)}
+
+    def combine(self, embeddings):
+        return embeddings["colours"]
+
+
+@pytest.fixture
+def album(tmp_path, monkeypatch):
+    """Nine plain pictures of red turning to blue, and where they lie."""
+    monkeypatch.chdir(tmp_path)
+    for i in range(9):
+        path = tmp_path / "album" / "paint" / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4), (240 - 30 * i, 0, 30 * i)).save(path)
+    return tmp_path / "album"
+
+
+def test_nearest_photos_are_the_nearest(album):
+    photos = load_pictures(f"photos:{album}", encoder=Colours())
+    z = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 2.0]])  # any length
+    found = photos.search(z, k=3)
+    assert found["query"].tolist() == [0, 0, 0, 1, 1, 1]
+    assert found["place"].tolist() == [1, 2, 3, 1, 2, 3]
+    assert found["path"].tolist() == [f"paint/{i}.png" for i in (0, 1, 2, 8, 7, 6)]
+    expected = [np.degrees(np.arctan2(30 * i, 240 - 30 * i)) for i in range(3)] * 2
+    np.testing.assert_allclose(found["angle"], expected, atol=0.05)  # kept in half precision
+    red, blue = photos(z)
+    assert (red.getpixel((0, 0)), blue.getpixel((0, 0))) == ((240, 0, 0), (0, 0, 240))
+
+
+def test_nearest_photos_see_that_the_folder_changed(album):
+    z = torch.tensor([[0.0, 1.0, 0.0]])
+    assert load_pictures(f"photos:{album}", encoder=Colours()).search(z, k=1)["path"][0].startswith("paint/")
+    Image.new("RGB", (4, 4), (0, 255, 0)).save(album / "green.png")
+    found = load_pictures(f"photos:{album}", encoder=Colours()).search(z, k=1)
+    assert found["path"].tolist() == ["green.png"]
+
+
+def test_nearest_photos_of_a_store_can_be_named_but_not_shown(root):
+    from sing_utils.features import FeatureStore
+
+    store = FeatureStore.open(root / "data/embedded/features/embedded")
+    photos = NearestPhotos.of_store(store, load_encoder("embedded"))
+    z = photos.embeddings[[5, 4000]]
+    found = photos.search(z, k=2)
+    assert found[found["place"] == 1]["path"].tolist() == photos.index["path"].iloc[[5, 4000]].tolist()
+    assert found[found["place"] == 1]["angle"].max() < 1e-5
+    with pytest.raises(SingError, match="features but no pictures to show"):
+        photos(z)
+    for k in (0, len(store) + 1):
+        with pytest.raises(SingError, match=f"k is {k}, expected 1 to {len(store)}"):
+            photos.search(z, k=k)
+
+
+@pytest.mark.parametrize("name", ["", "dalle", "photos", "karl"])
+def test_unknown_backend(name):
+    with pytest.raises(SingError, match="unknown picture backend"):
+        load_pictures(name)
