@@ -49,7 +49,7 @@ def build_book(root: Path, profile: str, *, quiet: bool = False) -> Path:
     root
         The project's folder, which holds ``_config.yml``, ``_toc.yml`` and ``book/``.
     profile
-        Name of the profile whose run is shown.
+        Name of the run that is shown: of its folder in ``_build/runs``.
     quiet
         Print nothing; the log is always in ``_build/book.log``.
 
@@ -61,12 +61,13 @@ def build_book(root: Path, profile: str, *, quiet: bool = False) -> Path:
     Raises
     ------
     SingError
-        If a page or notebook is missing, a notebook failed or was not run, a page script cannot
-        be installed, or Jupyter Book warns about anything.
+        If there is no such run, a page or notebook is missing, a notebook failed or was not run, a
+        page script cannot be installed, or Jupyter Book warns about anything.
     """
     root = Path(root).resolve()
     build = root / "_build"
     html = build / "html"
+    _require_run(build / "runs", profile)
     files = _staged_files(root, profile)
     stamp = _stamp(root, files)
     if (html / _STAMP).is_file() and (html / _STAMP).read_text() == stamp:
@@ -87,6 +88,16 @@ def build_book(root: Path, profile: str, *, quiet: bool = False) -> Path:
 def _say(quiet: bool, line: str) -> None:
     if not quiet:
         print(line, flush=True)
+
+
+def _require_run(folder: Path, name: str) -> None:
+    runs = sorted(path.parent.name for path in folder.glob("*/executed"))
+    if name not in runs:
+        known = f"one of {', '.join(runs)}" if runs else "one, but there is none yet"
+        raise SingError(
+            f"there is no run {name!r} in _build/runs, expected {known}: make one with "
+            "`sing run --profile PROFILE`, where `--run-dir _build/runs/NAME` gives it another name."
+        )
 
 
 # What the book is made of

@@ -26,7 +26,8 @@ alt.renderers.enable("sing")
 alt.data_transformers.disable_max_rows()  # thousands of photos are what these charts are for
 
 
-def _colour(field: str = "classifier:N", title: str = "classifier") -> alt.Color:
+def colour(field: str = "classifier:N", title: str = "classifier") -> alt.Color:
+    """The colour of a classifier (or another name), with its legend on top."""
     return alt.Color(
         field,
         title=title,
@@ -35,7 +36,8 @@ def _colour(field: str = "classifier:N", title: str = "classifier") -> alt.Color
     )
 
 
-def _finish(chart: Any, *, description: str, height: int | None = 320) -> Any:
+def finish(chart: Any, *, description: str, height: int | None = 320) -> Any:
+    """A chart as wide as the page, with words for those who can't see it."""
     properties: dict[str, Any] = {"width": "container", "description": description}
     if height is not None:
         properties["height"] = height
@@ -55,13 +57,13 @@ def spectrum(table: pd.DataFrame) -> alt.Chart:
                 title="singular value σ (log scale)",
                 scale=alt.Scale(type="log"),
             ),
-            color=_colour(),
+            color=colour(),
             opacity=alt.condition(pick, alt.value(1), alt.value(0.15)),
             tooltip=["classifier", "index", alt.Tooltip("singular value", format=".4g")],
         )
         .add_params(pick)
     )
-    return _finish(chart, description="Line chart of each head's singular values, largest first.")
+    return finish(chart, description="Line chart of each head's singular values, largest first.")
 
 
 def null_energy(photos: pd.DataFrame, random: pd.DataFrame) -> alt.LayerChart:
@@ -88,7 +90,7 @@ def null_energy(photos: pd.DataFrame, random: pd.DataFrame) -> alt.LayerChart:
             ],
         )
     )
-    return _finish(
+    return finish(
         box + ticks,
         height=180,
         description="Box plot a classifier of the share of each photo's feature energy that lies in "
@@ -114,14 +116,14 @@ def training_curves(curves: pd.DataFrame) -> alt.Chart:
         .encode(
             x=alt.X("epoch:Q", title="epoch"),
             y=alt.Y("value:Q", title="on held-out photos (no unit)", scale=alt.Scale(zero=False)),
-            color=_colour("loss:N", "loss that was minimised"),
+            color=colour("loss:N", "loss that was minimised"),
             strokeDash=alt.StrokeDash("loss:N", legend=None),
             tooltip=["loss", "epoch", "measure", alt.Tooltip("value:Q", format=".4f")],
         )
         .transform_filter("datum.measure == measure")
         .add_params(choice)
     )
-    return _finish(
+    return finish(
         chart,
         description="Line chart over epochs, one line for each of the losses mse, cosine and both.",
     )
@@ -136,10 +138,10 @@ def translator_cosines(photos: pd.DataFrame) -> alt.Chart:
             y=alt.Y("class:N", title=None, sort="x"),
             x=alt.X("cosine:Q", title="cosine of Tf and z (no unit)", scale=alt.Scale(zero=False)),
             yOffset="classifier:N",
-            color=_colour(),
+            color=colour(),
         )
     )
-    return _finish(
+    return finish(
         chart,
         height=26 * photos["class"].nunique() + 40,
         description="Box plots of the cosine between translated feature and embedding of evaluation "
@@ -158,7 +160,7 @@ def as_is(scores: pd.DataFrame, ellipses: pd.DataFrame, *, level: float) -> alt.
         .encode(
             x=x,
             y=y,
-            color=_colour(),
+            color=colour(),
             opacity=alt.condition(pick, alt.value(0.35), alt.value(0.03)),
             tooltip=[
                 "classifier",
@@ -176,13 +178,13 @@ def as_is(scores: pd.DataFrame, ellipses: pd.DataFrame, *, level: float) -> alt.
         .encode(
             x=x,
             y=y,
-            color=_colour(),
+            color=colour(),
             order="order:O",
             strokeDash=alt.StrokeDash("classifier:N", legend=None),
             opacity=alt.condition(pick, alt.value(1), alt.value(0.1)),
         )
     )
-    return _finish(
+    return finish(
         points + outline,
         height=420,
         description="Scatter plot of Image Score over Attribute Score, both in degrees, one dot a photo, "
@@ -209,7 +211,7 @@ def ratio_bars(table: pd.DataFrame) -> alt.LayerChart:
     whiskers = base.mark_rule(strokeWidth=2, color="#777").encode(
         y=y, x=alt.X("low:Q", title="IS/AS ratio (no unit)"), x2="high:Q"
     )
-    return _finish(
+    return finish(
         (bars + whiskers).add_params(choice),
         height=170,
         description="Bar chart of the ratio of Image Score to Attribute Score for each classifier, with "
@@ -260,7 +262,7 @@ def class_violins(violins: pd.DataFrame, medians: pd.DataFrame, name: str) -> al
             tooltip=["class", "photos", *_interval_tips(".2f")],
         )
     )
-    return _finish(
+    return finish(
         area + rule + median,
         height=26 * len(order) + 20,
         description=f"Violin plot of the absolute Attribute Score in degrees for each class of {name}, "
@@ -315,7 +317,7 @@ def concept_arrows(table: pd.DataFrame, class_name: str) -> alt.LayerChart:
         ),
         tooltip=tips,
     )
-    return _finish(
+    return finish(
         (line + dots).add_params(choice),
         height=16 * own["concept"].nunique() + 40,
         description=f"For each concept, its mean angle in degrees to photos of {class_name} before and "
@@ -346,7 +348,7 @@ def rank_agreement(table: pd.DataFrame) -> alt.LayerChart:
         .encode(x=x, y=y, tooltip=tips)
     )
     zero = alt.Chart(pd.DataFrame({"x": [0]})).mark_rule(strokeDash=[4, 4], color="#888").encode(x="x:Q")
-    return _finish(
+    return finish(
         zero + rule + dots,
         height=40 * len(pairs) + 30,
         description="Dot plot of the rank correlation between each pair of classifiers, with its "
@@ -380,7 +382,7 @@ def photo_logits(table: pd.DataFrame) -> alt.Chart:
             tooltip=["class", "when", alt.Tooltip("logit", format=".5f")],
         )
     )
-    return _finish(
+    return finish(
         chart,
         height=190,
         description="Bar chart of the five largest logits with the null component kept and removed.",
@@ -412,7 +414,7 @@ def photo_concepts(table: pd.DataFrame, *, top: int = 8) -> alt.Chart:
             ],
         )
     )
-    return _finish(
+    return finish(
         chart,
         height=20 * len(shown) + 30,
         description="Bar chart of the Attribute Score in degrees of the concepts that a photo gained and "

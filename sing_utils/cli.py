@@ -56,9 +56,11 @@ def run(
 
 @app.command()
 def book(
-    profile: Annotated[str, typer.Option(help="Whose run to show.")] = "embedded",
+    profile: Annotated[
+        str, typer.Option(help="Name of the run's folder in _build/runs: the last part of its --run-dir.")
+    ] = "embedded",
 ) -> None:
-    """Build the book from the executed notebooks of a profile."""
+    """Build the book from the executed notebooks of a run."""
     from sing_utils.book import build_book
     from sing_utils.profiles import project_root
 
@@ -80,19 +82,17 @@ def extract(
 ) -> None:
     """Extract features (or embeddings) of pictures into a resumable store."""
     from sing_utils import features
+    from sing_utils.classifiers import load_classifier, require_classifier
+    from sing_utils.encoders import load_encoder, require_encoder
 
     if (classifier is None) == (encoder is None):
         raise SingError("expected exactly one of --classifier and --encoder: give one of them.")
-    features.list_pictures(images)  # before a model is loaded
-    extractor: Any
     if classifier is not None:
-        from sing_utils.classifiers import load_classifier
-
-        extractor = load_classifier(classifier)
+        require_classifier(classifier)
     else:
-        from sing_utils.encoders import load_encoder
-
-        extractor = load_encoder(str(encoder))
+        require_encoder(str(encoder))
+    features.list_pictures(images)  # before a model is loaded
+    extractor: Any = load_classifier(classifier) if classifier is not None else load_encoder(str(encoder))
     store = features.extract(
         extractor,
         images,

@@ -212,7 +212,11 @@ class EmbeddedEncoder:
 
     @torch.inference_mode()
     def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """K texts -> (K, n); any English phrase or sentence, truncated after 256 word pieces."""
+        """K texts -> (K, n); any English phrase or sentence of at most 256 word pieces.
+
+        Raises:
+            SingError: for a longer text, or what is no text.
+        """
         t = embed_minilm(texts)  # (K, 384)
         return normalize((t - self.text_mean) @ self.text_weight.mT, dim=-1)
 
@@ -303,6 +307,16 @@ def available_encoders() -> list[str]:
     return sorted(_ENCODERS)
 
 
+def require_encoder(name: str) -> None:
+    """Raise a SingError that names the nearest known encoder unless `name` is one."""
+    if name in _ENCODERS:
+        return
+    near = difflib.get_close_matches(name, _ENCODERS, n=1, cutoff=0.0)[0]
+    raise SingError(
+        f"unknown encoder {name!r}, expected one of {', '.join(available_encoders())}; did you mean {near!r}?"
+    )
+
+
 @cache
 def load_encoder(name: str) -> Encoder:
     """Load a vision-language encoder by name, once a process.
@@ -310,10 +324,5 @@ def load_encoder(name: str) -> Encoder:
     Raises:
         SingError: for an unknown name, or weights that were changed.
     """
-    if name not in _ENCODERS:
-        near = difflib.get_close_matches(name, _ENCODERS, n=1, cutoff=0.0)[0]
-        raise SingError(
-            f"unknown encoder {name!r}, expected one of {', '.join(available_encoders())}; "
-            f"did you mean {near!r}?"
-        )
+    require_encoder(name)
     return _ENCODERS[name]()

@@ -134,7 +134,8 @@ def ratio_order(table: pd.DataFrame) -> Finding:
 
 def elongation(spreads: pd.DataFrame, ratios: pd.DataFrame) -> Finding:
     """Is the classifier with the best ratio the only one whose ellipse is taller than wide?"""
-    first = ratios[ratios["definition"] == ratios["definition"].iloc[0]]
+    definition = ratios["definition"].iloc[0]
+    first = ratios[ratios["definition"] == definition]
     best = first.sort_values("value")["classifier"].iloc[-1]
     taller = set(spreads[spreads["low"] > 0]["classifier"])
     wider = set(spreads[spreads["high"] < 0]["classifier"])
@@ -152,7 +153,7 @@ def elongation(spreads: pd.DataFrame, ratios: pd.DataFrame) -> Finding:
     ]
     return Finding(
         "Only the model with the best IS/AS ratio varies more in IS than in AS (Section 4.2, Figure 3a).",
-        f"Var(IS) / Var(AS), with interval: {'; '.join(parts)}. The best ratio has {best}.",
+        f"Var(IS) / Var(AS), with interval: {'; '.join(parts)}. By {definition}, the best ratio has {best}.",
         verdict,
         "Agrees if the interval of the best lies above 1 and the others' below; differs if the best's "
         "lies below 1 or another's above; else undecided. The paper speaks of five other models: the "

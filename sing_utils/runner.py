@@ -6,6 +6,7 @@ an earlier notebook changed. A failed run leaves the last good copy where it was
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import importlib.metadata
 import json
@@ -67,7 +68,7 @@ def run_profile(
     run_dir = run_dir or f"_build/runs/{loaded.name}"
     notebooks = find_notebooks(root)
     chosen = _choose(notebooks, only)
-    _require_inputs(root, loaded)
+    _require_inputs(root, loaded, _class_names(root, profile, overrides))
     parameters = _parameters(root, profile, loaded, run_dir, overrides)
     for notebook in chosen:
         _require_parameters(notebook, parameters)
@@ -100,7 +101,13 @@ def _choose(notebooks: list[Path], only: Sequence[str]) -> list[Path]:
     return [n for n in notebooks if not only or n.stem.startswith(tuple(only))]
 
 
-def _require_inputs(root: Path, profile: Profile) -> None:
+def _class_names(root: Path, profile: str, overrides: dict[str, Any]) -> dict[str, str]:
+    """Label -> name of the profile's own classes, by which a list of classes may pick."""
+    others = {key: value for key, value in overrides.items() if key not in ("classes", "images")}
+    return load_profile(profile, root=root, **others).classes or {}
+
+
+def _require_inputs(root: Path, profile: Profile, names: dict[str, str]) -> None:
     """Find out now, not in the middle of a notebook, what the data can't give."""
     if profile.images is not None:
         labels = set(list_pictures(root / profile.images)["label"])
@@ -108,11 +115,14 @@ def _require_inputs(root: Path, profile: Profile) -> None:
         stores = (*profile.classifiers, profile.encoder)
         opened = [FeatureStore.open(root / profile.features / name) for name in stores]
         labels = set(opened[0].index["label"])
+    known = sorted(names.get(label, label) for label in labels)
     for label in profile.classes or {}:
         if label not in labels:
+            given = names.get(label, label)
+            near = difflib.get_close_matches(given, known, n=1, cutoff=0.0)[0]
             raise SingError(
-                f"classes: there is no picture of {label!r}, expected some of the labels "
-                f"{', '.join(sorted(labels)[:20])}."
+                f"classes: there is no picture of {given!r}, expected some of "
+                f"{', '.join(known[:20])}; did you mean {near!r}?"
             )
 
 

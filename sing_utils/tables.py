@@ -19,7 +19,7 @@ from torch import Tensor
 from sing_utils.head import random_basis
 from sing_utils.run import Data, Run
 from sing_utils.scores import attribute_score, bootstrap, image_score, pairwise_angle
-from sing_utils.translator import Translator, TranslatorFitter, quality
+from sing_utils.translator import Translator, TranslatorFitter, quality, split_rows
 
 # Definitions of the IS/AS ratio. The paper gives none; a conclusion should survive all.
 RATIOS = {
@@ -237,19 +237,22 @@ def photo_scores(run: Run) -> pd.DataFrame:
 def ridge_sensitivity(run: Run, *, factors: Sequence[float] = (0.01, 0.1, 1, 10, 100)) -> pd.DataFrame:
     """Median IS and |AS| (degrees) and cosine on evaluation photos, had the ridge been another.
 
-    One row a classifier and factor on the chosen ridge: what a score owes to that choice.
+    One row a classifier and factor on the chosen ridge: what a score owes to that choice. Fitted on
+    the rows that the kept translator was fitted on, so that factor 1 repeats its scores.
     """
     rows = []
     for name in run.profile.classifiers:
-        data, chosen = run.data(name), run.translator(name)
-        assert chosen.report is not None
+        data, chosen = run.data(name), run.translator(name).report
+        assert chosen is not None
+        fit = data.fit
+        own, _ = split_rows(len(fit.f), held_out=chosen.held_out, seed=chosen.seed)
         fitter = TranslatorFitter(data.f.shape[1], data.z.shape[1])
-        fitter.update(data.fit.f, data.fit.z)
+        fitter.update(fit.f[own], fit.z[own])
         prompts = run.prompts(run.judge(name))
         texts = torch.stack([prompts[c] for c in data.evaluation.index["class"]])
         f = data.evaluation.f
         for factor, weight in zip(
-            factors, fitter.solve_many([chosen.report.ridge * x for x in factors]), strict=True
+            factors, fitter.solve_many([chosen.ridge * x for x in factors]), strict=True
         ):
             T = Translator(weight.to(f))
             z, z_tilde = T(f), T.after_null_removal(run.spaces(name))(f)
@@ -258,8 +261,8 @@ def ridge_sensitivity(run: Run, *, factors: Sequence[float] = (0.01, 0.1, 1, 10,
                     "classifier": name,
                     "ridge, × chosen": factor,
                     "cosine of Tf and z": quality(z, data.evaluation.z).cosine,
-                    "median IS (°)": float(image_score(z, z_tilde).median()),
-                    "median |AS| (°)": float(attribute_score(z, z_tilde, texts).abs().median()),
+                    "median IS (°)": float(np.median(image_score(z, z_tilde))),
+                    "median |AS| (°)": float(np.median(attribute_score(z, z_tilde, texts).abs())),
                 }
             )
     return pd.DataFrame(rows)

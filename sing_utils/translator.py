@@ -48,6 +48,7 @@ class FitReport:
         held_out_cosine: mean cosine of T f to z on held-out rows.
         held_out_r2: 1 - residual / total sum of squares about the mean, over held-out rows.
         history: tidy rows (epoch, split, mse, cosine) of an iterative fit.
+        held_out, seed: what `split_rows` needs to give the same split again.
     """
 
     method: str
@@ -58,6 +59,8 @@ class FitReport:
     held_out_cosine: float
     held_out_r2: float
     history: tuple[dict[str, Any], ...] = field(default=(), repr=False)
+    held_out: float = 0.1
+    seed: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,11 +121,7 @@ class Translator:
             SingError: for fewer than 2 rows, rows that do not pair up, NaN, or an unknown method.
         """
         x, y = _pairs(f, z)
-        if not 0 < held_out < 1:
-            raise SingError(f"held_out is {held_out}, expected a share between 0 and 1, such as 0.1.")
-        order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed)).to(x.device)
-        cut = min(max(1, round(held_out * len(x))), len(x) - 1)
-        test, train = order[:cut], order[cut:]
+        train, test = (rows.to(x.device) for rows in split_rows(len(x), held_out=held_out, seed=seed))
         parts = (x[train], y[train], x[test], y[test])
         if method == "ridge":
             weight, details = _fit_ridge(*parts, **options)
@@ -137,6 +136,8 @@ class Translator:
             n_held_out=len(test),
             held_out_cosine=score.cosine,
             held_out_r2=score.r2,
+            held_out=held_out,
+            seed=seed,
             **details,
         )
         return cls(weight, report, dict(meta or {}))
@@ -171,6 +172,28 @@ class Translator:
             report["history"] = tuple(report["history"])
             report = FitReport(**report)
         return cls(weight, report, meta)
+
+
+def split_rows(n_rows: int, *, held_out: float, seed: int) -> tuple[Tensor, Tensor]:
+    """The row numbers that `Translator.fit` fits on, and those that it holds out.
+
+    Args:
+        n_rows: N, at least 2.
+        held_out: share of the rows, between 0 and 1, at least one row and not all.
+        seed: of the split.
+
+    Raises:
+        SingError: for a share that is not between 0 and 1.
+
+    >>> fit, test = split_rows(10, held_out=0.2, seed=0)
+    >>> len(fit), len(test)
+    (8, 2)
+    """
+    if not 0 < held_out < 1:
+        raise SingError(f"held_out is {held_out}, expected a share between 0 and 1, such as 0.1.")
+    order = torch.randperm(n_rows, generator=torch.Generator().manual_seed(seed))
+    cut = min(max(1, round(held_out * n_rows)), n_rows - 1)
+    return order[cut:], order[:cut]
 
 
 # ----------------------------------------------------------------------------- closed form

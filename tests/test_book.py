@@ -125,9 +125,16 @@ def test_missing_notebook_is_one_clear_sentence(project, no_tools):
         book.build_book(project, "tiny", quiet=True)
 
 
-def test_unknown_profile_is_a_missing_notebook(project, no_tools):
-    with pytest.raises(SingError, match="'nosuch' run has not executed it"):
+def test_unknown_run_lists_those_that_exist_and_says_how_to_make_one(project, no_tools):
+    write_notebook(project, notebook(), profile="other")
+    (project / "_build/runs/started").mkdir()  # nothing was executed there
+    with pytest.raises(
+        SingError, match="no run 'nosuch' in _build/runs, expected one of other, tiny: .* `sing run --profile"
+    ):
         book.build_book(project, "nosuch", quiet=True)
+    shutil.rmtree(project / "_build")
+    with pytest.raises(SingError, match="no run 'tiny' .*there is none yet: .* `sing run --profile"):
+        book.build_book(project, "tiny", quiet=True)
 
 
 def test_missing_page_names_it(project, no_tools):

@@ -105,6 +105,7 @@ def test_the_console_script_refuses_in_one_line(tmp_path, root):
         ),
         (["-p", "prompt_template=picture"], ["parameter prompt_template", "one {}"]),
         (["-p", "concepts=nowhere.yaml"], ["concepts: nowhere.yaml is no file"]),
+        (["-p", "classes=[tenchh]"], ["no picture of 'tenchh'", "golf ball", "did you mean 'tench'?"]),
         (["-p", "images=nowhere"], ["nowhere is not a folder"]),
         (["--profile", "embeded"], ["unknown profile 'embeded'", "did you mean 'embedded'"]),
         (["--only", "77"], ["no notebook '77'", "00_setup"]),
@@ -132,6 +133,15 @@ def test_a_bad_profile_file(sing, tmp_path, key, words):
     values = {"name": "mine", "classifiers": ["efficientnet_lite0"], "concepts": ["a", "b"], key: "x"}
     (tmp_path / "data" / "profiles" / "mine.yaml").write_text(yaml.safe_dump(values))
     assert_refused(sing("run", "--profile", "mine"), *words)
+
+
+# --------------------------------------------------------------------------------- sing book
+
+
+def test_book_help_says_what_its_profile_is(sing):
+    shown = " ".join(sing("book", "--help").out.split())
+    assert "_build/runs" in shown
+    assert "--run-dir" in shown
 
 
 # ------------------------------------------------------------------------------ sing extract
@@ -195,6 +205,11 @@ def test_extract_with_bad_arguments(sing, photos, tmp_path):
     )
     assert_refused(extract(sing, photos, out, "--encoder", "embedded"), "exactly one of")
     assert_refused(sing("extract", "--images", photos, "--out", out, "--encoder", "embeded"), "embeded")
+    nowhere = tmp_path / "nowhere"  # a mistyped name is said first
+    assert_refused(extract(sing, nowhere, out, classifier="resnet5O"), "unknown classifier 'resnet5O'")
+    assert_refused(
+        sing("extract", "--images", nowhere, "--out", out, "--encoder", "embeded"), "did you mean 'embedded'"
+    )
     assert not out.exists()
 
 

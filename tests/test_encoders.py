@@ -180,6 +180,13 @@ def test_what_is_not_a_list_of_texts_is_an_error(encoder, texts):
         encoder.encode_text(texts)
 
 
+def test_a_text_that_is_too_long_is_an_error_not_cut(encoder):
+    assert unit(encoder.encode_text([" ".join(["cat"] * 254)]))  # and its two marks
+    long = " ".join(["cat"] * 255)
+    with pytest.raises(SingError, match=r"begins 'cat cat .* has 257 word pieces .* at most 256: shorten it"):
+        encoder.encode_text(["a cat", long, "a rocket"])
+
+
 def test_no_picture_is_an_error(encoder):
     with pytest.raises(SingError, match="at least one"):
         encoder.encode_images([])

@@ -132,7 +132,7 @@ def test_elongation(best, other, verdict):
     )
     finding = findings.elongation(spreads, ratio_table())
     assert finding.verdict == verdict
-    assert "The best ratio has b." in finding.measured
+    assert "By first, the best ratio has b." in finding.measured
     assert f"({np.exp(best[0]):.2f} to {np.exp(best[1]):.2f})" in finding.measured
 
 

@@ -290,10 +290,22 @@ def test_notebooks_are_found_in_order(project):
     assert [p.stem for p in find_notebooks(project)] == ["00_one", "01_two", "10_ten"]
 
 
+def test_classes_are_told_by_the_names_that_pick_them(project, no_kernel):
+    named = PROFILE | {"classes": {"cat": "tabby cat", "dog": "sheep dog"}}
+    (project / "data" / "profiles" / "small.yaml").write_text(yaml.safe_dump(named))
+    sentence = "no picture of 'tabbycat', expected some of sheep dog, tabby cat; did you mean 'tabby cat'"
+    for others in ({}, {"images": "photos"}):
+        with pytest.raises(SingError, match=sentence):
+            run(project, overrides={"classes": ["tabbycat"], **others})
+        assert run(project, overrides={"classes": ["tabby cat"], **others}) == [True, True]
+
+
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
-        ({"classes": ["cat", "bird"]}, "no picture of 'bird', expected some of the labels cat, dog"),
+        ({"classes": ["cat", "bird"]}, "no picture of 'bird', expected some of cat, dog; did you mean"),
+        ({"classes": ["dogg"], "seed": 1}, "did you mean 'dog'"),
+        ({"classes": ["dogg"], "images": "photos"}, "did you mean 'dog'"),
         ({"features": "nowhere"}, "nowhere/efficientnet_lite0 holds no manifest.json"),
         ({"images": "nowhere"}, "nowhere is not a folder"),
     ],

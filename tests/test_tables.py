@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -200,6 +201,31 @@ def test_photo_scores_equal_the_definitions(run):
             logits = [2 * run.f[i, 0], run.f[i, 1] + 0.5]
             assert row["top1"] == tables.run_label(int(np.argmax(logits)))
     assert table["cosine"].min() > 1 - 1e-9  # z is exactly T f here
+
+
+def test_at_the_chosen_ridge_the_sensitivity_is_that_of_the_kept_translator(run, monkeypatch):
+    noise = torch.randn(40, 3, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    clean = run.data
+
+    def noisy(name):  # so that a map fitted on other rows is another map
+        return replace(clean(name), z=clean(name).z + noise)
+
+    monkeypatch.setattr(run, "data", noisy)
+    monkeypatch.setattr(
+        run, "translator", lambda name: Translator.load(run.artifact(f"translators/{name}.safetensors"))
+    )
+    tables.fit_translators(run)
+    run.profile.seed, run.profile.held_out = 1, 0.4  # notebook 02 alone, with other parameters
+    table = tables.ridge_sensitivity(run, factors=(1, 100)).set_index(["classifier", "ridge, × chosen"])
+    scores = tables.photo_scores(run)
+    spreads = tables.spreads(scores, run).set_index("classifier")
+    for name in ("one", "two"):
+        own = table.loc[(name, 1)]
+        for column in ("median IS (°)", "median |AS| (°)"):
+            assert own[column] == pytest.approx(spreads.loc[name, column], abs=1e-9)
+        cosine = scores[scores["classifier"] == name]["cosine"].mean()
+        assert own["cosine of Tf and z"] == pytest.approx(cosine, abs=1e-12)
+        assert table.loc[(name, 100), "cosine of Tf and z"] != pytest.approx(cosine, abs=1e-4)
 
 
 def test_concept_angles_equal_the_definitions(run):

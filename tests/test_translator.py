@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sing_utils import HeadSpaces, SingError, Translator, TranslatorFitter
-from sing_utils.translator import RIDGES, fit_adamw, quality
+from sing_utils.translator import RIDGES, fit_adamw, quality, split_rows
 
 M, N = 12, 5
 
@@ -161,6 +161,16 @@ def test_fit_is_deterministic_and_the_seed_moves_the_split():
     a, b, c = (Translator.fit(f, z, seed=s) for s in (0, 0, 1))
     assert torch.equal(a.weight, b.weight)
     assert not torch.equal(a.weight, c.weight)
+
+
+def test_the_report_gives_the_split_again():
+    f, z, _ = pairs(40)
+    T = Translator.fit(f, z, held_out=0.3, seed=5)
+    own, test = split_rows(40, held_out=T.report.held_out, seed=T.report.seed)
+    assert sorted([*own.tolist(), *test.tolist()]) == list(range(40))
+    assert (len(own), len(test)) == (T.report.n_fit, T.report.n_held_out) == (28, 12)
+    torch.testing.assert_close(T.weight, fitted(f[own], z[own]).solve(ridge=T.report.ridge).weight)
+    assert quality(T(f[test]), z[test]).cosine == pytest.approx(T.report.held_out_cosine)
 
 
 @pytest.mark.parametrize("method", ["ridge", "adamw"])

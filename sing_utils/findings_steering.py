@@ -1,0 +1,121 @@
+"""What steering showed: words from the numbers of notebooks 04 and 05, by stated rules."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from sing_utils.findings import Finding, Verdict
+from sing_utils.tables_steering import DIRECTIONS
+
+PAPER_TABLE_1 = "5.0 to 12.4° over five models"  # Table 1: DINO-ViT 5.0, EfficientNet 12.38
+PAPER_IS, PAPER_AS = 10.0, 3.0  # appendix C: where the paper sees a change, degrees
+
+
+def table_1(table: pd.DataFrame) -> Finding:
+    """|AS| toward the target at one IS, beside chance (Table 1)."""
+    wide = table.pivot(index="classifier", columns="direction", values="|AS| mean")
+    sd = table.pivot(index="classifier", columns="direction", values="|AS| sd")
+    text, random = DIRECTIONS
+    parts = [
+        f"{name} {wide.loc[name, text]:.2f} ± {sd.loc[name, text]:.2f}° (random null directions "
+        f"{wide.loc[name, random]:.2f} ± {sd.loc[name, random]:.2f}°)"
+        for name in table["classifier"].unique()
+    ]
+    first = table.iloc[0]
+    return Finding(
+        f"At IS = 40° from Sports Car toward a jellyfish |AS| is {PAPER_TABLE_1} (Table 1); no control.",
+        f"At IS = {first['IS']:g}° toward “{first['target']}”: " + "; ".join(parts) + ". "
+        "Mean ± standard deviation over steps.",
+        "not comparable",
+        "These are other classifiers, another encoder and fewer photos; only the protocol is the paper's.",
+    )
+
+
+def steerable(table: pd.DataFrame) -> Finding:
+    """Does a directed step move toward the text more than a random one of the same IS?"""
+    claim = "Semantics can be steered inside the null space while the logits stay (Section 4.4)."
+    rule = (
+        "Agrees if for every classifier the mean AS of directed steps exceeds that of random ones by two "
+        "standard deviations of the latter and no top-1 class changed; differs if for none; else undecided."
+    )
+    text, random = DIRECTIONS
+    wide = table.pivot(index="classifier", columns="direction", values="AS mean")
+    spread = table.pivot(index="classifier", columns="direction", values="AS sd")[random]
+    clear = (wide[text] - wide[random]) > 2 * spread
+    flips = int(table["flips"].sum())
+    verdict: Verdict = "undecided"
+    if bool(clear.all()) and flips == 0:
+        verdict = "agrees"
+    elif not clear.any():
+        verdict = "differs"
+    parts = [f"{n}: {wide.loc[n, text]:+.1f}° against {wide.loc[n, random]:+.2f}°" for n in wide.index]
+    return Finding(
+        claim,
+        "Mean AS toward the text, directed against random steps: "
+        + "; ".join(parts)
+        + f". {flips} top-1 classes changed.",
+        verdict,
+        rule,
+    )
+
+
+def whole_gradient(table: pd.DataFrame, steered: pd.DataFrame) -> Finding:
+    """What staying in the null space costs."""
+    own = steered[steered["direction"] == DIRECTIONS[0]].set_index("classifier")["AS mean"]
+    parts = [
+        f"{r['classifier']}: AS {r['AS mean']:.1f}° instead of {own[r['classifier']]:.1f}°, and "
+        f"{r['top-1 changes']} of {r['reached']} photos change their top-1 class"
+        for r in table.to_dict("records")
+    ]
+    return Finding(
+        "The paper does not compare with steps that leave the null space.",
+        f"The same IS = {table['IS'].iloc[0]:g}° along the whole text gradient gives "
+        + "; ".join(parts)
+        + ".",
+        "not in the paper",
+        "Same photos, same translator, same target; only the projection (eq. 12) is left out.",
+    )
+
+
+def grid(shares: pd.DataFrame) -> Finding:
+    """Does AS at a fixed IS depend on where one starts, or on where one goes?"""
+    parts = [
+        f"{r['classifier']} {r['target (%)']:.0f} % and {r['source class (%)']:.0f} %"
+        for r in shares.to_dict("records")
+    ]
+    return Finding(
+        "Steering probes a class's sensitivity to concepts of other classes (Section 3, null perturbations).",
+        "Of the variance between the cells of the grid, the target and the source class account for: "
+        + "; ".join(parts)
+        + ".",
+        "not in the paper",
+        "Two-way sums of squares over cell means. If nearly all goes with the target, the AS at a fixed IS says "
+        "more about the prompt and the translator than about the class that is steered.",
+    )
+
+
+def visible_change(table: pd.DataFrame, noise: float, score_at: pd.Series) -> Finding:
+    """At which IS do pictures change? (appendix C, Figure 9)"""
+    claim = (
+        f"A change of meaning shows at about {PAPER_AS:g}° AS and {PAPER_IS:g}° IS (appendix C, Figure 9)."
+    )
+    rule = (
+        "Not comparable: the paper judged by eye, with a decoder of 256 × 256 pixels. Here a picture counts "
+        "as changed where a classifier sees another class than at the start, and as another picture where "
+        "its embedding lies farther from the start's than other noise alone would put it (medians)."
+    )
+    half = table[table["changed"] >= 50]["IS"]
+    past = table[table["turned"] > noise]["IS"]
+    words = (
+        f"Half of the pictures are recognised as another class from IS = {half.iloc[0]:g}° "
+        f"(mean AS {score_at[half.iloc[0]]:.1f}°) on"
+        if len(half)
+        else f"Up to IS = {table['IS'].max():g}° fewer than half of the pictures are recognised as another class"
+    )
+    words += (
+        f"; the median picture turns by more than other noise does ({noise:.0f}°) from IS = "
+        f"{past.iloc[0]:g}° on."
+        if len(past)
+        else f"; the median picture never turns by more than other noise does ({noise:.0f}°)."
+    )
+    return Finding(claim, words, "not comparable", rule)

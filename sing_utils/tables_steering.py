@@ -1,0 +1,247 @@
+"""Tidy tables of notebook 04: steps in the null space toward a text, and their controls.
+
+One row an observation, angles in degrees. Every step's logits are certified; the tables carry the
+largest movement, and a movement beyond rounding stops the run.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from sing_utils.errors import SingError
+from sing_utils.run import Run
+from sing_utils.scores import attribute_score
+from sing_utils.steering import (
+    Steered,
+    largest_image_score,
+    null_direction,
+    random_null_direction,
+    steer,
+    step_for_image_score,
+    text_gradient,
+)
+
+DIRECTIONS = ("toward the text", "random")
+_RANDOM_DRAWS = 8  # directions a photo
+
+
+def largest_scores(run: Run) -> pd.DataFrame:
+    """The IS that steps toward each target approach but never reach: one row a photo of the source.
+
+    classifier, target, path, largest.
+    """
+    frames = []
+    for name in run.profile.classifiers:
+        f, paths = _source(run, name)
+        T, spaces = run.translator(name), run.spaces(name)
+        for target, u in run.targets(name).items():
+            largest = largest_image_score(f, null_direction(f, u, T, spaces), T)
+            frames.append(
+                pd.DataFrame({"classifier": name, "target": target, "path": paths, "largest": largest})
+            )
+    return pd.concat(frames, ignore_index=True)
+
+
+def common_degrees(largest: pd.DataFrame) -> float:
+    """The largest whole degree of IS that every photo reaches in every classifier.
+
+    Args:
+        largest: of `largest_scores`, or some rows of it.
+    """
+    return float(max(1, math.floor(largest["largest"].min() - 0.1)))  # at the limit itself steps are endless
+
+
+def steering_table(run: Run, degrees: float) -> pd.DataFrame:
+    """Table 1: |AS| toward the first target at IS = `degrees`, from photos of the source class.
+
+    One row a classifier and direction: toward the text, and random null directions as control
+    (several a photo). Means and standard deviations are over the steps that reach `degrees`.
+    """
+    target = run.profile.targets[0]
+    rows = []
+    for name in run.profile.classifiers:
+        f, _ = _source(run, name)
+        text = run.targets(name)[target]
+        repeated = f.repeat(_RANDOM_DRAWS, 1)
+        steps = {
+            DIRECTIONS[0]: (f, _steer(run, name, f, text, degrees)),
+            DIRECTIONS[1]: (repeated, _steer_randomly(run, name, repeated, text, degrees)),
+        }
+        for direction, (start, result) in steps.items():
+            score = result.AS[~result.AS.isnan()]
+            row = {"classifier": name, "direction": direction, "target": target, "IS": degrees}
+            row |= {"photos": len(f), "steps": len(start), "reached": len(score)}
+            row |= _moments("|AS|", score.abs()) | _moments("AS", score)
+            row |= {
+                "length": _mean(result.epsilon / torch.linalg.vector_norm(start, dim=-1).to(torch.float64))
+            }
+            rows.append(row | _certificate(result))
+    return pd.DataFrame(rows)
+
+
+def whole_gradient(run: Run, degrees: float) -> pd.DataFrame:
+    """The same steps along the whole text gradient, which may move the logits: one row a classifier.
+
+    What the null space could not offer: AS and how many photos change their top-1 class.
+    """
+    target = run.profile.targets[0]
+    rows = []
+    for name in run.profile.classifiers:
+        f, _ = _source(run, name)
+        T, classifier, u = run.translator(name), run.classifier(name), run.targets(name)[target]
+        d = torch.nn.functional.normalize(text_gradient(f, u, T), dim=-1)
+        epsilon = step_for_image_score(f, d, T, degrees=degrees)
+        reached = ~epsilon.isnan()
+        moved = (f + epsilon[:, None] * d)[reached]
+        score = attribute_score(T(f[reached].to(moved)), T(moved), u.to(moved))
+        logits = [
+            x.to(classifier.weight) @ classifier.weight.mT + classifier.bias for x in (f[reached], moved)
+        ]
+        flips = int((logits[0].argmax(-1) != logits[1].argmax(-1)).sum())
+        row = {"classifier": name, "target": target, "IS": degrees, "reached": int(reached.sum())}
+        rows.append(row | _moments("AS", score) | {"top-1 changes": flips})
+    return pd.DataFrame(rows)
+
+
+def steering_curves(run: Run, largest: pd.DataFrame, *, points: int = 15) -> pd.DataFrame:
+    """AS toward the first target over IS, up to what all photos of a classifier reach.
+
+    One row a classifier, direction and IS: mean, and the span of the middle 80 % of the photos.
+    """
+    target = run.profile.targets[0]
+    frames = []
+    for name in run.profile.classifiers:
+        own = largest[(largest["classifier"] == name) & (largest["target"] == target)]
+        f, _ = _source(run, name)
+        text = run.targets(name)[target]
+        for degrees in np.linspace(0, common_degrees(own), points):
+            steps = (_steer(run, name, f, text, degrees), _steer_randomly(run, name, f, text, degrees))
+            for direction, result in zip(DIRECTIONS, steps, strict=True):
+                score = result.AS[~result.AS.isnan()].numpy()
+                if not len(score):
+                    continue  # a random direction may reach less far
+                low, high = np.quantile(score, [0.1, 0.9])
+                frames.append(
+                    {
+                        "classifier": name,
+                        "direction": direction,
+                        "target": target,
+                        "IS": degrees,
+                        "AS": score.mean(),
+                        "low": low,
+                        "high": high,
+                        "reached": len(score),
+                        **_certificate(result),
+                    }
+                )
+    return pd.DataFrame(frames)
+
+
+def steering_grid(run: Run, degrees: float) -> pd.DataFrame:
+    """Mean AS of every source class toward every target at IS = `degrees`: one row a cell."""
+    rows = []
+    for name in run.profile.classifiers:
+        data = run.data(name).evaluation
+        sources = data.index["class"].to_numpy()
+        for target, text in run.targets(name).items():
+            result = _steer(run, name, data.f, text, degrees)
+            scores = pd.Series(result.AS.numpy()).groupby(sources, sort=False)
+            cells = pd.DataFrame({"AS": scores.mean(), "reached": scores.count(), "photos": scores.size()})
+            cells = cells.rename_axis("source").reset_index()
+            proof = _certificate(result)
+            # One certificate speaks for the whole column: its flips are counted once.
+            proof |= {"certified": cells["reached"], "flips": np.where(cells.index == 0, proof["flips"], 0)}
+            rows.append(cells.assign(classifier=name, target=target, IS=degrees, **proof))
+    return pd.concat(rows, ignore_index=True)
+
+
+def step_certificates(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """How far the logits moved over all steps of some tables: one row a table and classifier."""
+    frames = []
+    for what, table in tables.items():
+        own = table.groupby("classifier", sort=False)
+        frames.append(
+            pd.DataFrame(
+                {
+                    "steps": own["certified"].sum(),
+                    "max |W f − W f̃| / (‖W‖ ‖f‖)": own["moved"].max(),
+                    "bound": own["bound"].min(),
+                    "top-1 changes": own["flips"].sum(),
+                }
+            )
+            .reset_index()
+            .assign(what=what)
+        )
+    return pd.concat(frames, ignore_index=True)
+
+
+def grid_shares(grid: pd.DataFrame) -> pd.DataFrame:
+    """How much of the variance of a classifier's grid goes with its rows, and with its columns.
+
+    One row a classifier: percent of the sum of squares about the mean (two-way, one value a cell).
+    """
+    rows = []
+    for name, own in grid.groupby("classifier", sort=False):
+        cells = own.pivot(index="source", columns="target", values="AS").to_numpy()
+        total = ((cells - cells.mean()) ** 2).sum()
+        by_source = cells.shape[1] * ((cells.mean(1) - cells.mean()) ** 2).sum()
+        by_target = cells.shape[0] * ((cells.mean(0) - cells.mean()) ** 2).sum()
+        rows.append(
+            {
+                "classifier": name,
+                "target (%)": 100 * by_target / total,
+                "source class (%)": 100 * by_source / total,
+                "both together (%)": 100 * (1 - (by_target + by_source) / total),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+# ---------------------------------------------------------------------------------- steps
+
+
+def _source(run: Run, name: str) -> tuple[Tensor, list[str]]:
+    """Features and paths of the evaluation photos of the source class."""
+    data = run.data(name).evaluation
+    own = data.rows(data.index["class"] == run.source_class)
+    if len(own.f) < 2:
+        raise SingError(
+            f"{run.source_class!r} has {len(own.f)} evaluation photos, expected at least 2: choose another "
+            "source_class or give more pictures."
+        )
+    return own.f, own.index["path"].tolist()
+
+
+def _steer(run: Run, name: str, f: Tensor, text: Tensor, degrees: float) -> Steered:
+    bias = run.classifier(name).bias
+    return steer(f, text, run.translator(name), run.spaces(name), degrees=degrees, bias=bias)
+
+
+def _steer_randomly(run: Run, name: str, f: Tensor, text: Tensor, degrees: float) -> Steered:
+    spaces = run.spaces(name)
+    d = random_null_direction(len(f), spaces, seed=run.profile.seed)
+    bias = run.classifier(name).bias
+    return steer(f, text, run.translator(name), spaces, degrees=degrees, direction=d, bias=bias)
+
+
+def _certificate(result: Steered) -> dict[str, Any]:
+    c = result.certificate
+    if c is None:
+        return {"certified": 0, "moved": math.nan, "bound": math.nan, "flips": 0}
+    return {"certified": c.n, "moved": c.relative_change, "bound": c.bound, "flips": c.top1_changes}
+
+
+def _mean(values: Tensor) -> float:
+    return float(values.nanmean())
+
+
+def _moments(what: str, values: Tensor) -> dict[str, float]:
+    """Mean and standard deviation; NaN where there are too few."""
+    mean = float(values.mean()) if len(values) else math.nan
+    return {f"{what} mean": mean, f"{what} sd": float(values.std()) if len(values) > 1 else math.nan}
