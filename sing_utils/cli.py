@@ -15,7 +15,7 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="What a vision classifier ignores: run the notebooks, build the book, extract features.",
+    help="What a vision classifier ignores: run notebooks, build the book, extract features, draw pictures.",
 )
 
 
@@ -105,6 +105,48 @@ def extract(
     typer.echo(f"{len(store)} pictures in {out}, {len(store.rejects)} rejected.")
     for row in store.rejects.head(5).itertuples():
         typer.echo(f"  rejected: {row.path}: {row.reason}", err=True)
+
+
+@app.command()
+def picture(
+    photo: Annotated[str, typer.Argument(help="A picture file, or a name in scikit-image such as chelsea.")],
+    out: Annotated[Path, typer.Option(help="File to write: original and equivalent side by side.")],
+    toward: Annotated[
+        str | None, typer.Option(help="Text to steer toward; without it the null component is removed.")
+    ] = None,
+    degrees: Annotated[float, typer.Option(help="Image Score of the steering step, degrees.")] = 40.0,
+    backend: Annotated[
+        str | None,
+        typer.Option(help="mini, karlo, mini:FOLDER, karlo:FOLDER or photos:FOLDER; default: the profile's."),
+    ] = None,
+    classifier: Annotated[str | None, typer.Option(help="Default: the profile's first.")] = None,
+    profile: Annotated[str, typer.Option(help="Whose translator to use.")] = "embedded",
+    run_dir: Annotated[
+        str | None, typer.Option(help="Folder of the run; default _build/runs/PROFILE.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the noise.")] = 0,
+) -> None:
+    """Draw a photo's feature and its equivalent, which gives the same logits."""
+    from PIL import Image
+
+    from sing_utils.gallery import strip
+    from sing_utils.run import open_run
+    from sing_utils.tables_pictures import draw_pair
+
+    if out.suffix.lower() not in Image.registered_extensions():
+        raise SingError(f"--out {out.name} is no kind of picture, expected a name such as pair.png.")
+    if not out.absolute().parent.is_dir():
+        raise SingError(f"--out: there is no folder {out.absolute().parent}, expected an existing one.")
+    opened = open_run(profile, run_dir=run_dir, picture_backend=backend, seed=seed)
+    name = classifier or opened.profile.classifiers[0]
+    pair = draw_pair(opened, name, photo, toward=toward, degrees=degrees)
+    strip([pair.original, pair.equivalent]).save(out)
+    score = "" if pair.AS is None else f", AS toward {toward!r} {pair.AS:+.2f}°"
+    typer.echo(f"{out}: original and equivalent for {name}. IS {pair.IS:.2f}°{score}.")
+    change = pair.certificate.relative_change
+    typer.echo(
+        f"The logits moved by at most {change:.1e} of ‖W‖‖f‖ (rounding: {pair.certificate.bound:.1e})."
+    )
 
 
 def parse_parameters(pairs: list[str]) -> dict[str, Any]:

@@ -89,8 +89,8 @@ def grid(shares: pd.DataFrame) -> Finding:
         + "; ".join(parts)
         + ".",
         "not in the paper",
-        "Two-way sums of squares over cell means. If nearly all goes with the target, the AS at a fixed IS says "
-        "more about the prompt and the translator than about the class that is steered.",
+        "Two-way sums of squares over cell means. If nearly all goes with the target, the AS at a fixed IS "
+        "says more about the prompt and the translator than about the class that is steered.",
     )
 
 
@@ -110,7 +110,7 @@ def visible_change(table: pd.DataFrame, noise: float, score_at: pd.Series) -> Fi
         f"Half of the pictures are recognised as another class from IS = {half.iloc[0]:g}° "
         f"(mean AS {score_at[half.iloc[0]]:.1f}°) on"
         if len(half)
-        else f"Up to IS = {table['IS'].max():g}° fewer than half of the pictures are recognised as another class"
+        else f"Up to IS = {table['IS'].max():g}° fewer than half of the pictures are seen as another class"
     )
     words += (
         f"; the median picture turns by more than other noise does ({noise:.0f}°) from IS = "

@@ -38,6 +38,7 @@ from sing_utils.features import FeatureStore, extract, list_pictures, read_pictu
 from sing_utils.scores import pairwise_angle
 
 MINI_WEIGHTS = Path(__file__).parents[1] / "data" / "embedded" / "decoder"
+KARLO_WIDTH = 768  # of CLIP ViT-L/14, for which the published Karlo was trained
 _CHUNK = 256  # embeddings a product in the search, so that memory stays bounded
 
 
@@ -144,8 +145,8 @@ class MiniUnCLIP:
         except (OSError, ValueError, SafetensorError) as error:
             raise SingError(
                 f"no mini UnCLIP in {folder} ({str(error).splitlines()[0][:120]}), expected unet, scheduler "
-                "and patches.safetensors: restore data/embedded/decoder from the repository, or train one with "
-                "data/embedded/build/train_decoder.py."
+                "and patches.safetensors: restore data/embedded/decoder from the repository, or train one "
+                "with data/embedded/build/train_decoder.py."
             ) from None
         unet = unet.to(_device(), torch.float32).eval().requires_grad_(False)
         mean, basis = (patches[k].to(unet.device) for k in ("mean", "basis"))
@@ -315,10 +316,24 @@ def load_pictures(name: str, *, encoder: Encoder | None = None) -> Pictures:
         if encoder is None:
             raise SingError(f"{name} needs an encoder, expected the one whose embeddings will be given.")
         return _photos(source, encoder)
-    pictures = _decoder(kind, source)
-    if encoder is not None and pictures.dim != encoder.dim:
+    if encoder is not None:
+        require_fit(name, encoder)  # before gigabytes are loaded
+    return _decoder(kind, source)
+
+
+def require_fit(name: str, encoder: Encoder) -> None:
+    """Raise a SingError if a decoder's settings say that it was made for embeddings of another width."""
+    kind, _, source = name.partition(":")
+    folder = Path(source) if source else MINI_WEIGHTS
+    file, key = {
+        "mini": (folder / "unet" / "config.json", "projection_class_embeddings_input_dim"),
+        "karlo": (folder / "text_proj" / "config.json", "clip_embeddings_dim"),
+    }.get(kind, (folder, ""))
+    width = KARLO_WIDTH if name == "karlo" else None
+    if file.is_file():
+        width = json.loads(file.read_text()).get(key)
+    if width is not None and width != encoder.dim:
         raise SingError(
-            f"the decoder {name!r} takes embeddings of width {pictures.dim}, but the encoder "
-            f"{encoder.name!r} gives {encoder.dim}: choose the decoder that belongs to the encoder."
+            f"the decoder {name!r} takes embeddings of width {width}, but the encoder {encoder.name!r} "
+            f"gives {encoder.dim}: choose the decoder that belongs to the encoder."
         )
-    return pictures

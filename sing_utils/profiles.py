@@ -159,7 +159,8 @@ def load_profile(name: str, /, *, root: Path | None = None, **overrides: Any) ->
     require_known(overrides, "the given parameters")
     if overrides.get("images") is not None:
         # What the profile says of its own pictures does not hold for others.
-        own = {"classes": None, "concept_classes": None, "source_class": None, "low_resolution": []}
+        own: dict[str, Any] = dict.fromkeys(("classes", "concept_classes", "source_class"))
+        own["low_resolution"] = []
         overrides = own | overrides
     return _validated(_resolve(values | overrides, values, root))
 

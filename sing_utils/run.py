@@ -7,9 +7,7 @@ run.save_table("scores", scores)          # results/scores.parquet
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +23,7 @@ from sing_utils.classifiers import Classifier, load_classifier
 from sing_utils.encoders import Encoder, Judge, load_encoder
 from sing_utils.errors import SingError
 from sing_utils.features import FeatureStore, extract, read_picture
+from sing_utils.gallery import image_source
 from sing_utils.head import HeadSpaces
 from sing_utils.pictures import Pictures, load_pictures
 from sing_utils.profiles import Profile, class_name, load_profile, project_root
@@ -98,7 +97,10 @@ class Run:
         """The translator that notebook 01 fitted for a classifier."""
         path = self.artifact(f"translators/{name}.safetensors")
         if not path.exists():
-            raise SingError(f"no translator for {name} yet: run notebook 01_translators first.")
+            raise SingError(
+                f"there is no translator for {name} in {self.folder.name} yet, expected the one that "
+                f"notebook 01 fits: run `sing run --profile {self.profile.name} --only 01`."
+            )
         return Translator.load(path)
 
     # --- data -------------------------------------------------------------------------------
@@ -202,11 +204,14 @@ class Run:
         """A photo as a small picture with alternative text, for a notebook."""
         image = self.photo(name)
         image.thumbnail((4 * height, height))
-        data = io.BytesIO()
-        image.save(data, "JPEG", quality=85)
-        source = base64.b64encode(data.getvalue()).decode()
         alt = html.escape(f"photo: {Path(name).stem}", quote=True)
-        return HTML(f'<img class="sing-photo" alt="{alt}" src="data:image/jpeg;base64,{source}">')
+        return HTML(f'<img class="sing-photo" alt="{alt}" src="{image_source(image)}">')
+
+    def original(self, path: str) -> Image.Image | None:
+        """A photo of the run's own folder of images; None where only its features are there."""
+        if self.profile.images is None:
+            return None
+        return read_picture(self.root / self.profile.images / path)
 
     # --- what a run makes -------------------------------------------------------------------
 

@@ -20,13 +20,15 @@ import papermill
 from papermill.exceptions import PapermillExecutionError
 from tqdm import tqdm
 
+from sing_utils.encoders import load_encoder
 from sing_utils.errors import SingError
 from sing_utils.features import FeatureStore, list_pictures
+from sing_utils.pictures import require_fit
 from sing_utils.profiles import Profile, load_profile, require_known, save_profile
 
 # Modules that decide how a book looks or how a command reads, not what a notebook computes.
 _NOT_INPUTS = {"book.py", "pagejs.py", "cli.py", "runner.py"}
-_LIBRARIES = ("torch", "timm", "numpy", "pandas", "altair", "sentence-transformers", "papermill")
+_LIBRARIES = ("torch", "diffusers", "timm", "numpy", "pandas", "altair", "sentence-transformers", "papermill")
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,14 @@ def _require_inputs(root: Path, profile: Profile, names: dict[str, str]) -> None
                 f"classes: there is no picture of {given!r}, expected some of "
                 f"{', '.join(known[:20])}; did you mean {near!r}?"
             )
+    chosen = list((profile.classes or {}).values())
+    if chosen and profile.source_class is not None and profile.source_class not in chosen:
+        near = difflib.get_close_matches(profile.source_class, chosen, n=1, cutoff=0.0)[0]
+        raise SingError(
+            f"source_class: {profile.source_class!r} is no class, expected one of {', '.join(chosen)}; "
+            f"did you mean {near!r}?"
+        )
+    require_fit(profile.picture_backend, load_encoder(profile.encoder))
 
 
 def _parameters(
@@ -197,7 +207,8 @@ def _inputs_key(root: Path, profile: Profile, parameters: dict[str, Any]) -> str
         if p.name not in _NOT_INPUTS
     }
     data = [p.read_text() for p in sorted((root / profile.features).glob("*/manifest.json"))]
-    weights = sorted((root / "data" / "embedded" / "encoder").glob("*"))
+    embedded = root / "data" / "embedded"
+    weights = sorted([*(embedded / "encoder").glob("*"), *(embedded / "decoder").rglob("*.safetensors")])
     data += [hashlib.sha256(p.read_bytes()).hexdigest() for p in weights if p.is_file()]
     if profile.images is not None:
         folder = root / profile.images

@@ -67,7 +67,7 @@ class Steered:
 def text_gradient(f: Any, z_text: Any, T: Translator) -> Any:
     """Gradient of cos(T f, z_text) in f (eq. 11), analytic: (B, m), (n,) or (B, n) -> (B, m).
 
-    g = Tᵀ (û - s ẑ) / |z| with z = T f and unit vectors û = z_text / |z_text|, ẑ = z / |z|.
+    g = Tᵀ (u - s v) / |T f| with the unit vectors u of z_text and v of T f, and s = <u, v> (eq. 10).
 
     Raises:
         SingError: for a zero vector, NaN, or widths that do not fit T.
@@ -245,9 +245,9 @@ def _gradient(x: Tensor, u: Tensor, weight: Tensor) -> Tensor:
     norm = vector_norm(z, dim=-1, keepdim=True)
     if bool((norm == 0).any()):
         raise SingError("T f is zero for some features, expected directions: they have no gradient.")
-    z_hat = z / norm
-    s = (u * z_hat).sum(-1, keepdim=True)  # eq. 10, (B, 1)
-    return ((u - s * z_hat) / norm) @ weight  # (B, m)
+    v = z / norm
+    s = (u * v).sum(-1, keepdim=True)  # eq. 10, (B, 1)
+    return ((u - s * v) / norm) @ weight  # (B, m)
 
 
 def _direction(x: Tensor, u: Tensor, weight: Tensor, spaces: HeadSpaces) -> Tensor:
