@@ -139,16 +139,16 @@ class MiniUnCLIP:
         diffusers = require_diffusers()
         folder = Path(folder)
         try:
-            unet = diffusers.UNet2DConditionModel.from_pretrained(folder / "unet", local_files_only=True)
-            scheduler = diffusers.FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler")
             patches = load_file(folder / "patches.safetensors")
+            unet = diffusers.UNet2DConditionModel.from_pretrained(folder / "unet", dtype=torch.float32)
+            scheduler = diffusers.FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler")
         except (OSError, ValueError, SafetensorError) as error:
             raise SingError(
                 f"no mini UnCLIP in {folder} ({str(error).splitlines()[0][:120]}), expected unet, scheduler "
                 "and patches.safetensors: restore data/embedded/decoder from the repository, or train one "
                 "with data/embedded/build/train_decoder.py."
             ) from None
-        unet = unet.to(_device(), torch.float32).eval().requires_grad_(False)
+        unet = unet.to(_device()).eval().requires_grad_(False)
         mean, basis = (patches[k].to(unet.device) for k in ("mean", "basis"))
         width = unet.config.projection_class_embeddings_input_dim
         return cls(name, width, unet, mean, basis, scheduler, **options)

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
 
-from sing_utils import SingError
+from sing_utils import SingError, Translator
 from sing_utils.cli import parse_parameters
+from sing_utils.run import open_run
 
 SING = Path(sys.executable).with_name("sing")
 
@@ -107,6 +109,12 @@ def test_the_console_script_refuses_in_one_line(tmp_path, root):
         (["-p", "concepts=nowhere.yaml"], ["concepts: nowhere.yaml is no file"]),
         (["-p", "classes=[tenchh]"], ["no picture of 'tenchh'", "golf ball", "did you mean 'tench'?"]),
         (["-p", "images=nowhere"], ["nowhere is not a folder"]),
+        (["-p", "degrees=180"], ["parameter degrees", "less than 180"]),
+        (["-p", "targets=[]"], ["parameter targets", "at least 1 item"]),
+        (["-p", "targets=[a, ' ']"], ["parameter targets", "none of them empty"]),
+        (["-p", "source_class=sportscar"], ["'sportscar' is no class", "did you mean 'sports car'"]),
+        (["-p", "picture_backend=dalle"], ["unknown picture backend 'dalle'", "photos:FOLDER"]),
+        (["-p", "picture_backend=karlo"], ["width 768", "'embedded' gives 320"]),
         (["--profile", "embeded"], ["unknown profile 'embeded'", "did you mean 'embedded'"]),
         (["--only", "77"], ["no notebook '77'", "00_setup"]),
         (["--run-dir", "README.md/x"], ["cannot write to README.md/x", "writable folder"]),
@@ -133,6 +141,65 @@ def test_a_bad_profile_file(sing, tmp_path, key, words):
     values = {"name": "mine", "classifiers": ["efficientnet_lite0"], "concepts": ["a", "b"], key: "x"}
     (tmp_path / "data" / "profiles" / "mine.yaml").write_text(yaml.safe_dump(values))
     assert_refused(sing("run", "--profile", "mine"), *words)
+
+
+# ------------------------------------------------------------------------------ sing picture
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory, root):
+    """A run with one translator, as notebook 01 leaves it."""
+    folder = tmp_path_factory.mktemp("fitted")
+    run = open_run("embedded", run_dir=str(folder))
+    data = run.data("efficientnet_lite0").fit
+    Translator.fit(data.f, data.z).save(run.artifact("translators/efficientnet_lite0.safetensors"))
+    return folder
+
+
+@pytest.mark.parametrize("toward", [[], ["--toward", "an image of a jellyfish", "--degrees", "30"]])
+def test_a_picture_of_a_pair(sing, root, tmp_path, fitted, toward):
+    out = tmp_path / "pair.png"
+    result = sing("picture", "chelsea", "--out", out, "--run-dir", fitted, *toward, cwd=root)
+    assert result.code == 0, result.err
+    assert Image.open(out).size == (64 + 4 + 64, 64)
+    assert ("IS 30.00°, AS toward 'an image of a jellyfish' +" in result.out) == bool(toward)
+    assert "The logits moved by at most" in result.out
+
+
+def test_the_nearest_photo_instead_of_a_drawing(sing, root, tmp_path, fitted, make_picture):
+    for i in range(3):
+        make_picture(tmp_path / "album" / f"{i}.png", seed=i, size=(40, 30))
+    out = tmp_path / "pair.png"
+    backend = ["--backend", f"photos:{tmp_path / 'album'}"]
+    result = sing("picture", "chelsea", "--out", out, "--run-dir", fitted, *backend, cwd=root)
+    assert result.code == 0, result.err
+    assert Image.open(out).size == (40 + 4 + 40, 30)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["chelsea", "--out", "pair.docx"], ["pair.docx is no kind of picture"]),
+        (["chelsea", "--out", "nowhere/pair.png"], ["no folder", "nowhere"]),
+        (["chlesea", "--out", "pair.png"], ["'chlesea' is no file", "chelsea"]),
+        (["chelsea", "--out", "pair.png", "--toward", " "], ["expected words"]),
+        (["chelsea", "--out", "pair.png", "--toward", "camel " * 300], ["256", "shorten it"]),
+        (["chelsea", "--out", "pair.png", "--toward", "a camel", "--degrees", "200"], ["less than 180"]),
+        (["chelsea", "--out", "pair.png", "--toward", "a camel", "--degrees", "150"], ["can't be reached"]),
+        (["chelsea", "--out", "pair.png", "--backend", "mini:nowhere"], ["no mini UnCLIP in nowhere"]),
+        (["chelsea", "--out", "pair.png", "--backend", "photos:nowhere"], ["nowhere is not a folder"]),
+        (["chelsea", "--out", "pair.png", "--classifier", "resnet"], ["unknown classifier 'resnet'"]),
+        (
+            ["chelsea", "--out", "pair.png", "--classifier", "efficientnet_lite1"],
+            ["no translator for efficientnet_lite1", "--only 01"],
+        ),
+    ],
+)
+def test_a_bad_picture_is_refused(sing, root, tmp_path, fitted, arguments, words):
+    place = arguments.index("--out") + 1
+    arguments = [*arguments[:place], tmp_path / arguments[place], *arguments[place + 1 :]]
+    assert_refused(sing("picture", *arguments, "--run-dir", fitted, cwd=root), *words)
+    assert not list(tmp_path.glob("pair*"))
 
 
 # --------------------------------------------------------------------------------- sing book

@@ -10,6 +10,7 @@ import nbformat
 import pandas as pd
 import pytest
 import yaml
+from tiny_karlo import build_tiny_karlo
 
 from sing_utils.profiles import Profile
 from sing_utils.runner import find_notebooks, run_profile
@@ -28,8 +29,8 @@ def parameters_of(path):
     return [c.source for c in code_cells(path) if "parameters" in c.metadata.get("tags", [])]
 
 
-def test_there_are_four_or_more():
-    assert [p.stem[:2] for p in NOTEBOOKS][:4] == ["00", "01", "02", "03"]
+def test_there_are_six_or_more():
+    assert [p.stem[:2] for p in NOTEBOOKS][:6] == ["00", "01", "02", "03", "04", "05"]
 
 
 @each
@@ -73,6 +74,7 @@ def test_parameters_are_profile_keys():
     names = {t.id for n in ast.parse(parameters_of(NOTEBOOKS[0])[0]).body for t in n.targets}
     assert {"profile", "run_dir", "classifiers", "classes", "concepts"} <= names
     assert {"prompt_template", "images", "seed"} <= names
+    assert {"source_class", "targets", "degrees", "picture_backend"} <= names
     assert names - {"profile", "run_dir"} <= set(Profile.model_fields)
 
 
@@ -108,21 +110,27 @@ OTHER = {
     "adamw_epochs": 1,
     "bootstrap_draws": 100,
     "photos": [],
+    "source_class": "tench",
+    "targets": ["violin", "snow"],
+    "degrees": 12.0,
 }
 
 
 @pytest.mark.skipif(not FEATURES.is_dir(), reason="data/embedded/features is not there")
 def test_the_notebooks_run_with_other_parameters(tmp_path):
-    core = [n.stem[:2] for n in NOTEBOOKS[:4]]
-    for path in NOTEBOOKS[:4]:  # what papermill replaces is there to be replaced
+    """Also with another decoder: a small, randomly initialised pipeline of Karlo's classes."""
+    build_tiny_karlo(tmp_path / "karlo", dim=320)
+    given = OTHER | {"picture_backend": f"karlo:{tmp_path / 'karlo'}"}
+    core = [n.stem[:2] for n in NOTEBOOKS[:6]]
+    for path in NOTEBOOKS[:6]:  # what papermill replaces is there to be replaced
         assert 'profile = "embedded"' in parameters_of(path)[0]
         assert "run_dir = None" in parameters_of(path)[0]
     folder = tmp_path / "run"
     start = time.perf_counter()
-    done = run_profile(ROOT, "embedded", overrides=OTHER, only=core, run_dir=str(folder), progress=False)
+    done = run_profile(ROOT, "embedded", overrides=given, only=core, run_dir=str(folder), progress=False)
     print(f"{time.perf_counter() - start:.0f} s")
 
-    assert [e.ran for e in done] == [True] * 4
+    assert [e.ran for e in done] == [True] * 6
     for executed in done:
         injected = [
             c for c in code_cells(executed.path) if "injected-parameters" in c.metadata.get("tags", [])
@@ -137,6 +145,7 @@ def test_the_notebooks_run_with_other_parameters(tmp_path):
     # Every table speaks of these classifiers, classes and concepts only.
     tables = {p.stem: pd.read_parquet(p) for p in (folder / "results").glob("*.parquet")}
     assert {"heads", "certificates", "translator_fits", "photo_scores", "ratios", "concepts"} <= set(tables)
+    assert {"steering", "steering_curves", "pairs", "pair_logits", "norm_effect"} <= set(tables)
     for name, table in tables.items():
         assert len(table), name
         for column, expected in (("classifier", OTHER["classifiers"]), ("class", OTHER["classes"])):
@@ -148,3 +157,9 @@ def test_the_notebooks_run_with_other_parameters(tmp_path):
     assert set(tables["loss_curves"]["epoch"]) == {0, 1}
     assert (tables["certificates"]["top-1 changes"] == 0).all()
     assert len(tables["rank_correlations"]) == 1  # one pair of classifiers
+    assert (tables["step_certificates"]["top-1 changes"] == 0).all()
+    assert set(tables["steering_grid"]["target"]) == {"violin", "snow"}
+    assert set(tables["steering"]["target"]) == {"violin"}
+    assert tables["picture_changes"]["IS"].max() == 12.0
+    drawn = [o for c in code_cells(done[5].path) for o in c.outputs if "sing-gallery" in str(o)]
+    assert len(drawn) == 7

@@ -1,0 +1,244 @@
+"""The tables of notebook 04 in a planted world where the answers are known."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from planted_run import PlantedRun
+
+from sing_utils import HeadSpaces, SingError, charts_steering, findings_steering, steer, tables_steering
+from sing_utils import tables_steering as tables
+from sing_utils.findings import Finding
+from sing_utils.scores import angle, attribute_score
+from sing_utils.steering import largest_image_score, null_direction, step_for_image_score, text_gradient
+
+
+class SteeredRun(PlantedRun):
+    """Twelve features: the head sees two of them. Two targets: one within T's null part, one not."""
+
+    def __init__(self, folder):
+        super().__init__(folder)
+        self.profile.targets, self.profile.degrees = ["there", "elsewhere"], 8.0
+        self.source_class = "zero"
+        g = torch.Generator().manual_seed(1)
+        self.f = torch.randn(40, 12, generator=g, dtype=torch.float64)
+        self.maps = {n: torch.randn(6, 12, generator=g, dtype=torch.float64) for n in ("one", "two")}
+        self.goals = torch.randn(2, 6, generator=g, dtype=torch.float64)
+
+    def classifier(self, name):
+        W = torch.eye(2, 12, dtype=torch.float64)
+        return SimpleNamespace(weight=W, bias=torch.tensor([0.0, 0.5], dtype=torch.float64))
+
+    def targets(self, name):
+        return dict(zip(self.profile.targets, self.goals, strict=True))
+
+
+@pytest.fixture
+def run(tmp_path):
+    return SteeredRun(tmp_path)
+
+
+def source(run):
+    """Features of the evaluation photos of the source class."""
+    keep = run.index["evaluation"] & (run.index["class"] == "zero")
+    return run.f[torch.from_numpy(keep.to_numpy(copy=True))]
+
+
+def test_largest_scores(run):
+    table = tables.largest_scores(run)
+    assert len(table) == 2 * 2 * 10  # classifiers, targets, photos
+    own = table[(table["classifier"] == "two") & (table["target"] == "elsewhere")]
+    T, f = run.translator("two"), source(run)
+    d = null_direction(f, run.goals[1], T, run.spaces("two"))
+    np.testing.assert_allclose(own["largest"], largest_image_score(f, d, T))
+    assert tables.common_degrees(table) < table["largest"].min() < tables.common_degrees(table) + 1.2
+    near = pd.DataFrame({"largest": [30.05, 50.0]})  # at the very limit a step would be endless
+    assert tables.common_degrees(near) == 29.0
+
+
+def test_table_1(run):
+    table = tables.steering_table(run, 8.0)
+    assert table["direction"].tolist() == ["toward the text", "random"] * 2
+    first, control = table.iloc[0], table.iloc[1]
+    f, spaces = source(run), run.spaces("one")
+    expected = steer(f, run.goals[0], run.translator("one"), spaces, degrees=8.0)
+    assert first["|AS| mean"] == pytest.approx(float(expected.AS.abs().mean()))
+    assert first["|AS| sd"] == pytest.approx(float(expected.AS.abs().std()))
+    assert first["length"] == pytest.approx(float((expected.epsilon / f.norm(dim=-1)).mean()))
+    assert (first["photos"], first["steps"], first["reached"]) == (10, 10, 10)
+    assert (control["photos"], control["steps"]) == (10, 80)
+    assert first["AS mean"] > 3 * abs(control["AS mean"])
+    assert table["flips"].sum() == 0
+    assert (table["moved"] <= table["bound"]).all()
+
+
+def test_table_1_counts_those_that_reach_it(run):
+    largest = tables.largest_scores(run)
+    own = largest[largest["target"] == "there"].groupby("classifier")["largest"]
+    degrees = float(own.median().min())
+    table = tables.steering_table(run, degrees)
+    directed = table[table["direction"] == "toward the text"].set_index("classifier")["reached"]
+    assert directed.to_dict() == own.apply(lambda x: int((x > degrees + 0.1).sum())).to_dict()
+    beyond = tables.steering_table(run, 179.0).iloc[0]
+    assert beyond["reached"] == 0
+    assert np.isnan(beyond["|AS| mean"])
+    assert beyond["certified"] == 0
+
+
+def test_a_projection_that_is_left_out_stops_the_table(run, monkeypatch):
+    """Without eq. 12 the logits move, and the certificate says so."""
+    monkeypatch.setattr(HeadSpaces, "null_component", lambda self, g: g)
+    with pytest.raises(SingError, match="the logits of the equivalents moved"):
+        tables.steering_table(run, 8.0)
+
+
+def test_whole_gradient_follows_the_gradient_itself(run):
+    table, steered = tables.whole_gradient(run, 40.0), tables.steering_table(run, 8.0)
+    own = steered[steered["direction"] == "toward the text"].set_index("classifier")["AS mean"]
+    f, T = source(run), run.translator("one")
+    d = torch.nn.functional.normalize(text_gradient(f, run.goals[0], T), dim=-1)
+    moved = f + step_for_image_score(f, d, T, degrees=40.0)[:, None] * d
+    assert table["AS mean"][0] == pytest.approx(float(attribute_score(T(f), T(moved), run.goals[0]).mean()))
+    assert table["reached"].tolist() == [10, 10]
+    bias = run.classifier("one").bias
+    flips = ((f[:, :2] + bias).argmax(-1) != (moved[:, :2] + bias).argmax(-1)).sum()
+    assert table["top-1 changes"][0] == int(flips) > 0
+    finding = findings_steering.whole_gradient(table, steered)
+    assert f"AS {table['AS mean'][0]:.1f}° instead of {own['one']:.1f}°" in finding.measured
+
+
+def test_curves_begin_at_zero_and_follow_the_steps(run):
+    largest = tables.largest_scores(run)
+    table = tables.steering_curves(run, largest, points=4)
+    own = table[(table["classifier"] == "two") & (table["direction"] == "toward the text")]
+    ends = largest[(largest["classifier"] == "two") & (largest["target"] == "there")]
+    np.testing.assert_allclose(own["IS"], np.linspace(0, tables.common_degrees(ends), 4))
+    assert own["AS"].iloc[0] == pytest.approx(0, abs=1e-9)
+    degrees = float(own["IS"].iloc[2])
+    expected = steer(source(run), run.goals[0], run.translator("two"), run.spaces("two"), degrees=degrees)
+    assert own["AS"].iloc[2] == pytest.approx(float(expected.AS.mean()))
+    assert own["low"].iloc[2] == pytest.approx(float(np.quantile(expected.AS, 0.1)))
+    assert (own["low"] <= own["AS"]).all()
+    assert (own["AS"] <= own["high"]).all()
+
+
+def test_grid_is_a_cell_for_each_class_and_target(run):
+    grid = tables.steering_grid(run, 8.0)
+    assert len(grid) == 2 * 2 * 2  # classifiers, classes, targets
+    cell = grid[(grid["classifier"] == "one") & (grid["source"] == "zero") & (grid["target"] == "elsewhere")]
+    expected = steer(source(run), run.goals[1], run.translator("one"), run.spaces("one"), degrees=8.0)
+    assert cell["AS"].item() == pytest.approx(float(expected.AS.mean()))
+    assert (cell["reached"].item(), cell["photos"].item()) == (10, 10)
+    proof = tables.step_certificates({"grid": grid})
+    assert proof["steps"].tolist() == [40, 40]  # every step once
+
+
+def test_grid_shares_by_hand():
+    """Only the columns differ; only the rows differ; both, with nothing left over."""
+    cells = [("a", "x"), ("a", "y"), ("b", "x"), ("b", "y")]
+    for values, expected in (
+        ([1.0, 3.0, 1.0, 3.0], (100, 0, 0)),
+        ([1.0, 1.0, 4.0, 4.0], (0, 100, 0)),
+        ([0.0, 2.0, 2.0, 4.0], (50, 50, 0)),
+        ([1.0, 0.0, 0.0, 1.0], (0, 0, 100)),
+    ):
+        grid = pd.DataFrame(cells, columns=["source", "target"]).assign(AS=values, classifier="c")
+        row = tables.grid_shares(grid).iloc[0]
+        shares = (row["target (%)"], row["source class (%)"], row["both together (%)"])
+        assert shares == pytest.approx(expected, abs=1e-9)
+        assert (
+            f"c {expected[0]} % and {expected[1]} %"
+            in findings_steering.grid(tables.grid_shares(grid)).measured
+        )
+
+
+def test_a_class_with_one_photo_cannot_be_steered_from(run):
+    run.index["class"] = ["first"] * 39 + ["zero"]
+    run.index.loc[39, "evaluation"] = True
+    with pytest.raises(SingError, match="'zero' has 1 evaluation photos, expected at least 2"):
+        tables.steering_table(run, 8.0)
+
+
+# ---------------------------------------------------------------------- charts and findings
+
+
+def test_charts_are_drawn_from_the_tables(run):
+    largest = tables.largest_scores(run)
+    for chart in (
+        charts_steering.steering_curves(tables.steering_curves(run, largest, points=3)),
+        charts_steering.steering_grid(tables.steering_grid(run, 8.0)),
+        charts_steering.picture_changes(changes(), 20.0),
+        charts_steering.recognised(changes()),
+    ):
+        spec = chart.to_dict()
+        assert "degrees" in spec["description"] or "step" in spec["description"]
+        assert spec["width"] == "container"
+
+
+def steps(directed=(10.0, 11.0), chance=(0.1, 0.2), sd=1.5, flips=0):
+    rows = []
+    for name, a, b in zip("xy", directed, chance, strict=True):
+        for direction, value in zip(tables_steering.DIRECTIONS, (a, b), strict=True):
+            rows.append(
+                {"classifier": name, "direction": direction, "target": "jellyfish", "IS": 40.0}
+                | {"|AS| mean": value, "|AS| sd": 0.3, "AS mean": value, "AS sd": sd, "flips": flips}
+            )
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize(
+    ("table", "verdict"),
+    [
+        (steps(), "agrees"),
+        (steps(flips=1), "undecided"),
+        (steps(directed=(10.0, 1.0)), "undecided"),
+        (steps(directed=(1.0, 1.0)), "differs"),
+    ],
+)
+def test_steerable(table, verdict):
+    finding = findings_steering.steerable(table)
+    assert finding.verdict == verdict
+    assert f"{int(table['flips'].sum())} top-1 classes changed" in finding.measured
+
+
+def test_table_1_finding():
+    finding = findings_steering.table_1(steps())
+    assert isinstance(finding, Finding)
+    assert "x 10.00 ± 0.30° (random null directions 0.10 ± 0.30°)" in finding.measured
+    assert finding.verdict == "not comparable"
+
+
+def changes(changed=(0.0, 20.0, 60.0), turned=(0.0, 15.0, 30.0)):
+    return pd.DataFrame(
+        {
+            "IS": [0.0, 10.0, 20.0],
+            "AS": [0.0, 3.0, 6.0],
+            "turned": turned,
+            "low": turned,
+            "high": turned,
+            "changed": changed,
+            "pictures": 16,
+        }
+    )
+
+
+def test_visible_change():
+    at = changes().set_index("IS")["AS"]
+    finding = findings_steering.visible_change(changes(), 20.0, at)
+    assert "from IS = 20° (mean AS 6.0°) on" in finding.measured
+    assert "(20°) from IS = 20° on" in finding.measured
+    never = findings_steering.visible_change(changes((0.0, 0.0, 40.0)), 50.0, at)
+    assert "Up to IS = 20° fewer than half" in never.measured
+    assert "never turns by more than other noise does (50°)" in never.measured
+
+
+def test_angles_of_the_planted_world_are_what_they_seem(run):
+    """The controls have the same IS as the directed steps, or nothing could be compared."""
+    f, T, spaces = source(run), run.translator("one"), run.spaces("one")
+    result = tables._steer_randomly(run, "one", f, run.goals[0], 8.0)
+    np.testing.assert_allclose(angle(T(f), T(result.f_eps)), 8.0, atol=1e-9)
+    assert (((result.f_eps - f) @ spaces.weight.mT).abs() < 1e-9).all()
