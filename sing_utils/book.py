@@ -26,6 +26,7 @@ from sing_utils.pagejs import fetch_page_js, page_js_key
 
 __all__ = ["build_book"]
 
+_PICTURES = {".jpg", ".png", ".svg"}  # a page outside book/ brings those that lie beside it
 _STAMP = ".stamp"
 #: Distributions whose version changes what the pages look like.
 _TOOLS = (
@@ -123,6 +124,8 @@ def _staged_files(root: Path, profile: str) -> dict[str, bytes]:
             files[f"{page}.ipynb"] = _notebook(executed / f"{page.split('/', 1)[1]}.ipynb", profile)
         elif (root / f"{page}.md").is_file():  # such as data/embedded/README, where the data are
             files[f"{page}.md"] = (root / f"{page}.md").read_bytes()
+            beside = [p for p in (root / page).parent.iterdir() if p.suffix in _PICTURES]
+            files |= {p.relative_to(root).as_posix(): p.read_bytes() for p in sorted(beside)}
         elif not {page, f"{page}.md"} & set(files):
             raise SingError(f"_toc.yml names the page {page!r}, but there is no {page}.md.")
     return files

@@ -44,13 +44,17 @@ class Finding:
         )
 
 
-def certificate(table: pd.DataFrame) -> Finding:
+def certificate(
+    table: pd.DataFrame,
+    *,
+    claim: str = "Removing the null component leaves the logits unchanged (eqs. 2 and 9).",
+) -> Finding:
     """Do the logits stay where they were? (eq. 2)"""
     moved = table["max |W f − W f̃| / (‖W‖ ‖f‖)"]
     flips = int(table["top-1 changes"].sum())
     within = bool((moved <= table["bound"]).all())
     return Finding(
-        "Removing the null component leaves the logits unchanged (eqs. 2 and 9).",
+        claim,
         f"Over {int(table['photos'].sum())} features the logits moved by at most {moved.max():.1e} of "
         f"‖W‖‖f‖, where rounding explains {table['bound'].min():.1e}; {flips} top-1 classes changed.",
         "agrees" if within and flips == 0 else "differs",

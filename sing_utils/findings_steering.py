@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
+from sing_utils import findings
 from sing_utils.findings import Finding, Verdict
 from sing_utils.tables_steering import DIRECTIONS
 
@@ -57,6 +58,12 @@ def steerable(table: pd.DataFrame) -> Finding:
         verdict,
         rule,
     )
+
+
+def certificate(table: pd.DataFrame) -> Finding:
+    """Did every step leave the logits alone? (eq. 2)"""
+    claim = "A step in the null space leaves the logits unchanged, whatever its length (eqs. 2 and 13)."
+    return findings.certificate(table.rename(columns={"steps": "photos"}), claim=claim)
 
 
 def whole_gradient(table: pd.DataFrame, steered: pd.DataFrame) -> Finding:

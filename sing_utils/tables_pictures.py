@@ -204,7 +204,9 @@ def pair_pictures(run: Run, name: str, pairs: pd.DataFrame) -> Rows:
             Shown(pictures[i], "original", f"{c}, original"),
             Shown(pictures[i + len(pairs)], "equivalent", f"{c}, null component removed"),
         ]
-        rows.append((f"{pair['kind']}: {c}, IS {pair['IS']:.1f}°, AS {round(pair['AS'], 2) + 0.0:.2f}°", shown))
+        rows.append(
+            (f"{pair['kind']}: {c}, IS {pair['IS']:.1f}°, AS {round(pair['AS'], 2) + 0.0:.2f}°", shown)
+        )
     return rows
 
 

@@ -14,7 +14,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from sing_utils import HeadSpaces, Translator, angle
+from sing_utils import (
+    HeadSpaces,
+    Translator,
+    angle,
+    null_direction,
+    step_for_image_score,
+    text_gradient,
+)
 from sing_utils.features import extract
 from sing_utils.scores import pairwise_angle
 
@@ -82,6 +89,43 @@ def angles(f, weight):
     return seconds(lambda: pairwise_angle(z, texts)), seconds(loop, repeat=1)
 
 
+def gradient(f, weight):
+    """The text gradient as two thin products, and by automatic differentiation; float64 both."""
+    x, text, T = f[:1000].double(), weight[:, 0].double(), Translator(weight.double())
+
+    def autograd():
+        y = x.clone().requires_grad_()
+        torch.cosine_similarity(y @ T.weight.mT, text, dim=-1).sum().backward()
+        return y.grad
+
+    check(text_gradient(x, text, T), autograd(), atol=1e-10)
+    return seconds(lambda: text_gradient(x, text, T)), seconds(autograd)
+
+
+def two_products(f, weight):
+    """The text gradient, and nothing but the two products that it can't do without."""
+    x, text, T = f[:1000].double(), weight[:, 0].double(), Translator(weight.double())
+    return seconds(lambda: text_gradient(x, text, T)), seconds(lambda: (x @ T.weight.mT) @ T.weight)
+
+
+def step(spaces, f, weight):
+    """The step for IS = 40 degrees in closed form, and by 60 halvings for all features at once."""
+    x, text, T = f[:1000].double(), weight[:, 0].double(), Translator(weight.double())
+    d = null_direction(x, text, T, spaces)
+
+    def bisection():
+        a, b = T(x), T(d)
+        low, high = torch.zeros(len(x), dtype=torch.float64), torch.full((len(x),), 1e3, dtype=torch.float64)
+        for _ in range(60):
+            middle = (low + high) / 2
+            below = angle(a, a + middle[:, None] * b) < 40.0
+            low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+        return high
+
+    check(step_for_image_score(x, d, T, degrees=40.0), bisection(), atol=1e-6)
+    return seconds(lambda: step_for_image_score(x, d, T, degrees=40.0)), seconds(bisection, repeat=3)
+
+
 class Wide:
     """As many features as a real classifier, without the classifier."""
 
@@ -121,6 +165,9 @@ def main():
         ("null removal: thin side, or (m, m)", *remove_null(spaces, f)),
         ("fit: closed form, or AdamW, 40 epochs", *fit(f, weight)),
         ("12 000 angles: pairwise, or a loop", *angles(f, weight)),
+        ("text gradient: analytic, or autograd", *gradient(f, weight)),
+        ("text gradient, or two bare products", *two_products(f, weight)),
+        ("step for IS = 40°: closed, or bisection", *step(spaces, f, weight)),
         ("read a store: uint8, or float32", small[0], large[0]),
     ]
     print(f"c = {C}, m = {M}, n = {N}, N = {ROWS}, one thread, medians\n")

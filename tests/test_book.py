@@ -183,6 +183,19 @@ def test_staging_keeps_unchanged_files_and_drops_stale_ones(tmp_path):
     assert not (folder / "sub").exists()
 
 
+def test_a_page_outside_brings_the_pictures_beside_it(project):
+    folder = project / "data" / "card"
+    folder.mkdir(parents=True)
+    (folder / "README.md").write_text("# Card\n\n![sheet](sheet.jpg)\n")
+    (folder / "sheet.jpg").write_bytes(b"picture")
+    (folder / "weights.safetensors").write_bytes(b"heavy")
+    toc = (project / "_toc.yml").read_text() + "- file: data/card/README\n"
+    (project / "_toc.yml").write_text(toc)
+    files = book._staged_files(project, "tiny")
+    assert files["data/card/sheet.jpg"] == b"picture"
+    assert {f for f in files if f.startswith("data/")} == {"data/card/README.md", "data/card/sheet.jpg"}
+
+
 def test_staged_notebook_holds_nothing_of_the_machine(project):
     files = book._staged_files(project, "tiny")
     staged = files["notebooks/01_chapter.ipynb"]
