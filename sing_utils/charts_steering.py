@@ -6,6 +6,7 @@ import altair as alt
 import pandas as pd
 
 from sing_utils.charts import PALETTE, colour, finish
+from sing_utils.tables_steering import DIRECTIONS
 
 
 def steering_curves(table: pd.DataFrame) -> alt.LayerChart:
@@ -18,8 +19,8 @@ def steering_curves(table: pd.DataFrame) -> alt.LayerChart:
     dash = alt.StrokeDash(
         "direction:N",
         title="direction",
-        sort=["toward the text", "random"],
-        scale=alt.Scale(domain=["toward the text", "random"], range=[[1, 0], [5, 4]]),
+        sort=list(DIRECTIONS),
+        scale=alt.Scale(domain=list(DIRECTIONS), range=[[1, 0], [5, 4]]),
         legend=alt.Legend(orient="top", symbolType="stroke"),
     )
     shown = alt.condition(pick, alt.value(1), alt.value(0.1))
@@ -117,7 +118,7 @@ def picture_changes(table: pd.DataFrame, noise: float) -> alt.LayerChart:
             x=alt.X("IS:Q", title="IS of the step (degrees)"),
             y=alt.Y("turned:Q", title="angle of the picture to the original's (degrees)"),
             tooltip=[
-                alt.Tooltip("IS", title="IS (°)", format=".0f"),
+                alt.Tooltip("IS", title="IS (°)", format=".3~g"),
                 alt.Tooltip("turned", title="median angle (°)", format=".1f"),
                 alt.Tooltip("low", title="a quarter is below (°)", format=".1f"),
                 alt.Tooltip("high", title="a quarter is above (°)", format=".1f"),
@@ -153,10 +154,10 @@ def recognised(table: pd.DataFrame) -> alt.Chart:
         alt.Chart(table)
         .mark_bar(color=PALETTE[2])
         .encode(
-            x=alt.X("IS:O", title="IS of the step (degrees)", axis=alt.Axis(format=".0f", labelAngle=0)),
+            x=alt.X("IS:O", title="IS of the step (degrees)", axis=alt.Axis(format=".3~g", labelAngle=0)),
             y=alt.Y("changed:Q", title="recognised as another class (%)", scale=alt.Scale(domain=[0, 100])),
             tooltip=[
-                alt.Tooltip("IS", title="IS (°)", format=".0f"),
+                alt.Tooltip("IS", title="IS (°)", format=".3~g"),
                 alt.Tooltip("changed", title="another class (%)", format=".0f"),
                 alt.Tooltip("pictures", title="pictures"),
             ],

@@ -114,39 +114,67 @@ def picture(
     toward: Annotated[
         str | None, typer.Option(help="Text to steer toward; without it the null component is removed.")
     ] = None,
-    degrees: Annotated[float, typer.Option(help="Image Score of the steering step, degrees.")] = 40.0,
+    degrees: Annotated[
+        float | None, typer.Option(help="Image Score of the steering step, degrees; default: the profile's.")
+    ] = None,
     backend: Annotated[
         str | None,
         typer.Option(help="mini, karlo, mini:FOLDER, karlo:FOLDER or photos:FOLDER; default: the profile's."),
     ] = None,
+    save_memory: Annotated[bool, typer.Option(help="Karlo on a small GPU: slower.")] = False,
     classifier: Annotated[str | None, typer.Option(help="Default: the profile's first.")] = None,
-    profile: Annotated[str, typer.Option(help="Whose translator to use.")] = "embedded",
+    profile: Annotated[str, typer.Option(help="Whose settings to use.")] = "embedded",
     run_dir: Annotated[
-        str | None, typer.Option(help="Folder of the run; default _build/runs/PROFILE.")
+        str | None, typer.Option(help="Run whose translator to use; default _build/runs/PROFILE.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the noise.")] = 0,
 ) -> None:
     """Draw a photo's feature and its equivalent, which gives the same logits."""
-    from PIL import Image
-
     from sing_utils.gallery import strip
+    from sing_utils.pictures import NearestPhotos
     from sing_utils.run import open_run
     from sing_utils.tables_pictures import draw_pair
 
-    if out.suffix.lower() not in Image.registered_extensions():
+    _require_picture_name(out)
+    if degrees is not None and toward is None:
+        raise SingError("--degrees was given without --toward, expected both: null removal has no length.")
+    opened = open_run(
+        profile,
+        run_dir=run_dir and str(Path(run_dir).absolute()),
+        must_exist=True,
+        picture_backend=_here(backend),
+        picture_options={"save_memory": True} if save_memory else None,
+        seed=seed,
+    )
+    name = classifier or opened.profile.classifiers[0]
+    photo = str(Path(photo).absolute()) if Path(photo).is_file() else photo
+    pair = draw_pair(opened, name, photo, toward=toward, degrees=degrees or opened.profile.degrees)
+    strip([pair.original, pair.equivalent]).save(out)
+    score = "" if toward is None else f", AS toward {toward!r} {pair.AS:+.2f}°"
+    typer.echo(f"{out}: original and equivalent for {name}. IS {pair.IS:.2f}°{score}.")
+    proof = pair.certificate
+    typer.echo(f"The logits moved by at most {proof.relative_change:.1e} (rounding: {proof.bound:.1e}).")
+    decoder = opened.decoder(name)
+    if isinstance(decoder, NearestPhotos):
+        for what, z in (("original", pair.z), ("equivalent", pair.z_tilde)):
+            for row in decoder.search(z, k=min(5, len(decoder.index))).itertuples():
+                typer.echo(f"  {what}, place {row.place}: {row.path} ({row.angle:.1f}°)")
+
+
+def _require_picture_name(out: Path) -> None:
+    from PIL import Image
+
+    Image.init()
+    if Image.registered_extensions().get(out.suffix.lower()) not in Image.SAVE:
         raise SingError(f"--out {out.name} is no kind of picture, expected a name such as pair.png.")
     if not out.absolute().parent.is_dir():
         raise SingError(f"--out: there is no folder {out.absolute().parent}, expected an existing one.")
-    opened = open_run(profile, run_dir=run_dir, picture_backend=backend, seed=seed)
-    name = classifier or opened.profile.classifiers[0]
-    pair = draw_pair(opened, name, photo, toward=toward, degrees=degrees)
-    strip([pair.original, pair.equivalent]).save(out)
-    score = "" if pair.AS is None else f", AS toward {toward!r} {pair.AS:+.2f}°"
-    typer.echo(f"{out}: original and equivalent for {name}. IS {pair.IS:.2f}°{score}.")
-    change = pair.certificate.relative_change
-    typer.echo(
-        f"The logits moved by at most {change:.1e} of ‖W‖‖f‖ (rounding: {pair.certificate.bound:.1e})."
-    )
+
+
+def _here(backend: str | None) -> str | None:
+    """A backend whose relative folder starts from the working folder, as a shell's user expects."""
+    kind, colon, source = (backend or "").partition(":")
+    return f"{kind}:{Path(source).absolute()}" if colon and Path(source).is_dir() else backend
 
 
 def parse_parameters(pairs: list[str]) -> dict[str, Any]:

@@ -227,9 +227,8 @@ class NearestPhotos:
         return cls(f"photos:{folder or store.path}", z, store.index.reset_index(drop=True), folder)
 
     @classmethod
-    def of_folder(cls, folder: str | Path, encoder: Encoder, store: str | Path) -> NearestPhotos:
+    def of_folder(cls, folder: Path, encoder: Encoder, store: Path) -> NearestPhotos:
         """The pictures below `folder`, embedded into `store` on first use."""
-        folder = Path(folder)
         return cls.of_store(extract(encoder, folder, store, dtype="float16"), encoder, folder)
 
     @property
@@ -267,26 +266,32 @@ class NearestPhotos:
         return [read_picture(self.folder / path) for path in self.search(z, k=1)["path"]]
 
 
-def _photos(folder: str, encoder: Encoder) -> NearestPhotos:
-    """The photographs of a folder; their embeddings are kept under _build until the folder changes."""
+def _photos(folder: Path, encoder: Encoder, base: Path) -> NearestPhotos:
+    """The photographs of a folder, or of a feature store, which can be named but not shown.
+
+    A folder's embeddings are kept under _build until a file of it changes.
+    """
+    if (folder / "manifest.json").is_file():
+        return NearestPhotos.of_store(FeatureStore.open(folder), encoder)
     paths = list_pictures(folder)["path"].tolist()
-    stats = [(s.st_size, s.st_mtime_ns) for s in ((Path(folder) / p).stat() for p in paths)]
+    stats = [(s.st_size, s.st_mtime_ns) for s in ((folder / p).stat() for p in paths)]
     text = json.dumps([encoder.identity, paths, stats])
     key = hashlib.sha256(text.encode()).hexdigest()[:16]
-    return NearestPhotos.of_folder(folder, encoder, Path.cwd() / "_build" / "nearest" / key)
+    return NearestPhotos.of_folder(folder, encoder, base / "_build" / "nearest" / key)
 
 
 # ------------------------------------------------------------------------------ by name
 
 
 @cache
-def _decoder(kind: str, source: str) -> Pictures:
+def _decoder(kind: str, source: str, **options: Any) -> Pictures:
     """A generative decoder, loaded once a process."""
     if kind == "mini":
-        return MiniUnCLIP.load(source, name=f"mini:{source}") if source else MiniUnCLIP.load()
-    from sing_utils.karlo import Karlo
+        name = f"mini:{source}" if source else "mini"
+        return MiniUnCLIP.load(source or MINI_WEIGHTS, name=name, **options)
+    from sing_utils.karlo import REPOSITORY, Karlo
 
-    return Karlo.load(source) if source else Karlo.load()
+    return Karlo.load(source or REPOSITORY, **options)
 
 
 def require_backend(name: str) -> str:
@@ -300,40 +305,79 @@ def require_backend(name: str) -> str:
     return name
 
 
-def load_pictures(name: str, *, encoder: Encoder | None = None) -> Pictures:
+def load_pictures(
+    name: str, *, encoder: Encoder | None = None, base: Path | None = None, **options: Any
+) -> Pictures:
     """Load a way from embeddings to pictures by name.
 
     Args:
         name: "mini" (the embedded profile's decoder), "karlo" (UnCLIP, fetched from the model hub or
             found in its cache), either with ":FOLDER" for weights of your own, or "photos:FOLDER".
         encoder: whose embeddings will be given; must fit in width; needed for photos.
+        base: folder that a relative FOLDER starts from; None: the working folder.
+        options: of `MiniUnCLIP.load` or `Karlo.load`, such as steps or save_memory.
 
     Raises:
-        SingError: for an unknown name, missing weights, or a decoder of another width.
+        SingError: for an unknown name or option, missing weights, or a decoder of another width.
     """
-    kind, _, source = require_backend(name).partition(":")
+    kind, source = _split(name, base or Path.cwd())
+    if encoder is not None:
+        require_fit(name, encoder, base=base)  # before gigabytes are loaded
     if kind == "photos":
         if encoder is None:
             raise SingError(f"{name} needs an encoder, expected the one whose embeddings will be given.")
-        return _photos(source, encoder)
-    if encoder is not None:
-        require_fit(name, encoder)  # before gigabytes are loaded
-    return _decoder(kind, source)
+        return _photos(Path(source), encoder, base or Path.cwd())
+    try:
+        return _decoder(kind, source, **options)
+    except TypeError as error:
+        raise SingError(f"{name} takes no such options: {error}.") from None
 
 
-def require_fit(name: str, encoder: Encoder) -> None:
-    """Raise a SingError if a decoder's settings say that it was made for embeddings of another width."""
-    kind, _, source = name.partition(":")
+def require_fit(name: str, encoder: Encoder, *, base: Path | None = None) -> None:
+    """Raise a SingError if a backend's folder is missing, or says that it needs another width.
+
+    Looks at settings only, so that a long run does not find out in its last notebook.
+    """
+    kind, source = _split(name, base or Path.cwd())
+    if kind == "photos":
+        if not (Path(source) / "manifest.json").is_file():
+            list_pictures(source)
+        return
+    width = KARLO_WIDTH if kind == "karlo" and not source else None
     folder = Path(source) if source else MINI_WEIGHTS
-    file, key = {
-        "mini": (folder / "unet" / "config.json", "projection_class_embeddings_input_dim"),
-        "karlo": (folder / "text_proj" / "config.json", "clip_embeddings_dim"),
-    }.get(kind, (folder, ""))
-    width = KARLO_WIDTH if name == "karlo" else None
-    if file.is_file():
-        width = json.loads(file.read_text()).get(key)
+    if kind == "mini" or folder.is_dir():
+        width = width or _width_of(kind, folder)
     if width is not None and width != encoder.dim:
         raise SingError(
             f"the decoder {name!r} takes embeddings of width {width}, but the encoder {encoder.name!r} "
             f"gives {encoder.dim}: choose the decoder that belongs to the encoder."
         )
+
+
+def _split(name: str, base: Path) -> tuple[str, str]:
+    """Kind and source of a backend; a relative folder becomes absolute, a repository stays."""
+    kind, _, source = require_backend(name).partition(":")
+    is_folder = kind != "karlo" or (base / source).is_dir()
+    return kind, str(base / source) if source and is_folder else source
+
+
+def _width_of(kind: str, folder: Path) -> int:
+    """The width that the settings in a decoder's folder name."""
+    file, key = {
+        "mini": (folder / "unet" / "config.json", "projection_class_embeddings_input_dim"),
+        "karlo": (folder / "text_proj" / "config.json", "clip_embeddings_dim"),
+    }[kind]
+    try:
+        return int(json.loads(file.read_text())[key])
+    except (OSError, ValueError, KeyError):
+        what = "mini UnCLIP" if kind == "mini" else "whole UnCLIP pipeline"
+        mend = (
+            "restore data/embedded/decoder from the repository, or train one with "
+            "data/embedded/build/train_decoder.py"
+            if kind == "mini"
+            else "write it with `pipeline.save_pretrained`"
+        )
+        raise SingError(
+            f"no {what} in {folder} ({file.relative_to(folder)} is missing or damaged), expected its "
+            f"weights and settings: {mend}."
+        ) from None

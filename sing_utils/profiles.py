@@ -38,10 +38,12 @@ class Profile(BaseModel):
         concepts: phrases, or a YAML file with a list of phrases.
         concept_classes: names of the classes whose concepts are analysed; None: the first two.
         photos: single pictures to analyse: files, or names of pictures in scikit-image.
-        source_class: name of the class that is steered away from; None: the first.
+        source_class: name of the class whose photos are steered; None: the first that has two or more
+            evaluation photos.
         targets: what is steered toward, words for the prompt's place; the first one in detail.
         degrees: the IS of a steering step, degrees.
         picture_backend: name for `load_pictures`, how embeddings become pictures.
+        picture_options: its options, such as steps or save_memory.
         held_out: share of the fitting rows that chooses the ridge, between 0 and 1.
         adamw_epochs: passes over the data of the paper's AdamW fit.
         bootstrap_draws: draws of each bootstrap.
@@ -67,6 +69,7 @@ class Profile(BaseModel):
     targets: list[str] = Field(["jellyfish", "Arabian camel", "starfish", "pirate", "jeep"], min_length=1)
     degrees: float = Field(40.0, gt=0, lt=180)
     picture_backend: str = "mini"
+    picture_options: dict[str, int | float | bool] = {}
     held_out: float = Field(0.1, gt=0, lt=1)
     adamw_epochs: int = Field(40, ge=1)
     bootstrap_draws: int = Field(2000, ge=100)

@@ -71,6 +71,7 @@ class Run:
     folder: Path
     _data: dict[str, Data] = field(default_factory=dict, repr=False)
     _spaces: dict[str, HeadSpaces] = field(default_factory=dict, repr=False)
+    _decoders: dict[str, Pictures] = field(default_factory=dict, repr=False)
 
     # --- models -----------------------------------------------------------------------------
 
@@ -99,7 +100,7 @@ class Run:
         if not path.exists():
             raise SingError(
                 f"there is no translator for {name} in {self.folder.name} yet, expected the one that "
-                f"notebook 01 fits: run `sing run --profile {self.profile.name} --only 01`."
+                f"notebook 01 fits: run `sing run --only 01` (with this run's --profile and --run-dir)."
             )
         return Translator.load(path)
 
@@ -165,11 +166,15 @@ class Run:
 
     @cached_property
     def source_class(self) -> str:
-        """Name of the class that is steered away from."""
-        known = list(self.class_names.values())
-        name = self.profile.source_class or known[0]
-        if name not in known:
-            raise SingError(f"source_class: {name!r} is no class, expected one of {', '.join(known)}.")
+        """Name of the class whose photos are steered."""
+        name = self.profile.source_class
+        if name is None:
+            index = self.data(self.profile.classifiers[0]).index
+            counts = index[index["evaluation"]].groupby("class", sort=False).size()
+            return str(counts.index[int((counts >= 2).to_numpy().argmax())])
+        if name not in self.class_names.values():
+            known = ", ".join(self.class_names.values())
+            raise SingError(f"source_class: {name!r} is no class, expected one of {known}.")
         return name
 
     def targets(self, name: str) -> dict[str, Tensor]:
@@ -178,10 +183,15 @@ class Run:
         prompts = self.judge(name).encode_text([self.profile.prompt(t) for t in targets])
         return dict(zip(targets, prompts, strict=True))
 
-    @cached_property
-    def pictures(self) -> Pictures:
-        """The profile's way from embeddings to pictures."""
-        return load_pictures(self.profile.picture_backend, encoder=self.encoder)
+    def decoder(self, name: str) -> Pictures:
+        """The profile's way to pictures from the embeddings of a classifier's judge."""
+        if name not in self._decoders:
+            p = self.profile
+            encoder = self.judge(name).encoder
+            self._decoders[name] = load_pictures(
+                p.picture_backend, encoder=encoder, base=self.root, **p.picture_options
+            )
+        return self._decoders[name]
 
     def prompts(self, judge: Judge) -> dict[str, Tensor]:
         """Class name -> embedding of its class prompt, (n,)."""
@@ -192,7 +202,12 @@ class Run:
         """A single picture: a file, or one that comes with scikit-image."""
         path = self.root / name
         if path.is_file():
-            return read_picture(path)
+            try:
+                return read_picture(path)
+            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+                raise SingError(
+                    f"{name} can't be read as a picture ({str(error)[:80]}), expected a file such as a JPEG."
+                ) from None
         import skimage.data
 
         known = ("astronaut", "chelsea", "coffee", "rocket")  # those inside its wheel, in colour
@@ -236,12 +251,15 @@ class Run:
         return pd.read_parquet(path)
 
 
-def open_run(profile: str = "embedded", *, run_dir: str | None = None, **overrides: Any) -> Run:
+def open_run(
+    profile: str = "embedded", *, run_dir: str | None = None, must_exist: bool = False, **overrides: Any
+) -> Run:
     """Open a run for a notebook.
 
     Args:
         profile: name of a profile or path of a YAML file.
         run_dir: folder of the run, relative to the checkout; None: `_build/runs/<profile>`.
+        must_exist: refuse a run that was never made, instead of beginning it.
         overrides: profile values to replace; None means: as the profile says.
 
     Raises:
@@ -251,6 +269,11 @@ def open_run(profile: str = "embedded", *, run_dir: str | None = None, **overrid
     given = {key: value for key, value in overrides.items() if value is not None}
     loaded = load_profile(profile, root=root, **given)
     folder = root / (run_dir or f"_build/runs/{loaded.name}")
+    if must_exist and not folder.is_dir():
+        raise SingError(
+            f"there is no run in {run_dir or f'_build/runs/{loaded.name}'}, expected one: make it with "
+            "`sing run`."
+        )
     folder.mkdir(parents=True, exist_ok=True)
     return Run(loaded, root, folder)
 

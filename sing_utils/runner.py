@@ -24,10 +24,11 @@ from sing_utils.encoders import load_encoder
 from sing_utils.errors import SingError
 from sing_utils.features import FeatureStore, list_pictures
 from sing_utils.pictures import require_fit
-from sing_utils.profiles import Profile, load_profile, require_known, save_profile
+from sing_utils.profiles import Profile, class_name, load_profile, require_known, save_profile
 
 # Modules that decide how a book looks or how a command reads, not what a notebook computes.
 _NOT_INPUTS = {"book.py", "pagejs.py", "cli.py", "runner.py"}
+_LONG_TEXT = 200  # characters
 _LIBRARIES = ("torch", "diffusers", "timm", "numpy", "pandas", "altair", "sentence-transformers", "papermill")
 
 
@@ -126,14 +127,18 @@ def _require_inputs(root: Path, profile: Profile, names: dict[str, str]) -> None
                 f"classes: there is no picture of {given!r}, expected some of "
                 f"{', '.join(known[:20])}; did you mean {near!r}?"
             )
-    chosen = list((profile.classes or {}).values())
-    if chosen and profile.source_class is not None and profile.source_class not in chosen:
-        near = difflib.get_close_matches(profile.source_class, chosen, n=1, cutoff=0.0)[0]
+    classes = list((profile.classes or {x: names.get(x, class_name(x)) for x in sorted(labels)}).values())
+    if profile.source_class is not None and profile.source_class not in classes:
+        near = difflib.get_close_matches(profile.source_class, classes, n=1, cutoff=0.0)[0]
         raise SingError(
-            f"source_class: {profile.source_class!r} is no class, expected one of {', '.join(chosen)}; "
+            f"source_class: {profile.source_class!r} is no class, expected one of {', '.join(classes[:20])}; "
             f"did you mean {near!r}?"
         )
-    require_fit(profile.picture_backend, load_encoder(profile.encoder))
+    encoder = load_encoder(profile.encoder)
+    texts = [profile.prompt(x) for x in (*classes, *profile.targets)] + profile.concepts
+    if long := [t for t in texts if len(t) > _LONG_TEXT]:
+        encoder.encode_text(long)  # only these can be too long, and the text tower takes seconds to load
+    require_fit(profile.picture_backend, encoder, base=root)
 
 
 def _parameters(
@@ -208,14 +213,29 @@ def _inputs_key(root: Path, profile: Profile, parameters: dict[str, Any]) -> str
     }
     data = [p.read_text() for p in sorted((root / profile.features).glob("*/manifest.json"))]
     embedded = root / "data" / "embedded"
-    weights = sorted([*(embedded / "encoder").glob("*"), *(embedded / "decoder").rglob("*.safetensors")])
+    weights = sorted([*(embedded / "encoder").glob("*"), *_weights_of(embedded / "decoder")])
     data += [hashlib.sha256(p.read_bytes()).hexdigest() for p in weights if p.is_file()]
     if profile.images is not None:
         folder = root / profile.images
         stats = ((folder / p).stat() for p in list_pictures(folder)["path"])
         data += [f"{s.st_size} {s.st_mtime_ns}" for s in stats]
-    versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
+    source = root / (profile.picture_backend.partition(":")[2] or "nowhere")
+    if source.is_dir():
+        stats = ((p, p.stat()) for p in sorted(source.rglob("*")) if p.is_file())
+        data += [f"{p} {s.st_size} {s.st_mtime_ns}" for p, s in stats]
+    versions = {name: _version(name) for name in _LIBRARIES}
     return _digest(profile.model_dump_json(), json.dumps([parameters, code, data, versions]))
+
+
+def _weights_of(decoder: Path) -> list[Path]:
+    return [p for p in decoder.rglob("*") if p.suffix in (".json", ".safetensors")]
+
+
+def _version(library: str) -> str:
+    try:
+        return importlib.metadata.version(library)
+    except importlib.metadata.PackageNotFoundError:
+        return "absent"  # an optional one
 
 
 def _digest(*parts: str) -> str:

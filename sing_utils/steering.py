@@ -30,11 +30,11 @@ from torch.nn.functional import normalize
 from sing_utils.arrays import as_tensor, like, require_finite, require_width
 from sing_utils.errors import SingError, UnreachableWarning
 from sing_utils.head import Certificate, HeadSpaces
-from sing_utils.scores import angle
+from sing_utils.scores import angle, attribute_score, image_score
 from sing_utils.translator import Translator
 
-# A step that turns T f to within 0.06 degrees of its limit is a thousand times as long as T f; beyond,
-# f + ε d in float32 would lose the feature in rounding.
+# A step that turns T f to within 0.06 degrees of its limit is a thousand times as long as T f. Longer
+# ones, also in terms of f itself, count as out of reach: f + ε d in float32 would lose f in rounding.
 _LONGEST = 1e3
 
 
@@ -160,6 +160,7 @@ def image_score_for_attribute_score(f: Any, d: Any, z_text: Any, T: Translator, 
     theta = psi - torch.atan2((1 - ratio**2).sqrt(), ratio)  # NaN where ratio > 1: out of reach
     lost = (wanted < 0) | (theta < -1e-9) | (torch.rad2deg(theta) >= angle(a, b))
     theta = torch.where(lost, torch.nan, theta.clamp(min=0))
+    theta = torch.where(_radians(degrees, x) == 0, 0.0, theta)  # no step, also away from the text
     return like(torch.rad2deg(theta), f)
 
 
@@ -214,15 +215,16 @@ def steer(
         # A row that is lost stays where it is until the end, so that nothing meets NaN on the way.
         position = position + step.nan_to_num(0.0)[:, None] * d  # eq. 13
         epsilon = epsilon + step
+    epsilon = torch.where(epsilon <= _LONGEST * vector_norm(x, dim=-1), epsilon, torch.nan)
     lost = epsilon.isnan()
     out = torch.where(lost[:, None], torch.nan, position).to(as_tensor(f, name="f").dtype)
-    scores = torch.full((2, len(x)), torch.nan, dtype=torch.float64)
+    scores = x.new_full((2, len(x)), torch.nan)
     certificate = None
     if not bool(lost.all()):
         kept = ~lost
         z = out[kept].to(weight) @ weight.mT
-        scores[0, kept.cpu()] = angle(origin[kept], z).cpu()
-        scores[1, kept.cpu()] = (angle(origin[kept], u[kept]) - angle(z, u[kept])).cpu()
+        scores[0, kept] = image_score(origin[kept], z)
+        scores[1, kept] = attribute_score(origin[kept], z, u[kept])
         same = as_tensor(f, name="f")[kept]
         certificate = spaces.certificate(same, f_tilde=out[kept], bias=bias).check()
     return Steered(
@@ -303,7 +305,7 @@ def _reason(epsilon: Tensor, largest: Tensor | None, degrees: Any) -> str:
     if largest is not None:
         low, high = float(largest[lost].min()), float(largest[lost].max())
         span = f"{low:.1f}°" if high - low < 0.05 else f"{low:.1f}° to {high:.1f}°"
-        why = f"however long the step, their IS stays below {span}"
+        why = f"with longer and longer steps their IS only approaches {span}"
     wanted = f"{degrees:g}°" if isinstance(degrees, int | float) else "the wanted angle"
     return (
         f"IS = {wanted} can't be reached for {int(lost.sum())} of {len(lost)} features: {why}; "

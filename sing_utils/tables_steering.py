@@ -7,6 +7,7 @@ largest movement, and a movement beyond rounding stops the run.
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from sing_utils.errors import SingError
+from sing_utils.errors import SingError, UnreachableWarning
 from sing_utils.run import Run
 from sing_utils.scores import attribute_score
 from sing_utils.steering import (
@@ -54,7 +55,22 @@ def common_degrees(largest: pd.DataFrame) -> float:
     Args:
         largest: of `largest_scores`, or some rows of it.
     """
-    return float(max(1, math.floor(largest["largest"].min() - 0.1)))  # at the limit itself steps are endless
+    return whole_degrees(float(largest["largest"].min()))
+
+
+def whole_degrees(largest: float) -> float:
+    """The whole degree below a limit of IS, and clearly so: at the limit itself steps are endless.
+
+    Raises:
+        SingError: if that is not even one degree.
+    """
+    degrees = math.floor(largest - 0.1)
+    if degrees < 1:
+        raise SingError(
+            f"some photo can't be steered by more than {largest:.2f}°, expected at least 1°: choose other "
+            "targets or another source_class, or look at the translator."
+        )
+    return float(degrees)
 
 
 def steering_table(run: Run, degrees: float) -> pd.DataFrame:
@@ -88,24 +104,34 @@ def steering_table(run: Run, degrees: float) -> pd.DataFrame:
 def whole_gradient(run: Run, degrees: float) -> pd.DataFrame:
     """The same steps along the whole text gradient, which may move the logits: one row a classifier.
 
-    What the null space could not offer: AS and how many photos change their top-1 class.
+    AS of both over the photos that reach `degrees` both ways, and how many of these change their
+    top-1 class when the step may leave the null space.
     """
     target = run.profile.targets[0]
     rows = []
     for name in run.profile.classifiers:
         f, _ = _source(run, name)
         T, classifier, u = run.translator(name), run.classifier(name), run.targets(name)[target]
+        within = _steer(run, name, f, u, degrees)
         d = torch.nn.functional.normalize(text_gradient(f, u, T), dim=-1)
-        epsilon = step_for_image_score(f, d, T, degrees=degrees)
-        reached = ~epsilon.isnan()
-        moved = (f + epsilon[:, None] * d)[reached]
-        score = attribute_score(T(f[reached].to(moved)), T(moved), u.to(moved))
-        logits = [
-            x.to(classifier.weight) @ classifier.weight.mT + classifier.bias for x in (f[reached], moved)
-        ]
-        flips = int((logits[0].argmax(-1) != logits[1].argmax(-1)).sum())
-        row = {"classifier": name, "target": target, "IS": degrees, "reached": int(reached.sum())}
-        rows.append(row | _moments("AS", score) | {"top-1 changes": flips})
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UnreachableWarning)  # they are counted
+            epsilon = step_for_image_score(f, d, T, degrees=degrees)
+        both = ~(epsilon.isnan() | within.AS.isnan())
+        moved = (f + epsilon[:, None] * d)[both]
+        score = attribute_score(T(f[both].to(moved)), T(moved), u.to(moved))
+        logits = [x.to(classifier.weight) @ classifier.weight.mT + classifier.bias for x in (f[both], moved)]
+        rows.append(
+            {
+                "classifier": name,
+                "target": target,
+                "IS": degrees,
+                "photos": int(both.sum()),
+                "AS in the null space": float(within.AS[both].mean()),
+                "AS along the whole gradient": float(score.mean()),
+                "top-1 changes": int((logits[0].argmax(-1) != logits[1].argmax(-1)).sum()),
+            }
+        )
     return pd.DataFrame(rows)
 
 
@@ -184,11 +210,14 @@ def step_certificates(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
 def grid_shares(grid: pd.DataFrame) -> pd.DataFrame:
     """How much of the variance of a classifier's grid goes with its rows, and with its columns.
 
-    One row a classifier: percent of the sum of squares about the mean (two-way, one value a cell).
+    One row a classifier: percent of the sum of squares about the mean (two-way, one value a cell),
+    over the source classes that reach every target.
     """
     rows = []
     for name, own in grid.groupby("classifier", sort=False):
-        cells = own.pivot(index="source", columns="target", values="AS").to_numpy()
+        cells = own.pivot(index="source", columns="target", values="AS").dropna().to_numpy()
+        if min(cells.shape) < 2:
+            continue  # nothing to divide
         total = ((cells - cells.mean()) ** 2).sum()
         by_source = cells.shape[1] * ((cells.mean(1) - cells.mean()) ** 2).sum()
         by_target = cells.shape[0] * ((cells.mean(0) - cells.mean()) ** 2).sum()
@@ -200,7 +229,8 @@ def grid_shares(grid: pd.DataFrame) -> pd.DataFrame:
                 "both together (%)": 100 * (1 - (by_target + by_source) / total),
             }
         )
-    return pd.DataFrame(rows)
+    columns = ["classifier", "target (%)", "source class (%)", "both together (%)"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 # ---------------------------------------------------------------------------------- steps

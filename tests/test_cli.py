@@ -115,6 +115,10 @@ def test_the_console_script_refuses_in_one_line(tmp_path, root):
         (["-p", "source_class=sportscar"], ["'sportscar' is no class", "did you mean 'sports car'"]),
         (["-p", "picture_backend=dalle"], ["unknown picture backend 'dalle'", "photos:FOLDER"]),
         (["-p", "picture_backend=karlo"], ["width 768", "'embedded' gives 320"]),
+        (["-p", "picture_backend=photos:nowhere"], ["nowhere is not a folder"]),
+        (["-p", "picture_backend=mini:nowhere"], ["no mini UnCLIP in", "nowhere"]),
+        (["-p", "picture_options={steps: many}"], ["parameter picture_options.steps"]),
+        (["-p", f"targets=[{'camel ' * 300}]"], ["256", "shorten it"]),
         (["--profile", "embeded"], ["unknown profile 'embeded'", "did you mean 'embedded'"]),
         (["--only", "77"], ["no notebook '77'", "00_setup"]),
         (["--run-dir", "README.md/x"], ["cannot write to README.md/x", "writable folder"]),
@@ -170,17 +174,25 @@ def test_the_nearest_photo_instead_of_a_drawing(sing, root, tmp_path, fitted, ma
     for i in range(3):
         make_picture(tmp_path / "album" / f"{i}.png", seed=i, size=(40, 30))
     out = tmp_path / "pair.png"
-    backend = ["--backend", f"photos:{tmp_path / 'album'}"]
-    result = sing("picture", "chelsea", "--out", out, "--run-dir", fitted, *backend, cwd=root)
+    make_picture(tmp_path / "mine.png", seed=9, size=(40, 30))
+    (tmp_path / "data").symlink_to(root / "data")  # a checkout, as far as profiles go
+    given = ["--backend", "photos:album", "--out", out, "--run-dir", fitted]  # relative to here
+    result = sing("picture", "mine.png", *given)
     assert result.code == 0, result.err
     assert Image.open(out).size == (40 + 4 + 40, 30)
+    assert result.out.count("original, place") == result.out.count("equivalent, place") == 3
+    assert "°)" in result.out
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["chelsea", "--out", "pair.docx"], ["pair.docx is no kind of picture"]),
+        (["chelsea", "--out", "pair.cur"], ["pair.cur is no kind of picture"]),
         (["chelsea", "--out", "nowhere/pair.png"], ["no folder", "nowhere"]),
+        (["README.md", "--out", "pair.png"], ["README.md can't be read as a picture"]),
+        (["chelsea", "--out", "pair.png", "--degrees", "10"], ["--degrees was given without --toward"]),
+        (["chelsea", "--out", "pair.png", "--save-memory"], ["mini takes no such options"]),
         (["chlesea", "--out", "pair.png"], ["'chlesea' is no file", "chelsea"]),
         (["chelsea", "--out", "pair.png", "--toward", " "], ["expected words"]),
         (["chelsea", "--out", "pair.png", "--toward", "camel " * 300], ["256", "shorten it"]),
@@ -196,6 +208,8 @@ def test_the_nearest_photo_instead_of_a_drawing(sing, root, tmp_path, fitted, ma
     ],
 )
 def test_a_bad_picture_is_refused(sing, root, tmp_path, fitted, arguments, words):
+    assert_refused(sing("picture", "chelsea", "--out", "x.png", "--run-dir", "nope", cwd=root), "no run in")
+    assert not (root / "nope").exists()
     place = arguments.index("--out") + 1
     arguments = [*arguments[:place], tmp_path / arguments[place], *arguments[place + 1 :]]
     assert_refused(sing("picture", *arguments, "--run-dir", fitted, cwd=root), *words)

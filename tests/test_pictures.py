@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import shutil
 import warnings
 
 import numpy as np
@@ -19,7 +20,7 @@ from tiny_karlo import build_tiny_karlo
 from sing_utils import SingError, angle
 from sing_utils.encoders import load_encoder
 from sing_utils.karlo import Karlo
-from sing_utils.pictures import MiniUnCLIP, NearestPhotos, load_pictures, restore_norm
+from sing_utils.pictures import MINI_WEIGHTS, MiniUnCLIP, NearestPhotos, load_pictures, restore_norm
 
 DIM = 32
 
@@ -140,7 +141,19 @@ def test_mini_pictures_are_64_pixels_and_not_flat():
     assert np.asarray(pictures[0]).std() > 10
 
 
+def test_an_unknown_option_is_said():
+    with pytest.raises(SingError, match="mini takes no such options.*save_memory"):
+        load_pictures("mini", save_memory=True)
+
+
+def test_a_relative_folder_starts_from_the_base(tmp_path):
+    shutil.copytree(MINI_WEIGHTS, tmp_path / "own")
+    assert load_pictures("mini:own", base=tmp_path).dim == 320
+
+
 def test_mini_weights_missing(tmp_path):
+    with pytest.raises(SingError, match=r"no mini UnCLIP in .*config.json is missing"):
+        load_pictures(f"mini:{tmp_path}", encoder=load_encoder("embedded"))
     with pytest.raises(SingError, match=r"no mini UnCLIP in .*restore data/embedded/decoder"):
         load_pictures(f"mini:{tmp_path}")
 
@@ -158,25 +171,44 @@ def test_the_deprecated_pipeline_is_still_called_as_we_call_it():
 
 
 def test_karlo_is_what_the_pipeline_draws_from_scaled_shared_latents(karlo):
-    """The pipeline called directly, with latents and generators made by hand."""
+    """The pipeline called directly, with latents and a generator made by hand."""
     z = embeddings(1, DIM)
     p = karlo.pipeline
-    g = torch.Generator
-    low = torch.randn(3, 8, 8, generator=g().manual_seed(5))[None] * p.decoder_scheduler.init_noise_sigma
-    high = torch.randn(3, 16, 16, generator=g().manual_seed(5))[None]
+    g = torch.Generator().manual_seed(5)
+    low = torch.randn(3, 8, 8, generator=g)[None] * p.decoder_scheduler.init_noise_sigma
+    high = torch.randn(3, 16, 16, generator=g)[None] * p.super_res_scheduler.init_noise_sigma
     expected = p(
-        image_embeddings=z,
+        image_embeddings=z * karlo._clip_norm,
         decoder_latents=low,
-        super_res_latents=high * p.super_res_scheduler.init_noise_sigma,
-        generator=g().manual_seed(5),
+        super_res_latents=high,
+        generator=g,  # goes on from there: a start and the first step's noise are independent
         decoder_num_inference_steps=3,
         super_res_num_inference_steps=2,
     ).images[0]
     assert difference(karlo(z, seed=5)[0], expected) == 0
 
 
+def test_karlo_gets_embeddings_of_clips_own_length(karlo, monkeypatch):
+    """A unit vector would be next to nothing for a decoder trained on raw embeddings."""
+    given = []
+    proper = type(karlo.pipeline).__call__
+    monkeypatch.setattr(
+        type(karlo.pipeline),
+        "__call__",
+        lambda self, **k: given.append(k["image_embeddings"]) or proper(self, **k),
+    )
+    karlo(embeddings(2, DIM))
+    raw = karlo.pipeline.image_encoder(torch.randn(8, 3, 8, 8)).image_embeds.norm(dim=-1).mean()
+    assert float(given[0].norm(dim=-1).mean()) == pytest.approx(float(raw), rel=0.2)
+    given.clear()
+    Karlo("raw", karlo.pipeline, 2, 2, unit_norm=1.0, progress=False)(embeddings(2, DIM))
+    torch.testing.assert_close(given[0], embeddings(2, DIM))
+
+
 def test_karlo_loads_memory_saving_and_half_precision(karlo_folder, monkeypatch):
-    assert Karlo.load(str(karlo_folder), save_memory=True).dim == DIM
+    small = load_pictures(f"karlo:{karlo_folder}", save_memory=True, steps=2, progress=False)
+    assert small.batch_size == 1
+    assert len(small(embeddings(2, DIM))) == 2
     asked = []
     monkeypatch.setattr(UnCLIPImageVariationPipeline, "to", lambda self, *a: asked.append(a))
     monkeypatch.setattr(
@@ -189,13 +221,24 @@ def test_karlo_loads_memory_saving_and_half_precision(karlo_folder, monkeypatch)
     assert asked[1:] == ["cuda"]
 
 
+def test_karlo_loads_the_older_weight_files_too(karlo, karlo_folder, tmp_path):
+    """The published repository may hold .bin files; torch reads them with weights_only."""
+    shutil.copytree(karlo_folder, tmp_path / "old")
+    for part in ("decoder", "text_proj", "super_res_first", "super_res_last"):
+        getattr(karlo.pipeline, part).save_pretrained(tmp_path / "old" / part, safe_serialization=False)
+        (tmp_path / "old" / part / "diffusion_pytorch_model.safetensors").unlink()
+    old = Karlo.load(str(tmp_path / "old"), progress=False, steps=3, super_resolution_steps=2)
+    z = embeddings(1, DIM)
+    assert difference(old(z)[0], karlo(z)[0]) == 0
+
+
 def test_karlo_without_a_gpu_says_how_long(karlo, karlo_folder):
     slow = Karlo.load(str(karlo_folder), progress=False, steps=2000)
     with pytest.warns(UserWarning, match=r"no GPU: 400 pictures by Karlo will take about \d+ minutes"):
-        slow._warn_of_time(embeddings(400, DIM))
+        slow._warn_of_time(400)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        karlo._warn_of_time(embeddings(1, DIM))  # a moment is not worth a warning
+        karlo._warn_of_time(1)  # a moment is not worth a warning
 
 
 def test_karlo_missing_offline_names_command_and_folder(monkeypatch, tmp_path):
@@ -204,6 +247,8 @@ def test_karlo_missing_offline_names_command_and_folder(monkeypatch, tmp_path):
         Karlo.load()
     with pytest.raises(SingError, match="holds no whole UnCLIP pipeline"):
         load_pictures(f"karlo:{tmp_path}")
+    with pytest.raises(SingError, match=r"no whole UnCLIP pipeline in .*text_proj/config.json is missing"):
+        load_pictures(f"karlo:{tmp_path}", encoder=load_encoder("embedded"))
 
 
 def test_karlo_needs_the_encoder_of_its_width(karlo_folder):
@@ -273,6 +318,8 @@ def test_nearest_photos_of_a_store_can_be_named_but_not_shown(root):
     assert found[found["place"] == 1]["angle"].max() < 1e-5
     with pytest.raises(SingError, match="features but no pictures to show"):
         photos(z)
+    by_name = load_pictures(f"photos:{store.path}", encoder=load_encoder("embedded"))
+    assert by_name.search(z, k=2)["path"].tolist() == found["path"].tolist()
     for k in (0, len(store) + 1):
         with pytest.raises(SingError, match=f"k is {k}, expected 1 to {len(store)}"):
             photos.search(z, k=k)

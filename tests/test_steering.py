@@ -114,7 +114,7 @@ def test_step_by_hand():
     assert float(step_for_image_score(f, d, T, degrees=45.0)) == pytest.approx(1.0, rel=1e-14)
     assert float(step_for_image_score(f, d, T, degrees=60.0)) == pytest.approx(math.sqrt(3), rel=1e-14)
     assert float(step_for_image_score(f, d, T, degrees=0.0)) == 0.0
-    with pytest.warns(UnreachableWarning, match="1 of 1 features.*stays below 90.0°"):
+    with pytest.warns(UnreachableWarning, match="1 of 1 features.*only approaches 90.0°"):
         assert step_for_image_score(f, d, T, degrees=90.0).isnan().all()
 
 
@@ -227,6 +227,17 @@ def test_what_cannot_be_reached_is_nan_and_said(world):
     assert nothing.f_eps.isnan().all()
 
 
+def test_a_step_that_would_drown_the_feature_is_out_of_reach():
+    """T hardly sees the null space: the wanted IS would take a step of ten thousand times |f|."""
+    spaces = HeadSpaces.from_weight(torch.tensor([[1.0, 0.0]], dtype=torch.float64))
+    T = Translator(torch.tensor([[1.0, 0.0], [0.0, 1e-4]], dtype=torch.float64))
+    f, text = torch.tensor([[1.0, 0.0]], dtype=torch.float64), torch.tensor([0.0, 1.0])
+    assert steer(f, text, T, spaces, degrees=45.0).f_eps.isnan().all()
+    assert float(steer(f, text, T, spaces, degrees=5.0).epsilon) == pytest.approx(
+        1e4 * math.tan(math.radians(5))
+    )
+
+
 def test_a_control_direction_is_followed(world):
     f, text, T, spaces = world
     d = random_null_direction(B, spaces, seed=0)
@@ -273,6 +284,8 @@ def test_image_score_for_attribute_score_by_hand():
     # cos 60 = cos 45 sin IS: sin IS = 1 / sqrt 2
     assert float(got) == pytest.approx(45.0, rel=1e-12)
     assert image_score_for_attribute_score(f, d, text, T, degrees=50.0).isnan().all()
+    assert float(image_score_for_attribute_score(f, -d, text, T, degrees=0.0)) == 0.0  # away: no step
+    assert image_score_for_attribute_score(f, -d, text, T, degrees=1.0).isnan().all()
 
 
 def test_numpy_in_numpy_out(world):

@@ -42,6 +42,7 @@ class DrawnRun(SteeredRun):
     def __init__(self, folder):
         super().__init__(folder)
         self.pictures = Recorder()
+        self.profile.picture_backend = "recorder"
 
     def data(self, name):
         return Data(self.f, self.f @ self.maps[name].mT, self.index)
@@ -51,10 +52,14 @@ class DrawnRun(SteeredRun):
         judge.encode_images = lambda images: torch.tensor(
             [[(image.getpixel((x, 0)) - 128) / 10 for x in range(6)] for image in images], dtype=torch.float64
         )
+        judge.encode_text = lambda texts: self.goals[: len(texts)]
         return judge
 
     def prompts(self, judge):
         return dict(zip(("zero", "first"), torch.eye(6, dtype=torch.float64), strict=False))
+
+    def decoder(self, name):
+        return self.pictures
 
     def original(self, path):
         return None
@@ -80,52 +85,82 @@ def test_the_first_photo_of_each_class(run, originals):
     assert turned.classes == ["zero", "first"]  # the source class first
 
 
-def test_originals_are_drawn_from_embedding_and_translated_feature(run, originals):
+def lengths_of_originals(run, z, f):
+    """Every embedding that was drawn has the length of its original's (eq. 14)."""
+    expected = run.translator("one")(f).norm(dim=-1)
+    torch.testing.assert_close(z.norm(dim=-1), expected.expand(len(z)) if expected.ndim == 0 else expected)
+
+
+def test_no_more_classes_than_asked_for_and_the_source_among_them(run):
+    run.index["class"] = [f"class {i % 8}" for i in range(40)]
+    run.source_class = "class 5"
+    assert len(pictures.first_of_each_class(run, "one", most=20)) == 4  # those with evaluation photos
+    few = pictures.first_of_each_class(run, "one", most=2)
+    assert len(few) == 2
+    assert "class 5" in few.classes
+
+
+def test_all_reach_the_degrees_toward_every_target(run, originals):
+    assert pictures.reachable_degrees(run, "one", originals) == 8.0
+    run.profile.degrees = 170.0
+    degrees = pictures.reachable_degrees(run, "one", originals)
+    assert degrees == int(degrees) < 170
+    for text in run.goals:
+        result = steer(originals.f, text, run.translator("one"), run.spaces("one"), degrees=degrees)
+        assert not result.IS.isnan().any()
+    limits = [
+        steer(originals.f, text, run.translator("one"), run.spaces("one"), degrees=1.0).largest.min()
+        for text in run.goals
+    ]
+    assert float(min(limits)) < degrees + 1.2
+
+
+def test_originals_are_drawn_from_embedding_and_translated_feature_at_one_length(run, originals):
     originals.z[:] = 2.0
     rows = pictures.decoded_originals(run, "one", originals)
     (from_z, _, _), (from_f, _, _) = run.pictures.calls
     assert torch.equal(from_z, originals.z)
-    torch.testing.assert_close(from_f, run.translator("one")(originals.f))
+    torch.testing.assert_close(from_f, restore_norm(run.translator("one")(originals.f), originals.z))
     assert [len(shown) for _, shown in rows] == [2, 2]
     run.original = lambda path: Image.new("RGB", (2, 2))
     assert pictures.decoded_originals(run, "one", originals)[0][0] == "the photos"
 
 
 def test_a_ladder_climbs_in_equal_steps_of_one_noise_and_norm(run, originals):
-    rows = pictures.image_score_ladder(run, "one", originals)
-    assert [s.caption.split(",")[0] for s in rows[0][1]] == [f"IS {i}°" for i in range(9)]
+    rows = pictures.image_score_ladder(run, "one", originals, 30.0)
+    shown = [float(s.caption.split("°")[0].removeprefix("IS ")) for s in rows[0][1]]
+    assert shown == pytest.approx([3.75 * k for k in range(9)], abs=0.051)
     T = run.translator("one")
     for i, (z, seed, shared) in enumerate(run.pictures.calls):
         assert (seed, shared) == (run.profile.seed, True)
-        length = T(originals.f[i]).norm()
-        torch.testing.assert_close(z.norm(dim=-1), length.expand(len(z)))  # eq. 14
+        lengths_of_originals(run, z, originals.f[i])
         for k, row in enumerate(z):
-            expected = steer(originals.f[i : i + 1], run.goals[0], T, run.spaces("one"), degrees=float(k))
+            level = 30.0 * k / 8
+            expected = steer(originals.f[i : i + 1], run.goals[0], T, run.spaces("one"), degrees=level)
             direction = T(expected.f_eps[0])
             torch.testing.assert_close(row / row.norm(), direction / direction.norm())
 
 
-def test_an_attribute_score_ladder_has_whole_degrees(run, originals):
-    rows = pictures.attribute_score_ladder(run, "one", originals)
+@pytest.mark.parametrize("degrees", [8.0, 30.0, 45.0])
+def test_an_attribute_score_ladder_has_equal_whole_degrees(run, originals, degrees):
+    rows = pictures.attribute_score_ladder(run, "one", originals, degrees)
+    most = steer(
+        originals.f, run.goals[0], run.translator("one"), run.spaces("one"), degrees=degrees
+    ).AS.min()
     for _, shown in rows:
-        assert [s.caption.split("AS ")[1] for s in shown] == [f"{i:.1f}°" for i in range(len(shown))]
-    run.profile.degrees = 0.5
-    assert pictures.attribute_score_ladder(run, "one", originals) == []  # not one degree to climb
+        scores = [float(s.caption.split("AS ")[1].rstrip("°")) for s in shown]
+        assert scores[0] == pytest.approx(0, abs=1e-9)
+        assert len(scores) <= 9
+        stride = scores[1]
+        assert stride == round(stride)
+        assert np.diff(scores) == pytest.approx(stride, abs=0.01)
+        assert most - stride < scores[-1] <= most
+    assert len(run.pictures.calls) == 2
+    assert pictures.attribute_score_ladder(run, "one", originals, 0.5) == []  # not one degree to climb
 
 
-def test_unreachable_steps_are_left_out(run, originals):
-    run.profile.degrees = 170.0
-    for _, shown in pictures.image_score_ladder(run, "one", originals):
-        assert 1 <= len(shown) < 9
-    with pytest.raises(SingError, match="no photo reaches IS = 170° toward “there”"):
-        pictures.norm_effect(run, "one", originals)
-    run.profile.degrees = 4 * 170.0
-    with pytest.raises(SingError, match="no photo reaches"):
-        pictures.noise_effect(run, "one", originals)
-
-
-def test_changes_are_measured_from_the_start(run, originals):
-    table, noise = pictures.picture_changes(run, "one", originals)
+def test_changes_are_measured_from_the_start_with_restored_norm(run, originals):
+    table, noise = pictures.picture_changes(run, "one", originals, 8.0)
     assert table["IS"].tolist() == pytest.approx(list(range(9)))
     assert table["turned"].iloc[0] == 0
     assert (table["pictures"] == 2).all()
@@ -134,6 +169,8 @@ def test_changes_are_measured_from_the_start(run, originals):
     assert noise > 0  # the recorder's noise is in its last pixel
     seeds = [seed for _, seed, _ in run.pictures.calls]
     assert seeds == [0, 1, *([0] * 9)]
+    for z, _, _ in run.pictures.calls:
+        lengths_of_originals(run, z, originals.f)
 
 
 def scores():
@@ -154,6 +191,8 @@ def test_pairs_are_chosen_by_score_and_never_twice_from_a_class(run):
     # The quarter with the largest IS is 9.9 and 9.5; of these the smaller |AS| comes first.
     assert benign["path"].tolist() == ["2.png", "6.png"]
     assert problematic["path"].tolist() == ["0.png", "7.png"]
+    lone = scores().iloc[[0]]  # never both
+    assert pictures.choose_pairs(run, "one", lone)["kind"].tolist() == ["problematic"]
 
 
 def test_pairs_are_drawn_with_restored_norm_and_have_equal_logits(run):
@@ -165,7 +204,7 @@ def test_pairs_are_drawn_with_restored_norm_and_have_equal_logits(run):
     torch.testing.assert_close(z[2:], restore_norm(T(run.spaces("one").remove_null(f)), T(f)))
     assert shared
     assert [[s.caption for s in shown] for _, shown in rows] == [["original", "equivalent"]] * 2
-    logits = pictures.pair_logits(run, "one", pairs, top=2)
+    logits = pictures.pair_logits(run, "one", pairs)  # of two classes: no five
     assert (logits["original"] == logits["equivalent"]).all()
     np.testing.assert_allclose(logits["logit"], logits["its logit"], atol=1e-12)
     np.testing.assert_allclose(
@@ -174,7 +213,7 @@ def test_pairs_are_drawn_with_restored_norm_and_have_equal_logits(run):
 
 
 def test_steered_pictures_are_one_for_each_target(run, originals):
-    rows = pictures.steered_pictures(run, "one", originals)
+    rows = pictures.steered_pictures(run, "one", originals, 8.0)
     assert [s.caption.split(",")[0] for s in rows[0][1]] == ["original", "there", "elsewhere"]
     z, _, _ = run.pictures.calls[0]
     T = run.translator("one")
@@ -183,24 +222,59 @@ def test_steered_pictures_are_one_for_each_target(run, originals):
 
 
 def test_the_effect_of_the_norm(run, originals):
-    rows, table = pictures.norm_effect(run, "one", originals)
+    rows, table = pictures.norm_effect(run, "one", originals, 8.0)
     (_, _, _), (restored, _, _), (plain, _, _) = run.pictures.calls
     torch.testing.assert_close(
         restored / restored.norm(dim=-1, keepdim=True), plain / plain.norm(dim=-1, keepdim=True)
     )
+    lengths_of_originals(run, restored, originals.f)
     T = run.translator("one")
     np.testing.assert_allclose(table["norm, × original"], plain.norm(dim=-1) / T(originals.f).norm(dim=-1))
     assert [len(shown) for _, shown in rows] == [3, 3]
 
 
 def test_the_effect_of_the_noise(run, originals):
-    _, table = pictures.noise_effect(run, "one", originals)
+    _, table = pictures.noise_effect(run, "one", originals, 2.0)
     (own, _, own_shared), (both, _, shared) = run.pictures.calls
     assert (own_shared, shared) == (False, True)
     assert (len(own), len(both)) == (8, 2)
+    for z in (own, both):
+        lengths_of_originals(run, z, originals.f[0])
     step, noise, together = table["angle between the pictures' embeddings (°)"]
     assert 0 < step < noise
     assert together >= step
+
+
+@pytest.mark.parametrize("toward", [None, "there"])
+def test_one_photo_is_drawn_with_restored_norm(run, toward):
+    f = run.f[:1]
+    classifier = run.classifier("one")
+    run.classifier = lambda name: Photographed(classifier, f)
+    run.photo = lambda name: name
+    pair = pictures.draw_pair(run, "one", "x.png", toward=toward, degrees=8.0)
+    z, _, shared = run.pictures.calls[0]
+    assert shared
+    lengths_of_originals(run, z, f[0])
+    assert pair.certificate.passed
+    assert np.isnan(pair.AS) == (toward is None)
+    if toward:
+        assert abs(pair.IS - 8.0) < 1e-6
+        with pytest.raises(SingError, match="can't be reached"):
+            pictures.draw_pair(run, "one", "x.png", toward=toward, degrees=179.0)
+
+
+class Photographed:
+    """A classifier that sees the same feature in every photo."""
+
+    def __init__(self, classifier, f):
+        self.weight, self.bias, self.f = classifier.weight, classifier.bias, f
+
+    def prepare(self, photo):
+        return torch.zeros(3)
+
+    def __call__(self, batch):
+        self.features = self.f
+        return self
 
 
 # ------------------------------------------------------------------------------- gallery

@@ -14,7 +14,12 @@ from sing_utils import HeadSpaces, SingError, charts_steering, findings_steering
 from sing_utils import tables_steering as tables
 from sing_utils.findings import Finding
 from sing_utils.scores import angle, attribute_score
-from sing_utils.steering import largest_image_score, null_direction, step_for_image_score, text_gradient
+from sing_utils.steering import (
+    largest_image_score,
+    null_direction,
+    step_for_image_score,
+    text_gradient,
+)
 
 
 class SteeredRun(PlantedRun):
@@ -97,18 +102,24 @@ def test_a_projection_that_is_left_out_stops_the_table(run, monkeypatch):
 
 
 def test_whole_gradient_follows_the_gradient_itself(run):
-    table, steered = tables.whole_gradient(run, 40.0), tables.steering_table(run, 8.0)
-    own = steered[steered["direction"] == "toward the text"].set_index("classifier")["AS mean"]
+    table = tables.whole_gradient(run, 40.0)
     f, T = source(run), run.translator("one")
     d = torch.nn.functional.normalize(text_gradient(f, run.goals[0], T), dim=-1)
     moved = f + step_for_image_score(f, d, T, degrees=40.0)[:, None] * d
-    assert table["AS mean"][0] == pytest.approx(float(attribute_score(T(f), T(moved), run.goals[0]).mean()))
-    assert table["reached"].tolist() == [10, 10]
+    score = attribute_score(T(f), T(moved), run.goals[0])
+    assert table["AS along the whole gradient"][0] == pytest.approx(float(score.mean()))
+    within = steer(f, run.goals[0], T, run.spaces("one"), degrees=40.0)
+    assert table["AS in the null space"][0] == pytest.approx(float(within.AS.mean()))
+    assert table["photos"].tolist() == [10, 10]
     bias = run.classifier("one").bias
     flips = ((f[:, :2] + bias).argmax(-1) != (moved[:, :2] + bias).argmax(-1)).sum()
     assert table["top-1 changes"][0] == int(flips) > 0
-    finding = findings_steering.whole_gradient(table, steered)
-    assert f"AS {table['AS mean'][0]:.1f}° instead of {own['one']:.1f}°" in finding.measured
+    finding = findings_steering.whole_gradient(table)
+    assert (
+        f"one: AS {score.mean():.1f}° against {within.AS.mean():.1f}° in the null space" in finding.measured
+    )
+    beyond = findings_steering.whole_gradient(tables.whole_gradient(run, 179.0))
+    assert beyond.verdict == "not run"
 
 
 def test_curves_begin_at_zero_and_follow_the_steps(run):
@@ -175,8 +186,9 @@ def test_charts_are_drawn_from_the_tables(run):
         charts_steering.recognised(changes()),
     ):
         spec = chart.to_dict()
-        assert "degrees" in spec["description"] or "step" in spec["description"]
+        assert len(spec["description"]) > 60
         assert spec["width"] == "container"
+        assert "(degrees)" in str(spec)  # the unit on an axis
 
 
 def steps(directed=(10.0, 11.0), chance=(0.1, 0.2), sd=1.5, flips=0):
@@ -205,6 +217,33 @@ def test_steerable(table, verdict):
     assert f"{int(table['flips'].sum())} top-1 classes changed" in finding.measured
 
 
+def test_steps_that_nobody_reaches_are_no_verdict(run):
+    table = tables.steering_table(run, 179.0)
+    assert findings_steering.steerable(table).verdict == "not run"
+    nothing = findings_steering.certificate(tables.step_certificates({"none": table}))
+    assert nothing.verdict == "agrees"  # no logit moved
+    assert "Over 0 features" in nothing.measured
+    proof = tables.step_certificates({"some": tables.steering_table(run, 8.0)})
+    assert findings_steering.certificate(proof).verdict == "agrees"
+    assert findings_steering.certificate(proof.assign(**{"top-1 changes": 1})).verdict == "differs"
+
+
+def test_a_limit_below_one_degree_is_said():
+    assert tables.whole_degrees(2.05) == 1.0
+    with pytest.raises(SingError, match=r"more than 1\.05°, expected at least 1°"):
+        tables.whole_degrees(1.05)
+
+
+def test_shares_are_over_classes_that_reach_every_target():
+    cells = [(s, t, float(i)) for i, (s, t) in enumerate([(s, t) for s in "abc" for t in "xy"])]
+    grid = pd.DataFrame(cells, columns=["source", "target", "AS"]).assign(classifier="c")
+    whole = tables.grid_shares(grid[grid["source"] != "c"]).iloc[0]
+    grid.loc[grid["source"] == "c", "AS"] = [np.nan, 3.0]
+    assert tables.grid_shares(grid).iloc[0].to_dict() == whole.to_dict()
+    alone = tables.grid_shares(grid[grid["source"] == "a"])
+    assert "no classifier has two classes" in findings_steering.grid(alone).measured
+
+
 def test_table_1_finding():
     finding = findings_steering.table_1(steps())
     assert isinstance(finding, Finding)
@@ -227,13 +266,44 @@ def changes(changed=(0.0, 20.0, 60.0), turned=(0.0, 15.0, 30.0)):
 
 
 def test_visible_change():
-    at = changes().set_index("IS")["AS"]
-    finding = findings_steering.visible_change(changes(), 20.0, at)
-    assert "from IS = 20° (mean AS 6.0°) on" in finding.measured
-    assert "(20°) from IS = 20° on" in finding.measured
-    never = findings_steering.visible_change(changes((0.0, 0.0, 40.0)), 50.0, at)
+    finding = findings_steering.visible_change(changes(), 20.0)
+    assert "first recognised as another class at IS = 20°, mean AS 6.0°" in finding.measured
+    assert "first turns by more than other noise does (20°) at IS = 20°" in finding.measured
+    assert "no noise to compare" in findings_steering.visible_change(changes(), 0.0).measured
+    never = findings_steering.visible_change(changes((0.0, 0.0, 40.0)), 50.0)
     assert "Up to IS = 20° fewer than half" in never.measured
     assert "never turns by more than other noise does (50°)" in never.measured
+
+
+@pytest.mark.parametrize(
+    ("plain", "verdict"), [((20.0, 30.0), "agrees"), ((20.0, 1.0), "undecided"), ((1.0, 2.0), "differs")]
+)
+def test_norm_effect(plain, verdict):
+    table = pd.DataFrame({"photo": ["a", "b"], "norm, × original": [0.9, 1.5]})
+    table = table.assign(**{"turned, restored (°)": [10.0, 12.0], "turned, as it comes (°)": plain})
+    finding = findings_steering.norm_effect(table)
+    assert finding.verdict == verdict
+    assert "0.90 to 1.50 times as long" in finding.measured
+
+
+@pytest.mark.parametrize(("noise", "verdict"), [(20.0, "agrees"), (2.0, "differs")])
+def test_noise_effect(noise, verdict):
+    table = pd.DataFrame({"what": ["step", "noise", "both"], "angle": [5.0, noise, 21.0]})
+    assert findings_steering.noise_effect(table).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("equivalent", "its_logit", "verdict"),
+    [
+        (["cat", "dog"], [2.0, 1.0], "agrees"),
+        (["cat", "cow"], [2.0, 1.0], "differs"),
+        (["cat", "dog"], [2.0, 1.1], "differs"),
+    ],
+)
+def test_same_logits(equivalent, its_logit, verdict):
+    table = pd.DataFrame({"pair": "benign: x", "original": ["cat", "dog"], "logit": [2.0, 1.0]})
+    table = table.assign(**{"equivalent": equivalent, "its logit": its_logit})
+    assert findings_steering.same_logits(table).verdict == verdict
 
 
 def test_angles_of_the_planted_world_are_what_they_seem(run):
