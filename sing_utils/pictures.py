@@ -138,6 +138,9 @@ class MiniUnCLIP:
         """
         diffusers = require_diffusers()
         folder = Path(folder)
+        bars = diffusers.utils.logging
+        shown = bars.is_progress_bar_enabled()
+        bars.disable_progress_bar()  # four small files
         try:
             patches = load_file(folder / "patches.safetensors")
             unet = diffusers.UNet2DConditionModel.from_pretrained(folder / "unet", dtype=torch.float32)
@@ -148,6 +151,9 @@ class MiniUnCLIP:
                 "and patches.safetensors: restore data/embedded/decoder from the repository, or train one "
                 "with data/embedded/build/train_decoder.py."
             ) from None
+        finally:
+            if shown:
+                bars.enable_progress_bar()
         unet = unet.to(_device()).eval().requires_grad_(False)
         mean, basis = (patches[k].to(unet.device) for k in ("mean", "basis"))
         width = unet.config.projection_class_embeddings_input_dim

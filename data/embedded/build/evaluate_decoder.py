@@ -4,7 +4,11 @@
 
 FOLDER holds val/WNID/*: the photos whose embeddings are stored in data/embedded/features and on
 which nothing was trained. The guidance is chosen with training photos' embeddings (--choose), which
-need no photo. Pictures that are generated may be shown; the photos are only measured.
+need no photo; --twins FOLDER64 looks for held-out photos among the 64 x 64 training pictures.
+Pictures that are generated may be shown; the photos are only measured.
+
+The witness who says what a picture shows is EfficientNet-Lite2. It is a tower of the encoder, so
+pictures are drawn once from its judge's embeddings, in which it has no part, and once from all.
 """
 
 from __future__ import annotations
@@ -12,13 +16,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
 from sing_utils.classifiers import imagenet_wnids, load_classifier
-from sing_utils.encoders import load_embedded
+from sing_utils.encoders import EmbeddedEncoder, load_embedded
 from sing_utils.features import FeatureStore
 from sing_utils.pictures import MINI_WEIGHTS, MiniUnCLIP
 from sing_utils.profiles import load_profile
@@ -30,47 +35,80 @@ BATCH = 32
 
 
 def main() -> None:
-    """Choose the guidance, or measure and draw."""
+    """Choose the guidance, look for twins, or measure and draw."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--photos", type=Path, help="only needed for the rows about photos")
     parser.add_argument("--weights", type=Path, default=MINI_WEIGHTS)
+    parser.add_argument("--per-class", type=int, default=20, help="held-out photos of each class")
     parser.add_argument("--choose", action="store_true", help="compare guidance on training photos")
+    parser.add_argument("--twins", type=Path, help="64 x 64 training pictures to compare with")
     args = parser.parse_args()
-    encoder = load_embedded()
-    store = FeatureStore.open(FEATURES / encoder.name)
-    z = encoder.combine({t: store.read(t) for t in encoder.towers})
-    if args.choose:
-        print(compare_guidance(args.weights, z, store.index).to_markdown(index=False, floatfmt=".1f"))
+    if args.twins is not None:
+        print(nearest_twins(args.photos, args.twins))
         return
-    val = store.index[store.index["split"] == "val"].reset_index(drop=True)
-    z = z[torch.from_numpy((store.index["split"] == "val").to_numpy(copy=True))]
-    pictures = MiniUnCLIP.load(args.weights)(z, shared_noise=False)
-    logits = witness(pictures)
-    measured = {"drawn from held-out embeddings": (logits, encoder.encode_images(pictures))}
+    whole = load_embedded()
+    judge = whole.judge_of(WITNESS).encoder
+    store = FeatureStore.open(FEATURES / whole.name)
+    towers = {t: store.read(t) for t in whole.towers}
+    if args.choose:
+        table = compare_guidance(args.weights, judge, towers, store.index)
+        print(table.to_markdown(index=False, floatfmt=".1f"))
+        return
+    held_out = store.index[store.index["split"] == "val"].sort_values("path", kind="stable")
+    held_out = held_out.groupby("label").head(args.per_class)
+    labels = held_out["label"].reset_index(drop=True)
+    towers = {t: x[held_out.index.to_numpy(copy=True)] for t, x in towers.items()}
+    decoder, rows = MiniUnCLIP.load(args.weights), []
+    for what, encoder in (("the witness's judge", judge), ("the whole encoder", whole)):
+        z = encoder.combine(towers)
+        pictures = decoder(z, shared_noise=False)
+        logits, seen = witness(pictures), encoder.encode_images(pictures)
+        rows.append({"drawn from embeddings by": what, "N": len(z), **figures(logits, seen, z, labels)})
+        if encoder is judge:
+            print(by_class(logits, seen, z, labels), "\n")
+            sheet(pictures, labels, args.weights / "contact_sheet.jpg")
+            failures(pictures, logits, labels, args.weights / "failures.jpg")
     if args.photos is not None:
-        small = [shrink(args.photos / p) for p in val["path"]]
-        measured["the photos themselves, shrunk to 64 x 64"] = (witness(small), encoder.encode_images(small))
-    rows = [{"pictures": k, "N": len(z), **figures(x, y, z, val["label"])} for k, (x, y) in measured.items()]
+        small, z = [shrink(args.photos / p) for p in held_out["path"]], judge.combine(towers)
+        found = figures(witness(small), judge.encode_images(small), z, labels)
+        rows.append({"drawn from embeddings by": "(the photos, shrunk to 64 × 64)", "N": len(z), **found})
+    print("\n", pd.DataFrame(rows).to_markdown(index=False, floatfmt=".1f"), sep="")
+    z = judge.combine(towers)
     chance = angle(z, z[torch.randperm(len(z), generator=torch.Generator().manual_seed(0))])
-    print(pd.DataFrame(rows).to_markdown(index=False, floatfmt=".1f"))
-    print(f"\nangle between embeddings of two photos at random: median {float(chance.median()):.1f}°\n")
-    print(by_class(logits, measured["drawn from held-out embeddings"][1], z, val["label"]))
-    sheet(pictures, val["label"], args.weights / "contact_sheet.jpg")
-    failures(pictures, logits, val["label"], args.weights / "failures.jpg")
+    print(f"\nangle between the embeddings of two photos at random: median {float(chance.median()):.1f}°")
 
 
-def compare_guidance(weights: Path, z: Tensor, index: pd.DataFrame) -> pd.DataFrame:
+def nearest_twins(photos: Path, small: Path) -> str:
+    """Distance of held-out and of fitting photos to the nearest training picture, as 8 x 8 thumbnails."""
+    training = torch.stack([thumbnail(p) for p in sorted(small.rglob("*.jpg"))])  # (N, 192)
+    lines = []
+    for split in ("val", "train"):
+        own = torch.stack([thumbnail(p) for p in sorted((photos / split).rglob("*")) if p.is_file()])
+        nearest = torch.cdist(own, training).min(-1).values / training.shape[1] ** 0.5
+        lines.append(f"{split}: nearest {float(nearest.min()):.1f}, farthest {float(nearest.max()):.1f}")
+    return "rms distance of 255 levels; " + "; ".join(lines)
+
+
+def thumbnail(path: Path) -> Tensor:
+    """The centre of a picture, averaged to 8 x 8: (192,)."""
+    image = ImageOps.fit(Image.open(path).convert("RGB"), (8, 8), Image.Resampling.BOX)
+    return torch.from_numpy(np.asarray(image, dtype=np.float32)).flatten()
+
+
+def compare_guidance(
+    weights: Path, encoder: EmbeddedEncoder, towers: dict[str, Tensor], index: pd.DataFrame
+) -> pd.DataFrame:
     """Recognition and angle for some scales of guidance, on 160 training photos' embeddings."""
-    encoder = load_embedded()
     fit = index[index["split"] == "train"]
     rows = fit.groupby("label", sort=True).head(10).index
+    z = encoder.combine({t: x[rows] for t, x in towers.items()})
     table = []
-    for guidance in (1.0, 1.5, 2.0, 3.0):
-        for steps in (16, 32):
+    for guidance in (1.0, 2.0, 4.0):
+        for steps in (12, 24):
             decoder = MiniUnCLIP.load(weights, guidance=guidance, steps=steps)
-            pictures = decoder(z[rows], shared_noise=False)
+            pictures = decoder(z, shared_noise=False)
             seen = encoder.encode_images(pictures)
-            found = figures(witness(pictures), seen, z[rows], index["label"].loc[rows])
+            found = figures(witness(pictures), seen, z, index["label"].loc[rows])
             table.append({"guidance": guidance, "steps": steps, **found})
     return pd.DataFrame(table)
 

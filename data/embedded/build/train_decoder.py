@@ -35,6 +35,7 @@ LONE_TOWER_OUT = 0.75  # share of examples whose embedding is a judge's: one tow
 TILT = 25.0  # degrees; embeddings are turned by up to this, as a translated feature is off, too
 NORMS = (0.75, 1.05)  # translated features are shorter than embeddings
 SAVE_SECONDS = 240
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def build_unet(width: int) -> UNet2DConditionModel:
@@ -83,9 +84,10 @@ def draw_conditions(z: Tensor, rows: Tensor) -> Tensor:
 
 
 def fit_patches(pixels: Tensor) -> dict[str, Tensor]:
-    """Principal components of patches: mean (48,), basis (48, 12) whose coordinates have variance 1.
+    """Principal components of patches: mean (48,), basis (48, 12).
 
-    One scale serves all components, so that the first ones stay the larger.
+    One scale serves all components, so that their coordinates have variance 1 on average and the first
+    ones stay the larger.
     """
     x = pixel_unshuffle(pixels[::4].float() / 127.5 - 1, PATCH).permute(0, 2, 3, 1).flatten(0, 2)  # (P, 48)
     mean = x.mean(0)
@@ -105,11 +107,12 @@ def draw_pictures(pixels: Tensor, rows: Tensor, patches: dict[str, Tensor]) -> T
 
 def loss_of(unet: torch.nn.Module, x: Tensor, z: Tensor) -> Tensor:
     """Mean squared error of the velocity noise - picture, at logit-normal times."""
-    sigma = torch.sigmoid(torch.randn(len(x)))  # 0: picture, 1: noise
+    x, z = x.to(DEVICE), z.to(DEVICE)
+    sigma = torch.sigmoid(torch.randn(len(x), device=DEVICE))  # 0: picture, 1: noise
     noise = torch.randn_like(x)
     s = sigma[:, None, None, None]
     given = ((1 - s) * x + s * noise).to(memory_format=torch.channels_last)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(DEVICE, torch.bfloat16):
         velocity = unet(given, sigma * 1000, encoder_hidden_states=None, class_labels=z).sample
     return mse_loss(velocity.float(), noise - x)
 
@@ -149,12 +152,12 @@ def main() -> None:
     patches = fit_patches(pixels)
 
     torch.manual_seed(0)
-    unet = build_unet(z.shape[-1]).to(memory_format=torch.channels_last)
+    unet = build_unet(z.shape[-1]).to(DEVICE, memory_format=torch.channels_last)
     ema = EMAModel(unet.parameters(), decay=0.9995, use_ema_warmup=True, power=0.75)
     optimizer = torch.optim.AdamW(unet.parameters(), lr=RATE, weight_decay=DECAY, betas=(0.9, 0.98))
     state, step = args.work / "training.pt", 0
     if state.exists():
-        kept = torch.load(state, weights_only=True)
+        kept = torch.load(state, weights_only=True, map_location=DEVICE)
         step = kept["step"]
         unet.load_state_dict(kept["unet"])
         ema.load_state_dict(kept["ema"])
