@@ -131,7 +131,7 @@ def picture(
 ) -> None:
     """Draw a photo's feature and its equivalent, which gives the same logits."""
     from sing_utils.gallery import strip
-    from sing_utils.pictures import NearestPhotos
+    from sing_utils.nearest import NearestPhotos
     from sing_utils.run import open_run
     from sing_utils.tables_pictures import draw_pair
 

@@ -58,6 +58,6 @@ def _row(name: str, shown: Sequence[Shown]) -> str:
 def _figure(shown: Shown) -> str:
     alt, caption = html.escape(shown.alt, quote=True), html.escape(shown.caption)
     return (
-        f'<figure><img alt="{alt}" src="{image_source(shown.image)}" loading="lazy">'
+        f'<figure><img alt="{alt}" src="{image_source(shown.image)}">'
         f"<figcaption>{caption}</figcaption></figure>"
     )

@@ -16,30 +16,23 @@ call from the same noise, and `restore_norm` (eq. 14) gives an equivalent the le
 
 from __future__ import annotations
 
-import hashlib
 import json
-from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
-import pandas as pd
 import torch
 from PIL import Image
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 from torch.linalg import vector_norm
 
 from sing_utils.arrays import as_tensor, like, require_finite, require_width
 from sing_utils.encoders import Encoder
 from sing_utils.errors import SingError
-from sing_utils.features import FeatureStore, extract, list_pictures, read_picture
-from sing_utils.scores import pairwise_angle
+from sing_utils.features import list_pictures
 
 MINI_WEIGHTS = Path(__file__).parents[1] / "data" / "embedded" / "decoder"
 KARLO_WIDTH = 768  # of CLIP ViT-L/14, for which the published Karlo was trained
-_CHUNK = 256  # embeddings a product in the search, so that memory stays bounded
 
 
 class Pictures(Protocol):
@@ -101,91 +94,6 @@ def noise_seeds(count: int, seed: int, shared: bool) -> list[int]:
     return [seed if shared else seed + i for i in range(count)]
 
 
-# ------------------------------------------------------------------------------ mini UnCLIP
-
-
-@dataclass(frozen=True, eq=False)
-class MiniUnCLIP:
-    """The embedded profile's decoder: a small rectified flow, 64 x 64 pixels (data/embedded).
-
-    Attributes:
-        name: "mini".
-        dim: n.
-        unet: velocity network; its channels are components of patches of p x p pixels.
-        mean, basis: a patch from its components, mean (3 p p,) and basis (3 p p, channels).
-        scheduler: of the flow.
-        steps: Euler steps from noise to picture.
-        guidance: how far the velocity is pushed away from the one without an embedding; 1 is none.
-        batch_size: pictures a forward pass.
-    """
-
-    name: str
-    dim: int
-    unet: Any = field(repr=False)
-    mean: Tensor = field(repr=False)
-    basis: Tensor = field(repr=False)
-    scheduler: Any = field(repr=False)
-    steps: int = 24
-    guidance: float = 2.0
-    batch_size: int = 64
-
-    @classmethod
-    def load(cls, folder: str | Path = MINI_WEIGHTS, *, name: str = "mini", **options: Any) -> MiniUnCLIP:
-        """Load the weights of `folder`; `options` replace steps, guidance or batch size.
-
-        Raises:
-            SingError: if diffusers is missing, or the weights are missing or damaged.
-        """
-        diffusers = require_diffusers()
-        folder = Path(folder)
-        bars = diffusers.utils.logging
-        shown = bars.is_progress_bar_enabled()
-        bars.disable_progress_bar()  # four small files
-        try:
-            patches = load_file(folder / "patches.safetensors")
-            unet = diffusers.UNet2DConditionModel.from_pretrained(folder / "unet", dtype=torch.float32)
-            scheduler = diffusers.FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler")
-        except (OSError, ValueError, SafetensorError) as error:
-            raise SingError(
-                f"no mini UnCLIP in {folder} ({str(error).splitlines()[0][:120]}), expected unet, scheduler "
-                "and patches.safetensors: restore data/embedded/decoder from the repository, or train one "
-                "with data/embedded/build/train_decoder.py."
-            ) from None
-        finally:
-            if shown:
-                bars.enable_progress_bar()
-        unet = unet.to(_device()).eval().requires_grad_(False)
-        mean, basis = (patches[k].to(unet.device) for k in ("mean", "basis"))
-        width = unet.config.projection_class_embeddings_input_dim
-        return cls(name, width, unet, mean, basis, scheduler, **options)
-
-    @torch.inference_mode()
-    def __call__(self, z: Any, *, seed: int = 0, shared_noise: bool = True) -> list[Image.Image]:
-        """Embeddings (B, n) -> B pictures of 64 x 64 pixels; see `Pictures`."""
-        x = require_embeddings(z, self.dim, self.name)
-        seeds = noise_seeds(len(x), seed, shared_noise)
-        starts = range(0, len(x), self.batch_size)
-        parts = [self._draw(x[s : s + self.batch_size], seeds[s : s + self.batch_size]) for s in starts]
-        pixels = torch.cat(parts).add(1).mul(127.5).clamp(0, 255).round().byte()
-        return [Image.fromarray(p.permute(1, 2, 0).cpu().numpy()) for p in pixels]
-
-    def _draw(self, z: Tensor, seeds: list[int]) -> Tensor:
-        """One batch: (B, n) -> (B, 3, H, W), about -1..1."""
-        config = self.unet.config
-        shape = (config.in_channels, config.sample_size, config.sample_size)
-        x = draw_noise(shape, seeds).to(self.unet.device)  # (B, channels, H / p, W / p)
-        given = z.to(x) * self.dim**0.5  # the network was trained on entries of about 1
-        given = torch.cat([given, torch.zeros_like(given)])
-        self.scheduler.set_timesteps(self.steps)
-        for t in self.scheduler.timesteps:
-            both = self.unet(torch.cat([x, x]), t, encoder_hidden_states=None, class_labels=given).sample
-            with_z, without = both.chunk(2)
-            velocity = without + self.guidance * (with_z - without)
-            x = self.scheduler.step(velocity, t, x).prev_sample
-        patches = torch.einsum("bchw,pc->bphw", x, self.basis) + self.mean[:, None, None]
-        return torch.nn.functional.pixel_shuffle(patches, round((len(self.mean) / 3) ** 0.5))
-
-
 def draw_noise(shape: tuple[int, ...], seeds: list[int]) -> Tensor:
     """Gaussian noise (B, *shape), each row from its own seed and always drawn on the CPU."""
     rows = {s: torch.randn(shape, generator=torch.Generator().manual_seed(s)) for s in set(seeds)}
@@ -203,89 +111,6 @@ def require_diffusers() -> Any:
     return diffusers
 
 
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-# ---------------------------------------------------------------------- nearest photographs
-
-
-@dataclass(frozen=True, eq=False)
-class NearestPhotos:
-    """The photographs of a collection whose embeddings have the smallest angle; exact search.
-
-    Attributes:
-        name: of the collection.
-        embeddings: (N, n).
-        index: N rows with at least the column path.
-        folder: where the pictures are; None: they can be named but not shown.
-    """
-
-    name: str
-    embeddings: Tensor = field(repr=False)
-    index: pd.DataFrame = field(repr=False)
-    folder: Path | None = None
-
-    @classmethod
-    def of_store(cls, store: FeatureStore, encoder: Encoder, folder: Path | None = None) -> NearestPhotos:
-        """The pictures of a store that `extract(encoder, ...)` made."""
-        z = encoder.combine({tower: store.read(tower) for tower in encoder.towers})
-        return cls(f"photos:{folder or store.path}", z, store.index.reset_index(drop=True), folder)
-
-    @classmethod
-    def of_folder(cls, folder: Path, encoder: Encoder, store: Path) -> NearestPhotos:
-        """The pictures below `folder`, embedded into `store` on first use."""
-        return cls.of_store(extract(encoder, folder, store, dtype="float16"), encoder, folder)
-
-    @property
-    def dim(self) -> int:
-        """Width n of the embeddings."""
-        return self.embeddings.shape[1]
-
-    def search(self, z: Any, *, k: int = 5) -> pd.DataFrame:
-        """The k nearest photographs of each embedding: (B, n) -> B k rows.
-
-        Returns:
-            query (row of z), place (from 1), path, angle (degrees), and the index's other columns.
-
-        Raises:
-            SingError: for embeddings of another width, or k outside 1 to N.
-        """
-        x = require_embeddings(z, self.dim, self.name)
-        if not 1 <= k <= len(self.index):
-            raise SingError(f"k is {k}, expected 1 to {len(self.index)}, the number of photographs.")
-        best = [pairwise_angle(q, self.embeddings.to(q)).topk(k, largest=False) for q in x.split(_CHUNK)]
-        angles = torch.cat([b.values for b in best]).flatten()  # (B k,)
-        rows = torch.cat([b.indices for b in best]).flatten().tolist()
-        found = self.index.iloc[rows].reset_index(drop=True)
-        query = torch.arange(len(x)).repeat_interleave(k).numpy()
-        place = torch.arange(1, k + 1).repeat(len(x)).numpy()
-        return found.assign(query=query, place=place, angle=angles.cpu().numpy())
-
-    def __call__(self, z: Any, *, seed: int = 0, shared_noise: bool = True) -> list[Image.Image]:
-        """The nearest photograph of each embedding; there is no noise, so the options do nothing."""
-        if self.folder is None:
-            raise SingError(
-                f"{self.name} has features but no pictures to show, expected a folder: use photos:FOLDER, "
-                "or `search`, which names the photographs."
-            )
-        return [read_picture(self.folder / path) for path in self.search(z, k=1)["path"]]
-
-
-def _photos(folder: Path, encoder: Encoder, base: Path) -> NearestPhotos:
-    """The photographs of a folder, or of a feature store, which can be named but not shown.
-
-    A folder's embeddings are kept under _build until a file of it changes.
-    """
-    if (folder / "manifest.json").is_file():
-        return NearestPhotos.of_store(FeatureStore.open(folder), encoder)
-    paths = list_pictures(folder)["path"].tolist()
-    stats = [(s.st_size, s.st_mtime_ns) for s in ((folder / p).stat() for p in paths)]
-    text = json.dumps([encoder.identity, paths, stats])
-    key = hashlib.sha256(text.encode()).hexdigest()[:16]
-    return NearestPhotos.of_folder(folder, encoder, base / "_build" / "nearest" / key)
-
-
 # ------------------------------------------------------------------------------ by name
 
 
@@ -293,6 +118,8 @@ def _photos(folder: Path, encoder: Encoder, base: Path) -> NearestPhotos:
 def _decoder(kind: str, source: str, **options: Any) -> Pictures:
     """A generative decoder, loaded once a process."""
     if kind == "mini":
+        from sing_utils.mini import MiniUnCLIP
+
         name = f"mini:{source}" if source else "mini"
         return MiniUnCLIP.load(source or MINI_WEIGHTS, name=name, **options)
     from sing_utils.karlo import REPOSITORY, Karlo
@@ -332,7 +159,9 @@ def load_pictures(
     if kind == "photos":
         if encoder is None:
             raise SingError(f"{name} needs an encoder, expected the one whose embeddings will be given.")
-        return _photos(Path(source), encoder, base or Path.cwd())
+        from sing_utils.nearest import open_photos
+
+        return open_photos(Path(source), encoder, base or Path.cwd())
     try:
         return _decoder(kind, source, **options)
     except TypeError as error:

@@ -20,7 +20,9 @@ from tiny_karlo import build_tiny_karlo
 from sing_utils import SingError, angle
 from sing_utils.encoders import load_encoder
 from sing_utils.karlo import Karlo
-from sing_utils.pictures import MINI_WEIGHTS, MiniUnCLIP, NearestPhotos, load_pictures, restore_norm
+from sing_utils.mini import MiniUnCLIP
+from sing_utils.nearest import NearestPhotos
+from sing_utils.pictures import MINI_WEIGHTS, load_pictures, restore_norm
 
 DIM = 32
 

@@ -25,7 +25,8 @@ from torch import Tensor
 from sing_utils.classifiers import imagenet_wnids, load_classifier
 from sing_utils.encoders import EmbeddedEncoder, load_embedded
 from sing_utils.features import FeatureStore
-from sing_utils.pictures import MINI_WEIGHTS, MiniUnCLIP
+from sing_utils.mini import MiniUnCLIP
+from sing_utils.pictures import MINI_WEIGHTS
 from sing_utils.profiles import load_profile
 from sing_utils.scores import angle
 
