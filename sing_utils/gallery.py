@@ -29,7 +29,7 @@ def image_source(image: Image.Image, *, quality: int = 88) -> str:
 
 
 def gallery(rows: Sequence[tuple[str, Sequence[Shown]]]) -> HTML:
-    """Named rows of pictures; a row wider than the page can be scrolled."""
+    """Named rows of pictures; a row wider than the page goes on below."""
     return HTML(f'<div class="sing-gallery">{"".join(_row(name, shown) for name, shown in rows)}</div>')
 
 
@@ -50,8 +50,7 @@ def _row(name: str, shown: Sequence[Shown]) -> str:
     label = html.escape(name, quote=True)
     return (
         f'<section class="sing-row" aria-label="{label}"><p class="sing-row-name">{label}</p>'
-        f'<div class="sing-row-pictures" tabindex="0" role="group" aria-label="{label}">{figures}</div>'
-        "</section>"
+        f'<div class="sing-row-pictures">{figures}</div></section>'
     )
 
 

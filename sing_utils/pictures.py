@@ -95,7 +95,7 @@ def noise_seeds(count: int, seed: int, shared: bool) -> list[int]:
 
 
 def draw_noise(shape: tuple[int, ...], seeds: list[int]) -> Tensor:
-    """Gaussian noise (B, *shape), each row from its own seed and always drawn on the CPU."""
+    """Gaussian noise of B rows, each from its own seed and of the given shape, drawn on the CPU."""
     rows = {s: torch.randn(shape, generator=torch.Generator().manual_seed(s)) for s in set(seeds)}
     return torch.stack([rows[s] for s in seeds])
 

@@ -131,9 +131,8 @@ def low_resolution_note(run: Run) -> str:
     if not names:
         return ""
     return (
-        f"**Beware:** the photographs of {', '.join(names)} were 64 × 64 pixels before they were enlarged "
-        "(marked “64 px” in the violin charts). A difference between these classes and the others "
-        "may be one of resolution."
+        f"**Beware:** the photographs of {', '.join(names)} were 64 × 64 pixels before they were "
+        "enlarged. A difference between these classes and the others may be one of resolution."
     )
 
 

@@ -222,14 +222,12 @@ def pair_pictures(run: Run, name: str, pairs: pd.DataFrame) -> Rows:
     pictures = run.decoder(name)(torch.cat([z, z_tilde]), seed=run.profile.seed)
     rows: Rows = []
     for i, pair in enumerate(pairs.to_dict("records")):
-        c = pair["class"]
+        c, scores = pair["class"], f"IS {pair['IS']:.1f}°, AS {round(pair['AS'], 2) + 0.0:.2f}°"
         shown = [
             Shown(pictures[i], "original", f"{c}, original"),
-            Shown(pictures[i + len(pairs)], "equivalent", f"{c}, null component removed"),
+            Shown(pictures[i + len(pairs)], f"equivalent, {scores}", f"{c}, null component removed"),
         ]
-        rows.append(
-            (f"{pair['kind']}: {c}, IS {pair['IS']:.1f}°, AS {round(pair['AS'], 2) + 0.0:.2f}°", shown)
-        )
+        rows.append((f"{pair['kind']}: {c}", shown))
     return rows
 
 
@@ -254,6 +252,16 @@ def pair_logits(run: Run, name: str, pairs: pd.DataFrame, *, top: int = 5) -> pd
                 }
             )
     return pd.DataFrame(rows)
+
+
+def shown_logits(logits: pd.DataFrame) -> pd.DataFrame:
+    """The same for a page: class and logit in one column."""
+    sides = {"original": ("original", "logit"), "equivalent": ("equivalent", "its logit")}
+    words = {
+        side: [f"{c}  {x:.4f}" for c, x in zip(logits[name], logits[number], strict=True)]
+        for side, (name, number) in sides.items()
+    }
+    return logits[["pair", "place"]].assign(**words)
 
 
 def _of_pairs(run: Run, name: str, pairs: pd.DataFrame) -> Originals:
@@ -337,7 +345,7 @@ def noise_effect(
                 "the noise alone (median of pairs)",
                 "the step and the noise (median of pairs)",
             ],
-            "angle between the pictures' embeddings (°)": [
+            "angle of the pictures (°)": [
                 float(angle(seen[0], seen[1])),
                 float(between[torch.triu(torch.ones_like(between), 1) > 0].median()),
                 float(pairwise_angle(seen_own[:count], seen_own[count:]).median()),

@@ -101,6 +101,19 @@ def steering_table(run: Run, degrees: float) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def shown_steps(table: pd.DataFrame) -> pd.DataFrame:
+    """`steering_table` for a page: mean ± standard deviation in one column."""
+    both = table["reached"].astype(str) + " of " + table["steps"].astype(str)
+    pairs = {
+        f"{what} (°)": [
+            f"{m:.2f} ± {s:.2f}" for m, s in zip(table[f"{what} mean"], table[f"{what} sd"], strict=True)
+        ]
+        for what in ("|AS|", "AS")
+    }
+    own = table[["classifier", "direction"]].assign(**{"reach it": both}, **pairs)
+    return own.assign(**{"ε / |f|": table["length"].map("{:.2f}".format)})
+
+
 def whole_gradient(run: Run, degrees: float) -> pd.DataFrame:
     """The same steps along the whole text gradient, which may move the logits: one row a classifier.
 

@@ -19,10 +19,12 @@ from tiny_karlo import build_tiny_karlo
 
 from sing_utils import SingError, angle
 from sing_utils.encoders import load_encoder
+from sing_utils.features import FeatureStore
 from sing_utils.karlo import Karlo
 from sing_utils.mini import MiniUnCLIP
 from sing_utils.nearest import NearestPhotos
 from sing_utils.pictures import MINI_WEIGHTS, load_pictures, restore_norm
+from sing_utils.scores import pairwise_angle
 
 DIM = 32
 
@@ -141,6 +143,25 @@ def test_mini_pictures_are_64_pixels_and_not_flat():
     pictures = load_pictures("mini", encoder=load_encoder("embedded"))(embeddings(2, 320))
     assert [p.size for p in pictures] == [(64, 64)] * 2
     assert np.asarray(pictures[0]).std() > 10
+
+
+def test_mini_weights_are_half_precision_and_small():
+    files = list(MINI_WEIGHTS.rglob("*.safetensors"))
+    assert all(f.stat().st_size < 4e6 for f in files)
+    assert 5e6 < sum(f.stat().st_size for f in files) < 15e6
+
+
+def test_mini_pictures_show_what_was_asked_for(root):
+    """Drawn from held-out embeddings, a picture lies nearer to its own than to the others'."""
+    store = FeatureStore.open(root / "data/embedded/features/embedded")
+    encoder = load_encoder("embedded").only("efficientnet_lite0")
+    held_out = store.index[store.index["split"] == "val"]
+    rows = held_out.groupby("label").head(2).index.to_numpy(copy=True)  # two of each class
+    z = load_encoder("embedded").combine({t: store.read(t)[rows] for t in store.names})
+    seen = encoder.encode_images(load_pictures("mini", steps=12)(z, shared_noise=False))
+    turned = pairwise_angle(seen, store.read("efficientnet_lite0")[rows])
+    own = turned.diagonal().mean()
+    assert own < turned.mean() - 8  # degrees
 
 
 def test_an_unknown_option_is_said():
@@ -310,8 +331,6 @@ def test_nearest_photos_see_that_the_folder_changed(album):
 
 
 def test_nearest_photos_of_a_store_can_be_named_but_not_shown(root):
-    from sing_utils.features import FeatureStore
-
     store = FeatureStore.open(root / "data/embedded/features/embedded")
     photos = NearestPhotos.of_store(store, load_encoder("embedded"))
     z = photos.embeddings[[5, 4000]]

@@ -203,10 +203,13 @@ def test_pairs_are_drawn_with_restored_norm_and_have_equal_logits(run):
     torch.testing.assert_close(z[:2], T(f))
     torch.testing.assert_close(z[2:], restore_norm(T(run.spaces("one").remove_null(f)), T(f)))
     assert shared
-    assert [[s.caption for s in shown] for _, shown in rows] == [["original", "equivalent"]] * 2
+    assert [[s.caption.split(",")[0] for s in shown] for _, shown in rows] == [["original", "equivalent"]] * 2
     logits = pictures.pair_logits(run, "one", pairs)  # of two classes: no five
     assert (logits["original"] == logits["equivalent"]).all()
     np.testing.assert_allclose(logits["logit"], logits["its logit"], atol=1e-12)
+    words = pictures.shown_logits(logits)
+    assert words["original"][0] == f"{logits['original'][0]}  {logits['logit'][0]:.4f}"
+    assert (words["original"] == words["equivalent"]).all()
     np.testing.assert_allclose(
         sorted(logits["logit"][:2]), sorted((run.f[4, :2] + torch.tensor([0.0, 0.5])).tolist())
     )
@@ -240,7 +243,7 @@ def test_the_effect_of_the_noise(run, originals):
     assert (len(own), len(both)) == (8, 2)
     for z in (own, both):
         lengths_of_originals(run, z, originals.f[0])
-    step, noise, together = table["angle between the pictures' embeddings (°)"]
+    step, noise, together = table["angle of the pictures (°)"]
     assert 0 < step < noise
     assert together >= step
 

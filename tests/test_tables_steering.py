@@ -77,6 +77,9 @@ def test_table_1(run):
     assert (first["photos"], first["steps"], first["reached"]) == (10, 10, 10)
     assert (control["photos"], control["steps"]) == (10, 80)
     assert first["AS mean"] > 3 * abs(control["AS mean"])
+    shown = tables.shown_steps(table).iloc[0]
+    assert shown["|AS| (°)"] == f"{first['|AS| mean']:.2f} ± {first['|AS| sd']:.2f}"
+    assert shown["reach it"] == "10 of 10"
     assert table["flips"].sum() == 0
     assert (table["moved"] <= table["bound"]).all()
 
