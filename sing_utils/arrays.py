@@ -20,7 +20,12 @@ def as_tensor(x: Any, *, name: str) -> Tensor:
         SingError: if `x` is not a real floating-point or integer array.
     """
     if not isinstance(x, Tensor):
-        x = torch.from_numpy(np.ascontiguousarray(x))
+        try:
+            x = torch.from_numpy(np.ascontiguousarray(x))
+        except (TypeError, ValueError):
+            raise SingError(
+                f"{name} is a {type(x).__name__}, expected an array of numbers: pass a tensor or numpy array."
+            ) from None
     if x.is_complex() or x.dtype == torch.bool:
         raise SingError(f"{name} has dtype {x.dtype}, expected real numbers: convert it to float32.")
     return x if x.is_floating_point() else x.to(torch.float64)

@@ -121,7 +121,7 @@ def picture(
         str | None,
         typer.Option(help="mini, karlo, mini:FOLDER, karlo:FOLDER or photos:FOLDER; default: the profile's."),
     ] = None,
-    save_memory: Annotated[bool, typer.Option(help="Karlo on a small GPU: slower.")] = False,
+    save_memory: Annotated[bool, typer.Option(help="Only karlo: for a small GPU, slower.")] = False,
     classifier: Annotated[str | None, typer.Option(help="Default: the profile's first.")] = None,
     profile: Annotated[str, typer.Option(help="Whose settings to use.")] = "embedded",
     run_dir: Annotated[
@@ -138,6 +138,8 @@ def picture(
     _require_picture_name(out)
     if degrees is not None and toward is None:
         raise SingError("--degrees was given without --toward, expected both: null removal has no length.")
+    if save_memory and not (backend or "").startswith("karlo"):
+        raise SingError("--save-memory is for --backend karlo only, expected both: leave it out otherwise.")
     opened = open_run(
         profile,
         run_dir=run_dir and str(Path(run_dir).absolute()),
@@ -148,8 +150,14 @@ def picture(
     )
     name = classifier or opened.profile.classifiers[0]
     photo = str(Path(photo).absolute()) if Path(photo).is_file() else photo
-    pair = draw_pair(opened, name, photo, toward=toward, degrees=degrees or opened.profile.degrees)
+    pair = draw_pair(
+        opened, name, photo, toward=toward, degrees=opened.profile.degrees if degrees is None else degrees
+    )
     strip([pair.original, pair.equivalent]).save(out)
+    if opened.profile.picture_backend == "mini":
+        typer.echo(
+            "(mini draws 16 classes only, and anything else as what it knows nearest to it.)", err=True
+        )
     score = "" if toward is None else f", AS toward {toward!r} {pair.AS:+.2f}°"
     typer.echo(f"{out}: original and equivalent for {name}. IS {pair.IS:.2f}°{score}.")
     proof = pair.certificate

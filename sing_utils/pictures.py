@@ -185,7 +185,8 @@ def require_fit(name: str, encoder: Encoder, *, base: Path | None = None) -> Non
     if width is not None and width != encoder.dim:
         raise SingError(
             f"the decoder {name!r} takes embeddings of width {width}, but the encoder {encoder.name!r} "
-            f"gives {encoder.dim}: choose the decoder that belongs to the encoder."
+            f"gives {encoder.dim}: choose the decoder that belongs to the encoder (mini to embedded; this "
+            "version has no encoder for the published karlo)."
         )
 
 

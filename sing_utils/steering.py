@@ -123,7 +123,7 @@ def step_for_image_score(f: Any, d: Any, T: Translator, *, degrees: Any = 40.0) 
         SingError: for degrees outside 0 to 180, or T d = 0.
     """
     a, b = _translate(f, d, T)
-    epsilon = _first_step(a, a, b, _radians(degrees, a))
+    epsilon = _straight_step(a, b, _radians(degrees, a))
     reason = _reason(epsilon, angle(a, b), degrees)
     if reason:
         warnings.warn(reason, UnreachableWarning, stacklevel=2)
@@ -191,16 +191,17 @@ def steer(
         bias: b of the head, (c,), for the certificate's top-1 class; None means 0.
 
     Returns:
-        The equivalents with their scores; rows out of reach are NaN, never a wrong number.
+        The equivalents with their scores. Rows out of reach, or reached only by a step over a
+        thousand times as long as the feature, are NaN, never a wrong number; `reason` says so.
 
     Raises:
         SingError: for degrees outside 0 to 180, fewer than 1 iteration, widths that do not fit, a
             text gradient without a null component, or logits that moved.
     """
-    if iterations < 1 or (direction is not None and iterations > 1):
-        raise SingError(
-            f"iterations is {iterations}, expected 1 or more, and 1 with a direction of your own."
-        )
+    if not isinstance(iterations, int) or iterations < 1:
+        raise SingError(f"iterations is {iterations!r}, expected a whole number of 1 or more.")
+    if direction is not None and iterations > 1:
+        raise SingError(f"iterations is {iterations}, expected 1 with a direction of your own.")
     x, u, weight = _inputs(f, z_text, T)
     theta = _radians(degrees, x)  # (B,)
     origin = x @ weight.mT  # (B, n)
@@ -210,8 +211,10 @@ def steer(
         d = _given(direction, x) if direction is not None else _direction(position, u, weight, spaces)
         b = d @ weight.mT  # (B, n)
         largest = angle(origin, b) if k == 1 else largest
-        start = origin if k == 1 else position @ weight.mT
-        step = _first_step(origin, start, b, theta * k / iterations)
+        if k == 1:
+            step = _straight_step(origin, b, theta / iterations)
+        else:
+            step = _first_step(origin, position @ weight.mT, b, theta * k / iterations)
         # A row that is lost stays where it is until the end, so that nothing meets NaN on the way.
         position = position + step.nan_to_num(0.0)[:, None] * d  # eq. 13
         epsilon = epsilon + step
@@ -268,6 +271,16 @@ def _direction(x: Tensor, u: Tensor, weight: Tensor, spaces: HeadSpaces) -> Tens
     return d / norm
 
 
+def _straight_step(a: Tensor, b: Tensor, theta: Tensor) -> Tensor:
+    """The ε with angle(a, a + ε b) = theta by the law of sines; NaN out of reach: (B,), radians."""
+    beyond = torch.deg2rad(angle(a, b)) - theta
+    length = vector_norm(a, dim=-1)
+    moved = length * theta.sin() / beyond.sin()  # ε |b|
+    epsilon = moved / vector_norm(b, dim=-1)
+    epsilon = torch.where((beyond > 0) & (moved <= _LONGEST * length), epsilon, torch.nan)
+    return torch.where(theta == 0, 0.0, epsilon)
+
+
 def _first_step(origin: Tensor, start: Tensor, b: Tensor, theta: Tensor) -> Tensor:
     """Smallest ε >= 0 with angle(origin, start + ε b) = theta (B,), radians; NaN if there is none.
 
@@ -277,13 +290,13 @@ def _first_step(origin: Tensor, start: Tensor, b: Tensor, theta: Tensor) -> Tens
     along = normalize(origin, dim=-1)
     p, q = (start * along).sum(-1), (b * along).sum(-1)  # (B,)
     P, Q = start - p[:, None] * along, b - q[:, None] * along  # (B, n)
-    if origin is start:
-        P = torch.zeros_like(P)  # exactly, not up to rounding
     cos, sin = theta.cos(), theta.sin()
     A = cos**2 * Q.square().sum(-1) - sin**2 * q**2
     B = cos**2 * (P * Q).sum(-1) - sin**2 * p * q
     C = cos**2 * P.square().sum(-1) - sin**2 * p**2
-    root = (B**2 - A * C).sqrt()  # NaN: the line never meets the cone
+    inside = B**2 - A * C
+    touching = inside.abs() <= 1e-12 * (B**2 + (A * C).abs())  # a double root, up to rounding
+    root = torch.where(touching, 0.0, inside).sqrt()  # NaN: the line never meets the cone
     stable = -(B + torch.where(B < 0, -root, root))  # no difference of near equals
     candidates = torch.stack([stable / A, C / stable])  # (2, B)
     # Squaring let in the cone's other half, and steps backward are not toward the text.
@@ -301,11 +314,11 @@ def _reason(epsilon: Tensor, largest: Tensor | None, degrees: Any) -> str:
     lost = epsilon.isnan()
     if not bool(lost.any()):
         return ""
-    why = "a step on the way has no length that gets there"
+    why = "at one of the angles on the way no step along the new direction reaches it"
     if largest is not None:
         low, high = float(largest[lost].min()), float(largest[lost].max())
         span = f"{low:.1f}°" if high - low < 0.05 else f"{low:.1f}° to {high:.1f}°"
-        why = f"with longer and longer steps their IS only approaches {span}"
+        why = f"steps of up to a thousand times the feature's length only approach {span}"
     wanted = f"{degrees:g}°" if isinstance(degrees, int | float) else "the wanted angle"
     return (
         f"IS = {wanted} can't be reached for {int(lost.sum())} of {len(lost)} features: {why}; "
@@ -363,7 +376,10 @@ def _translate(f: Any, d: Any, T: Translator) -> tuple[Tensor, Tensor]:
 
 def _radians(degrees: Any, x: Tensor) -> Tensor:
     """Wanted angles as (B,) radians."""
-    theta = torch.as_tensor(degrees, dtype=torch.float64, device=x.device)
+    try:
+        theta = torch.as_tensor(degrees, dtype=torch.float64, device=x.device)
+    except (TypeError, ValueError):
+        raise SingError(f"degrees is {degrees!r}, expected a number, such as 40.0.") from None
     if theta.ndim > 1 or (theta.ndim == 1 and len(theta) != len(x)):
         raise SingError(f"degrees has shape {tuple(theta.shape)}, expected one angle, or {len(x)}.")
     if not bool(((theta >= 0) & (theta < 180)).all()):

@@ -166,6 +166,7 @@ def test_a_picture_of_a_pair(sing, root, tmp_path, fitted, toward):
     result = sing("picture", "chelsea", "--out", out, "--run-dir", fitted, *toward, cwd=root)
     assert result.code == 0, result.err
     assert Image.open(out).size == (64 + 4 + 64, 64)
+    assert "16 classes only" in result.err
     assert ("IS 30.00°, AS toward 'an image of a jellyfish' +" in result.out) == bool(toward)
     assert "The logits moved by at most" in result.out
 
@@ -192,7 +193,7 @@ def test_the_nearest_photo_instead_of_a_drawing(sing, root, tmp_path, fitted, ma
         (["chelsea", "--out", "nowhere/pair.png"], ["no folder", "nowhere"]),
         (["README.md", "--out", "pair.png"], ["README.md can't be read as a picture"]),
         (["chelsea", "--out", "pair.png", "--degrees", "10"], ["--degrees was given without --toward"]),
-        (["chelsea", "--out", "pair.png", "--save-memory"], ["mini takes no such options"]),
+        (["chelsea", "--out", "pair.png", "--save-memory"], ["--save-memory is for --backend karlo only"]),
         (["chlesea", "--out", "pair.png"], ["'chlesea' is no file", "chelsea"]),
         (["chelsea", "--out", "pair.png", "--toward", " "], ["expected words"]),
         (["chelsea", "--out", "pair.png", "--toward", "camel " * 300], ["256", "shorten it"]),

@@ -114,7 +114,7 @@ def test_step_by_hand():
     assert float(step_for_image_score(f, d, T, degrees=45.0)) == pytest.approx(1.0, rel=1e-14)
     assert float(step_for_image_score(f, d, T, degrees=60.0)) == pytest.approx(math.sqrt(3), rel=1e-14)
     assert float(step_for_image_score(f, d, T, degrees=0.0)) == 0.0
-    with pytest.warns(UnreachableWarning, match="1 of 1 features.*only approaches 90.0°"):
+    with pytest.warns(UnreachableWarning, match="1 of 1 features.*only approach 90.0°"):
         assert step_for_image_score(f, d, T, degrees=90.0).isnan().all()
 
 
@@ -148,6 +148,24 @@ def test_step_is_that_of_a_bisection(seed, degrees):
 
 
 # --------------------------------------------------------------------------------- steering
+
+
+def test_a_right_angle_is_reached_where_it_can_be(world):
+    """cos 90° is rounding alone: the quadratic would have a double root there."""
+    f, _, T, _ = world
+    d = torch.randn(B, M, dtype=torch.float64, generator=torch.Generator().manual_seed(9))
+    d = torch.cat([d, -d])  # of each pair one limit is above 90 degrees
+    f = torch.cat([f, f])
+    with pytest.warns(UnreachableWarning):
+        epsilon = step_for_image_score(f, d, T, degrees=90.0)
+    assert torch.equal(epsilon.isnan(), largest_image_score(f, d, T) <= 90.06)
+    assert int((~epsilon.isnan()).sum()) >= B - 1
+
+
+def test_two_legs_to_a_right_angle(world):
+    f, text, T, spaces = world
+    near = [steer(f, text, T, spaces, degrees=x, iterations=2).IS for x in (89.99, 90.0)]
+    assert torch.equal(near[0].isnan(), near[1].isnan())
 
 
 @pytest.mark.parametrize(("dtype", "atol"), [(torch.float64, 1e-9), (torch.float32, 1e-3)])
@@ -199,7 +217,7 @@ def test_a_curve_is_what_many_iterations_settle_to(world):
     assert steps[2] < steps[1] < steps[0]
     lost = steer(f, text, T, spaces, degrees=170.0, iterations=3)
     assert lost.f_eps.isnan().all()
-    assert "a step on the way" in lost.reason
+    assert "at one of the angles on the way" in lost.reason
 
 
 def test_a_text_a_row_is_that_row_alone(world):
@@ -244,7 +262,7 @@ def test_a_control_direction_is_followed(world):
     result = steer(f, text, T, spaces, degrees=5.0, direction=d)
     moved = result.f_eps - f
     torch.testing.assert_close(moved / torch.linalg.vector_norm(moved, dim=-1, keepdim=True), d)
-    with pytest.raises(SingError, match="1 with a direction of your own"):
+    with pytest.raises(SingError, match="expected 1 with a direction of your own"):
         steer(f, text, T, spaces, direction=d, iterations=2)
     with pytest.raises(SingError, match="logits"):
         steer(f, text, T, spaces, degrees=5.0, direction=torch.ones_like(f))  # leaves the null space
@@ -322,7 +340,12 @@ def test_bad_shapes(world):
         text_gradient(0 * f, text, T)
     with pytest.raises(SingError, match="the translator can't see them"):
         step_for_image_score(f, 0 * f, T)
-    with pytest.raises(SingError, match="iterations is 0"):
-        steer(f, text, T, spaces, iterations=0)
+    for iterations in (0, 2.5):
+        with pytest.raises(SingError, match=f"iterations is {iterations}, expected a whole number"):
+            steer(f, text, T, spaces, iterations=iterations)
+    with pytest.raises(SingError, match="degrees is 'forty', expected a number"):
+        steer(f, text, T, spaces, degrees="forty")
+    with pytest.raises(SingError, match="f is a Steered, expected an array of numbers"):
+        T(steer(f, text, T, spaces, degrees=5.0))
     with pytest.raises(SingError, match="NaN"):
         steer(f * math.nan, text, T, spaces)
