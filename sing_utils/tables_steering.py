@@ -103,7 +103,7 @@ def steering_table(run: Run, degrees: float) -> pd.DataFrame:
 
 def shown_steps(table: pd.DataFrame) -> pd.DataFrame:
     """`steering_table` for a page: mean ± standard deviation in one column."""
-    both = table["reached"].astype(str) + " of " + table["steps"].astype(str)
+    both = table["reached"].astype(str) + "/" + table["steps"].astype(str)
     pairs = {
         f"{what} (°)": [
             f"{m:.2f} ± {s:.2f}" for m, s in zip(table[f"{what} mean"], table[f"{what} sd"], strict=True)

@@ -79,7 +79,7 @@ def test_table_1(run):
     assert first["AS mean"] > 3 * abs(control["AS mean"])
     shown = tables.shown_steps(table).iloc[0]
     assert shown["|AS| (°)"] == f"{first['|AS| mean']:.2f} ± {first['|AS| sd']:.2f}"
-    assert shown["reach it"] == "10 of 10"
+    assert shown["reach it"] == "10/10"
     assert table["flips"].sum() == 0
     assert (table["moved"] <= table["bound"]).all()
 
