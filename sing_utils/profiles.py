@@ -205,7 +205,8 @@ def _resolve(values: dict[str, Any], base: dict[str, Any], root: Path) -> dict[s
         values["concepts"] = _read_yaml(file)
     classes = values.get("classes")
     if isinstance(classes, list):
-        values["classes"] = _pick(classes, base.get("classes") or {})
+        known = base.get("classes")
+        values["classes"] = _pick(classes, known if isinstance(known, dict) else {})
     chosen, wanted = values.get("classes"), values.get("concept_classes")
     if isinstance(chosen, dict) and isinstance(wanted, list) and wanted == base.get("concept_classes"):
         # A run on other classes falls back to its own, instead of failing on the file's.

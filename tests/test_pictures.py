@@ -27,6 +27,7 @@ from sing_utils.pictures import MINI_WEIGHTS, load_pictures, restore_norm
 from sing_utils.scores import pairwise_angle
 
 DIM = 32
+ROUNDING = 4  # of 255 levels; another picture differs by tens
 
 
 @pytest.fixture(scope="module")
@@ -82,8 +83,8 @@ def test_the_norm_reaches_the_picture(decoder):
     """A decoder reads the length, too; restoring it undoes what a longer vector did."""
     z = embeddings(1, decoder.dim)
     plain, longer = decoder(z), decoder(3 * z)
-    assert difference(plain[0], longer[0]) > 0
-    assert difference(plain[0], decoder(restore_norm(3 * z, z))[0]) <= 1
+    assert difference(plain[0], longer[0]) > 2 * ROUNDING
+    assert difference(plain[0], decoder(restore_norm(3 * z, z))[0]) <= ROUNDING
 
 
 # -------------------------------------------------------------------------- noise and seeds
@@ -100,8 +101,8 @@ def test_same_embedding_same_picture_with_shared_noise(decoder):
 def test_without_shared_noise_each_picture_has_its_own(decoder):
     z = embeddings(1, decoder.dim).expand(2, -1)
     first, second = decoder(z, seed=3, shared_noise=False)
-    assert difference(first, second) > 0
-    assert difference(first, decoder(z[:1], seed=3)[0]) <= 1
+    assert difference(first, second) > 2 * ROUNDING
+    assert difference(first, decoder(z[:1], seed=3)[0]) <= ROUNDING
 
 
 def test_the_seed_decides_and_nothing_else(decoder):
@@ -119,7 +120,7 @@ def test_a_batch_is_its_singles(decoder, shared):
     z = embeddings(5, decoder.dim)
     together = decoder(z, seed=7, shared_noise=shared)
     alone = [decoder(z[i : i + 1], seed=7 if shared else 7 + i)[0] for i in range(5)]
-    assert max(difference(a, b) for a, b in zip(together, alone, strict=True)) <= 1  # rounding
+    assert max(difference(a, b) for a, b in zip(together, alone, strict=True)) <= ROUNDING
 
 
 def test_numpy_and_float64_are_taken(mini):

@@ -43,6 +43,15 @@ def test_the_books_profiles_are_valid(root, name):
     assert set(profile.concept_classes) <= set(profile.classes.values())
 
 
+def test_a_profile_file_may_list_its_classes(small):
+    values = BASE | {"classes": ["n01440764", "n02437312"], "concept_classes": ["tench"]}
+    (small / "data" / "profiles" / "listed.yaml").write_text(yaml.safe_dump(values))
+    assert load_profile("listed", root=small).classes == {
+        "n01440764": class_name("n01440764"),
+        "n02437312": class_name("n02437312"),
+    }
+
+
 # ---------------------------------------------------------------------------- unknown keys
 
 
