@@ -50,6 +50,7 @@ check-notebooks: setup ## no outputs, no def or class, a parameters cell
 
 bench: setup ## compare speeds; prints ratios measured in one run
 	$(BIN)/python -m tests.bench
+	$(BIN)/python -m tests.bench_pages
 
 lock: setup ## resolve requirements.lock anew from pyproject.toml
 	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --upgrade \

@@ -135,7 +135,7 @@ def _config(root: Path, profile: str) -> bytes:
     """``_config.yml`` plus what a page may say of the run: ``{{ profile }}``, its name."""
     config = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8")) or {}
     config.setdefault("parse", {}).setdefault("myst_substitutions", {})["profile"] = f"`{profile}`"
-    return yaml.safe_dump(config, sort_keys=True, allow_unicode=True).encode()
+    return yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode()  # scripts have an order
 
 
 def _toc_pages(toc: bytes) -> Iterator[str]:

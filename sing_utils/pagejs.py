@@ -1,7 +1,9 @@
 """The JavaScript that the book's pages load, gathered in one folder of local files.
 
 Nothing of it is committed and no page asks the network for it: MathJax comes from npm by the
-exact version and hash in ``package-lock.json``, Vega-Embed from the installed ``vl-convert``.
+exact version and hash in ``package-lock.json``, as do the scripts that bring widgets to life
+(require.js and Jupyter's html-manager); Vega-Embed from the installed ``vl-convert``, anywidget's
+script from the installed anywidget.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ __all__ = ["VENDOR", "fetch_page_js", "npm_command", "page_js_key"]
 #: opened from a file cannot do. The "full" component holds every TeX extension, so that no macro
 #: makes the page ask for another file.
 VENDOR: dict[str, dict[str, str]] = {
+    "@jupyter-widgets/html-manager": {"dist/embed-amd.js": "embed-amd.js"},
     "mathjax": {"es5/tex-svg-full.js": "mathjax/tex-svg-full.js", "LICENSE": "mathjax/LICENSE"},
+    "requirejs": {"require.js": "require.js"},
 }
 _DONE = "done.json"
 
@@ -37,6 +41,7 @@ def page_js_key(root: Path) -> str:
         json.dumps(VENDOR, sort_keys=True).encode(),
         metadata.version("vl-convert-python").encode(),
         metadata.version("altair").encode(),
+        metadata.version("anywidget").encode(),
         Path(__file__).read_bytes(),
     ]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
@@ -46,7 +51,8 @@ def fetch_page_js(root: Path) -> Path:
     """Return the folder with the page scripts, installing them first where they are missing.
 
     The folder is ``_build/js/<key>/vendor`` with ``vega.js`` (which sets ``vegaEmbed``, ``vega``
-    and ``vegaLite``) and the files named in :data:`VENDOR`. An interrupted install is not reused.
+    and ``vegaLite``), ``anywidget.js`` and the files named in :data:`VENDOR`. An interrupted install
+    is not reused.
 
     Raises
     ------
@@ -66,6 +72,7 @@ def fetch_page_js(root: Path) -> Path:
             (vendor / target).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(home / "node_modules" / package / source, vendor / target)
     (vendor / "vega.js").write_text(_vega_bundle(), encoding="utf-8")
+    shutil.copyfile(_anywidget_script(), vendor / "anywidget.js")
     shutil.rmtree(home / "node_modules")  # the book needs the copied files only
     (home / _DONE).write_text(json.dumps(VENDOR), encoding="utf-8")
     return vendor
@@ -123,6 +130,14 @@ def _npm_install(root: Path, home: Path) -> None:
         raise SingError(f"npm could not install the book's page scripts: {reason}.")
 
 
+def _anywidget_script() -> Path:
+    """Anywidget as an AMD module, of the version whose widgets the notebooks hold."""
+    spec = find_spec("anywidget")
+    assert spec is not None  # a dependency of this package
+    assert spec.origin is not None
+    return Path(spec.origin).parent / "nbextension" / "index.js"
+
+
 def _vega_bundle() -> str:
     """Vega-Embed, Vega-Lite and Vega of Altair's version as one classic script."""
     import vl_convert
@@ -138,4 +153,5 @@ def _vega_bundle() -> str:
     # modules, so it becomes a classic script, wrapped so that its names stay its own.
     names = "window.vegaEmbed = vegaEmbed; window.vega = vega; window.vegaLite = vegaLite;"
     bundle = vl_convert.javascript_bundle(names, vl_version=version)
-    return f'(function () {{ "use strict";\n{bundle}\n}})();\n'
+    # Nor may it find require.js, to which parts of it would hand themselves over.
+    return f'(function (define, require) {{ "use strict";\n{bundle}\n}})();\n'

@@ -36,6 +36,9 @@ class Profile(BaseModel):
         low_resolution: labels whose photographs were enlarged; said wherever classes are compared.
         prompt_template: text with one {} for the class name.
         concepts: phrases, or a YAML file with a list of phrases.
+        more_concepts: further phrases, or a file of them, that only the live explorers offer.
+        explorer_photos: evaluation photos a class that the live explorers offer, the first by file name.
+        thumbnails: evaluation photos a class that get a small picture, the first by file name.
         concept_classes: names of the classes whose concepts are analysed; None: the first two.
         photos: single pictures to analyse: files, or names of pictures in scikit-image.
         source_class: name of the class whose photos are steered; None: the first that has two or more
@@ -63,6 +66,9 @@ class Profile(BaseModel):
     low_resolution: list[str] = []
     prompt_template: str = "an image of a {}"
     concepts: list[str]
+    more_concepts: list[str] = []
+    explorer_photos: int = Field(3, ge=1)
+    thumbnails: int = Field(24, ge=0)
     concept_classes: list[str] | None = None
     photos: list[str] = []
     source_class: str | None = None
@@ -99,10 +105,10 @@ class Profile(BaseModel):
             raise ValueError("expected words with one {} where the class name goes")
         return text
 
-    @field_validator("concepts", "targets")
+    @field_validator("concepts", "more_concepts", "targets")
     @classmethod
     def _phrases(cls, phrases: list[str], info: ValidationInfo) -> list[str]:
-        least = 2 if info.field_name == "concepts" else 1
+        least = {"concepts": 2, "more_concepts": 0, "targets": 1}[str(info.field_name)]
         if len(phrases) < least or not all(p.strip() for p in phrases) or len(set(phrases)) < len(phrases):
             count = "at least two different phrases" if least == 2 else "different phrases"
             raise ValueError(f"expected {count}, none of them empty")
@@ -115,6 +121,11 @@ class Profile(BaseModel):
             return require_backend(name)
         except SingError as error:
             raise ValueError(str(error)) from None
+
+    @property
+    def phrases(self) -> list[str]:
+        """All phrases of the live explorers: `concepts`, then those of `more_concepts` that are new."""
+        return list(dict.fromkeys([*self.concepts, *self.more_concepts]))
 
     def prompt(self, class_name: str) -> str:
         """The class prompt, such as "an image of a jellyfish"."""
@@ -197,12 +208,13 @@ def require_known(values: dict[str, Any], where: str) -> None:
 
 def _resolve(values: dict[str, Any], base: dict[str, Any], root: Path) -> dict[str, Any]:
     """Replace short forms: a list of classes, a file of concepts."""
-    concepts = values.get("concepts")
-    if isinstance(concepts, str):
-        file = root / concepts
-        if not file.is_file():
-            raise SingError(f"concepts: {concepts} is no file, expected a YAML list of phrases.")
-        values["concepts"] = _read_yaml(file)
+    for key in ("concepts", "more_concepts"):
+        phrases = values.get(key)
+        if isinstance(phrases, str):
+            file = root / phrases
+            if not file.is_file():
+                raise SingError(f"{key}: {phrases} is no file, expected a YAML list of phrases.")
+            values[key] = _read_yaml(file)
     classes = values.get("classes")
     if isinstance(classes, list):
         known = base.get("classes")

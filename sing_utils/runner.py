@@ -27,9 +27,9 @@ from sing_utils.pictures import require_fit
 from sing_utils.profiles import Profile, class_name, load_profile, require_known, save_profile
 
 # Modules that decide how a book looks or how a command reads, not what a notebook computes.
-_NOT_INPUTS = {"book.py", "pagejs.py", "cli.py", "runner.py"}
+_NOT_INPUTS = {"book.py", "pagejs.py", "cli.py", "runner.py", "live.py"}
 _LONG_TEXT = 200  # characters
-_LIBRARIES = ("torch", "diffusers", "timm", "numpy", "pandas", "altair", "sentence-transformers", "papermill")
+_LIBRARIES = ("torch", "diffusers", "timm", "numpy", "pandas", "altair", "anywidget", "papermill")
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def _require_inputs(root: Path, profile: Profile, names: dict[str, str]) -> None
             f"did you mean {near!r}?"
         )
     encoder = load_encoder(profile.encoder)
-    texts = [profile.prompt(x) for x in (*classes, *profile.targets)] + profile.concepts
+    texts = [profile.prompt(x) for x in (*classes, *profile.targets)] + profile.phrases
     if long := [t for t in texts if len(t) > _LONG_TEXT]:
         encoder.encode_text(long)  # only these can be too long, and the text tower takes seconds to load
     require_fit(profile.picture_backend, encoder, base=root)
@@ -206,9 +206,10 @@ def _execute(
 
 def _inputs_key(root: Path, profile: Profile, parameters: dict[str, Any]) -> str:
     """Everything but the notebooks that results depend on."""
+    sources = [*(root / "sing_utils").glob("*.py"), *(root / "sing_utils" / "pages").glob("*")]
     code = {
         p.name: hashlib.sha256(p.read_bytes()).hexdigest()
-        for p in sorted((root / "sing_utils").glob("*.py"))
+        for p in sorted(sources)
         if p.name not in _NOT_INPUTS
     }
     data = [p.read_text() for p in sorted((root / profile.features).glob("*/manifest.json"))]

@@ -392,22 +392,34 @@ def concept_angles(run: Run) -> pd.DataFrame:
     phrases = run.profile.concepts
     frames = []
     for name in run.profile.classifiers:
-        evaluation, T = run.data(name).evaluation, run.translator(name)
         texts = run.judge(name).encode_text(phrases)  # (K, n)
-        after = T.after_null_removal(run.spaces(name))
         for c in run.concept_classes:
-            f = evaluation.rows(evaluation.index["class"] == c).f
-            x, y = pairwise_angle(T(f), texts), pairwise_angle(after(f), texts)  # (N, K) each
-            margin = _half_width(x - y, run.profile.confidence)
+            x, y, paths = class_angles(run, name, c, texts)  # (N, K) each
             columns = {
                 "before": x.mean(0),
                 "after": y.mean(0),
                 "AS": (x - y).mean(0),
-                "margin": margin,
+                "margin": half_width(x - y, run.profile.confidence),
             }
             frame = pd.DataFrame({k: v.numpy() for k, v in columns.items()})
-            frames.append(frame.assign(classifier=name, concept=phrases, photos=len(f), **{"class": c}))
+            frames.append(frame.assign(classifier=name, concept=phrases, photos=len(paths), **{"class": c}))
     return pd.concat(frames, ignore_index=True)
+
+
+def class_angles(run: Run, name: str, c: str, texts: Tensor) -> tuple[Tensor, Tensor, list[str]]:
+    """Angles of a class's evaluation photos to K texts before and after null removal, degrees.
+
+    Returns:
+        (N, K) each, and the photos' paths.
+    """
+    evaluation, T = run.data(name).evaluation, run.translator(name)
+    own = evaluation.rows(evaluation.index["class"] == c)
+    after = T.after_null_removal(run.spaces(name))
+    return (
+        pairwise_angle(T(own.f), texts),
+        pairwise_angle(after(own.f), texts),
+        own.index["path"].to_list(),
+    )
 
 
 # ------------------------------------------------------------------------- a single photo
@@ -466,7 +478,7 @@ def _interval(ci: Any) -> dict[str, float]:
     return {"value": ci.value, "low": ci.low, "high": ci.high}
 
 
-def _half_width(x: Tensor, level: float) -> Tensor:
+def half_width(x: Tensor, level: float) -> Tensor:
     """Half width of the Student t interval of the mean over rows: (N, K) -> (K,)."""
     n = len(x)
     if n < 2:

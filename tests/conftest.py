@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from browser import browser, server, watched  # noqa: F401 (fixtures)
 from hypothesis import settings
 from PIL import Image
 

@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 
 from sing_utils import book, pagejs
 from sing_utils.errors import SingError
@@ -254,7 +255,8 @@ def test_failure_is_told_in_one_sentence(tmp_path):
 def test_lock_has_hashes_and_no_addresses():
     text = (ROOT / "package-lock.json").read_text()
     assert "resolved" not in text
-    assert "://" not in text
+    funding = re.sub(r'"funding": (\{[^}]*\}|\[[^]]*\])', "", text)  # whom to thank, not where from
+    assert "://" not in funding
     packages = json.loads(text)["packages"]
     exact = json.loads((ROOT / "package.json").read_text())["dependencies"]
     for name, version in exact.items():
@@ -289,6 +291,19 @@ def test_failed_install_is_not_reused(project, monkeypatch):
             pagejs.fetch_page_js(project)
 
 
+def test_scripts_of_widgets_come_in_their_order(project):
+    """require.js, then where to find things, then the manager: also after the book adds its own."""
+    (project / "_config.yml").write_text((ROOT / "_config.yml").read_text())
+    config = yaml.safe_load(book._config(project, "tiny"))
+    order = list(config["sphinx"]["config"]["nb_ipywidgets_js"])
+    assert order == ["vendor/require.js", "widgets.js", "vendor/embed-amd.js"]
+
+
+def test_vega_does_not_see_the_module_loader():
+    pytest.importorskip("vl_convert")
+    assert pagejs._vega_bundle().startswith("(function (define, require) {")
+
+
 def test_vega_lite_is_the_one_that_altair_writes():
     vl_convert = pytest.importorskip("vl_convert")
     version = ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])
@@ -308,6 +323,13 @@ def test_chart_html_cannot_be_broken_by_its_data(extension):
 def test_chart_with_a_slider_is_a_group(extension):
     slider = {"name": "alpha", "value": 1, "bind": {"input": "range"}}
     assert 'role="group"' in extension.chart_html(chart_spec() | {"params": [slider]}, "x")
+
+
+def test_a_chart_that_names_a_widget_is_its_place(extension):
+    html = extension.widget_html("abc")
+    assert html.startswith('<div class="sing-figure sing-widget">')
+    view = re.search(r'<script type="application/vnd.jupyter.widget-view\+json">(.*?)</script>', html)[1]
+    assert json.loads(view) == {"version_major": 2, "version_minor": 0, "model_id": "abc"}
 
 
 def test_description_falls_back_to_the_title(extension):

@@ -138,6 +138,11 @@ def touch_new_module(root):
     (root / "sing_utils" / "new.py").write_text("")
 
 
+def touch_page_script(root):
+    (root / "sing_utils" / "pages").mkdir()
+    (root / "sing_utils" / "pages" / "pair.js").write_text("// other script\n")
+
+
 def touch_store(root):
     manifest = root / "features" / "embedded" / "manifest.json"
     manifest.write_text(manifest.read_text() + "\n")
@@ -173,6 +178,7 @@ def touch_dates(root):
         (touch_first_notebook, [True, True]),  # later ones read its tables
         (touch_code, [True, True]),
         (touch_new_module, [True, True]),
+        (touch_page_script, [True, True]),  # widgets take their scripts with them
         (touch_store, [True, True]),
         (touch_profile, [True, True]),
         (touch_encoder, [True, True]),

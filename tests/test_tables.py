@@ -183,7 +183,7 @@ def test_concept_angles_equal_the_definitions(run):
 
 
 def test_margin_of_one_photo_is_unknown():
-    assert tables._half_width(torch.ones(1, 2), 0.95).isnan().all()
+    assert tables.half_width(torch.ones(1, 2), 0.95).isnan().all()
 
 
 # ---------------------------------------------------------------------------------- ratios

@@ -1,8 +1,9 @@
-"""The book's Sphinx extension: Altair charts become figures that the page draws itself.
+"""The book's Sphinx extension: Altair charts and explorers become figures that the page draws itself.
 
 A notebook's Vega-Lite output is written as an empty, labelled box followed by its specification;
 ``_static/charts.js`` draws it with the local Vega-Embed. A reader without JavaScript gets a
-picture of the same chart, drawn here while the book is built.
+picture of the same chart, drawn here while the book is built. An explorer comes as a chart of its
+first state that names its widget: the page shows the widget, and the chart where it can't.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import hashlib
 import html
 import json
 import re
+import zlib
+from pathlib import Path
 from typing import Any
 
 import vl_convert
@@ -42,15 +45,18 @@ class ChartRenderer:
             return None
         spec = data.content if isinstance(data.content, dict) else json.loads(data.string)
         label = description(spec)
+        widget = spec.get("usermeta", {}).get("widget")
         if not label:
             where = f"{renderer.renderer.document['source']}: cell {(data.cell_index or 0) + 1}"
             logger.warning("%s: a chart needs a description, for those who cannot see it", where)
-        renderer.add_js_file("vega", "vendor/vega.js", {"defer": "defer"})
-        renderer.add_js_file("sing-charts", "charts.js", {"defer": "defer"})
+        if not widget:
+            renderer.add_js_file("vega", "vendor/vega.js", {"defer": "defer"})
+            renderer.add_js_file("sing-charts", "charts.js", {"defer": "defer"})
         name, picture = static_picture(spec)
         uri = renderer.write_file(["charts", name], picture, exists_ok=True)
+        shown = widget_html(widget) if widget else chart_html(spec, label)
         return [
-            nodes.raw("", chart_html(spec, label) + "<noscript>", format="html"),
+            nodes.raw("", shown + "<noscript>", format="html"),
             nodes.image(uri=uri, alt=label, classes=["sing-chart-static"]),
             nodes.raw("", "</noscript></div>", format="html"),
         ]
@@ -85,6 +91,18 @@ def chart_html(spec: dict[str, Any], label: str) -> str:
     )
 
 
+def widget_html(model_id: str) -> str:
+    """The place of a widget whose first state a chart shows, see `sing_utils.widgets.Explorer`.
+
+    The outer ``div`` is left open for the picture of that chart.
+    """
+    view = {"version_major": 2, "version_minor": 0, "model_id": model_id}
+    return (
+        '<div class="sing-figure sing-widget">'
+        f'<script type="application/vnd.jupyter.widget-view+json">{json.dumps(view)}</script>'
+    )
+
+
 def static_picture(spec: dict[str, Any]) -> tuple[str, bytes]:
     """Draw the chart without a page: its file name and contents."""
     if spec.get("width") == "container":
@@ -105,8 +123,21 @@ def plain_bars(_app: Any, _what: str, _name: str, _obj: Any, _opt: Any, lines: l
             lines[i] = "".join(p if p.startswith("``") else p.replace("|", r"\|") for p in parts)
 
 
+def add_lab_button(_app: Any, _page: str, _template: str, context: dict[str, Any], _doctree: Any) -> None:
+    """Put "Open in JupyterLab" first among the buttons of a page's header; ``sing.js`` says what it does."""
+    button = {
+        "type": "javascript",
+        "javascript": "singOpenLab(this)",
+        "text": "Open in JupyterLab",  # its accessible name; small screens show the icon only
+        "tooltip": "Open in JupyterLab",
+        "icon": "fas fa-flask",
+        "label": "lab-button",
+    }
+    context.get("header_buttons", []).insert(0, button)
+
+
 def setup(app: Any) -> dict[str, Any]:
-    """Register the plugin with MyST-NB, and :func:`plain_bars` with autodoc.
+    """Register the plugin with MyST-NB, :func:`plain_bars` with autodoc, and the button with the theme.
 
     MyST-NB finds plugins among installed distributions only; the list that it caches is the one
     place where a book's own extension can add one.
@@ -116,4 +147,7 @@ def setup(app: Any) -> dict[str, Any]:
         plugins.append(ChartRenderer)
     app.setup_extension("sphinx.ext.autodoc")
     app.connect("autodoc-process-docstring", plain_bars)
-    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
+    app.connect("html-page-context", add_lab_button, priority=502)  # the theme's own come with 501
+    # Sphinx writes only pages whose sources changed; with another environment version it writes all.
+    own = zlib.crc32(Path(__file__).read_bytes())
+    return {"version": "1", "env_version": own, "parallel_read_safe": True, "parallel_write_safe": True}

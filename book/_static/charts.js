@@ -72,7 +72,7 @@
     };
     if (spec.hconcat) {
       const panels = spec.hconcat;
-      if (columns(panels.length, MIN_PANEL) < panels.length) {
+      if (columns(panels.length, limit.panel) < panels.length) {
         spec.vconcat = panels;
         delete spec.hconcat;
         panels.forEach((child) => fit(child, width, limit));
@@ -82,7 +82,7 @@
     } else if (spec.vconcat) {
       spec.vconcat.forEach((child) => fit(child, width, limit));
     } else if (spec.concat) {
-      spec.columns = columns(spec.columns || spec.concat.length, MIN_PANEL);
+      spec.columns = columns(spec.columns || spec.concat.length, limit.panel);
       spec.concat.forEach((child) => fit(child, width / spec.columns, limit));
     } else if (spec.facet || spec.repeat) {
       if (spec.columns) spec.columns = columns(spec.columns, MIN_FACET);
@@ -109,15 +109,20 @@
     }
   }
 
-  // What readers set with a chart's sliders and menus survives a redraw.
+  // What readers set with a chart's sliders and menus, or dragged, survives a redraw.
   function readInputs(spec, view) {
     const values = {};
-    for (const param of spec.params || []) {
-      if (!param.bind || param.select || !view) continue;
-      values[param.name] = view.signal(param.name);
+    for (const { name, bind, select } of (view && spec.params) || []) {
+      if (!select && bind) values[name] = view.signal(name);
+      if (select?.type === "interval") values[name] = some(view.signal(name));
+      if (select?.fields && typeof bind === "object") values[name] = chosen(view.signal(name), select.fields);
     }
     return values;
   }
+
+  const some = (value) => (Object.keys(value).length ? value : undefined);
+  const chosen = (value, fields) =>
+    some(value) && [Object.fromEntries(fields.map((field) => [field, value[field][0]]))];
 
   async function draw(chart) {
     const run = ++chart.run;
@@ -128,10 +133,11 @@
     const rows = Object.values(chart.spec.datasets || {}).reduce((n, d) => n + (d.length || 0), 0);
     const options = {
       actions: false,
-      renderer: rows > MANY_ROWS ? "canvas" : "svg",
+      renderer: chart.spec.usermeta?.embedOptions?.renderer || (rows > MANY_ROWS ? "canvas" : "svg"),
       tooltip: { theme: isDark() ? "dark" : "light" },
     };
-    const limit = { columns: Infinity };
+    const page = chart.spec.usermeta?.sing || {};
+    const limit = { columns: Infinity, panel: page.panel || MIN_PANEL };
     let target = available;
     for (let attempt = 0; attempt < 4; attempt++) {
       const spec = fit(structuredClone(chart.spec), target, limit);
@@ -154,7 +160,49 @@
       if (isSingle(spec) || (over <= 0 && over > -8)) break;
       target = Math.max(60, target - over - 2);
     }
+    if (page.spoken) speak(chart, page.spoken);
     chart.box.dataset.drawn = isDark() ? "dark" : "light";
+  }
+
+  // Marks on a canvas are silent: a screen reader hears what the chart's signal says.
+  function speak(chart, signal) {
+    const { view } = chart.result;
+    if (!chart.words) {
+      chart.words = document.createElement("p");
+      chart.words.className = "sing-spoken";
+      chart.words.setAttribute("role", "status");
+      chart.box.after(chart.words);
+    }
+    const say = () => (chart.words.textContent = view.signal(signal));
+    view.addSignalListener(signal, say);
+    say();
+  }
+
+  // A finger that moves sideways drags; one that moves up or down scrolls the page. Which it is shows
+  // only after it has moved, so the chart does not hear of it before, and keeps what was dragged.
+  function shareTouch(box) {
+    let held = null;
+    const pass = () => {
+      const down = held;
+      held = null;
+      down?.target.dispatchEvent(new PointerEvent("pointerdown", down));
+    };
+    box.style.touchAction = "pan-y pinch-zoom";
+    box.addEventListener(
+      "pointerdown",
+      (event) => {
+        if (event.pointerType !== "touch" || !event.isTrusted) return;
+        if (!event.target.closest("canvas, svg")) return;
+        event.stopPropagation();
+        held = event.isPrimary ? event : null;
+      },
+      true,
+    );
+    const sideways = (event) =>
+      held && Math.abs(event.clientX - held.clientX) > Math.abs(event.clientY - held.clientY);
+    window.addEventListener("pointermove", (event) => sideways(event) && pass(), true);
+    window.addEventListener("pointerup", pass, true);
+    window.addEventListener("pointercancel", () => (held = null), true);
   }
 
   function start(box) {
@@ -165,6 +213,7 @@
         box.textContent = "This chart could not be drawn: " + error.message;
         console.error(error);
       });
+    if (chart.spec.params?.some(({ select }) => select?.type === "interval")) shareTouch(box);
     let timer = 0;
     new ResizeObserver(() => {
       if (Math.abs(box.clientWidth - chart.width) < 2) return;

@@ -7,3 +7,38 @@
     DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;
   }
 })();
+
+// "Open in JupyterLab". `sing live` writes into the root element where JupyterLab has what this page
+// was made from; a page from anywhere else says what is needed instead.
+(function () {
+  "use strict";
+  let dialog;
+
+  function makeDialog() {
+    const made = document.createElement("dialog");
+    made.className = "sing-dialog";
+    made.setAttribute("aria-labelledby", "sing-dialog-title");
+    made.setAttribute("closedby", "any"); // a click beside it closes it, where browsers know this
+    made.innerHTML = `
+      <h2 id="sing-dialog-title">JupyterLab needs Python</h2>
+      <p>This copy of the book has no Python behind it: it was opened from a file or from a plain web
+        server, and only JupyterLab can run its code. In a checkout of the book, with its environment
+        active, run</p>
+      <pre><code>sing live</code></pre>
+      <p>and use this button in the book that opens. It and JupyterLab are then on your machine only.</p>
+      <form method="dialog"><button class="btn btn-sm" autofocus>Close</button></form>`;
+    document.body.append(made);
+    return made;
+  }
+
+  window.singOpenLab = function (button) {
+    const target = document.documentElement.dataset.lab;
+    if (target) {
+      window.open(target, "_blank");
+      return;
+    }
+    dialog ??= makeDialog();
+    dialog.onclose = () => button.focus(); // not every browser focuses a button that is clicked
+    dialog.showModal();
+  };
+})();

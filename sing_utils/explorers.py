@@ -1,0 +1,176 @@
+"""What the live explorers have in common: photos to choose from, and numbers as a page reads them.
+
+>>> import numpy as np
+>>> packed = pack(np.array([[1.0, 2.0]]))
+>>> packed["dtype"], packed["shape"], len(packed["data"])  # little-endian bytes, as pages read them
+('float64', [1, 2], 16)
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+from torch import Tensor
+
+from sing_utils.run import Run
+from sing_utils.tables import run_label
+
+TOP = 5  # logits shown
+_UNIT = 32767  # int16 of a cosine of 1: steps of 3e-5, which is 0.001 degrees at most
+_QUALITY = 55  # of WebP; these pictures are 64 pixels wide
+
+
+# ------------------------------------------------------------------------------ for the page
+
+
+def pack(values: Any) -> dict[str, Any]:
+    """An array as a page reads it: dtype, shape and little-endian bytes."""
+    array = np.ascontiguousarray(values)
+    little = array.astype(array.dtype.newbyteorder("<"), copy=False)
+    return {"dtype": array.dtype.name, "shape": list(array.shape), "data": little.tobytes()}
+
+
+def pack_cosines(cosines: Tensor) -> dict[str, Any]:
+    """Numbers from -1 to 1 in 16 bits each."""
+    return pack((cosines.clamp(-1, 1) * _UNIT).round().to(torch.int16).numpy())
+
+
+def pack_pictures(pictures: Iterable[bytes]) -> dict[str, Any]:
+    """Picture files one after another: their bytes and where each one ends."""
+    files = list(pictures)
+    return {"ends": np.cumsum([len(f) for f in files], dtype=int).tolist(), "data": b"".join(files)}
+
+
+def webp(image: Image.Image) -> bytes:
+    """A small picture as a WebP file."""
+    out = io.BytesIO()
+    image.convert("RGB").save(out, "WEBP", quality=_QUALITY, method=6)
+    return out.getvalue()
+
+
+# ------------------------------------------------------------------------------------ photos
+
+
+def first_photos(run: Run, count: int) -> pd.DataFrame:
+    """The first `count` evaluation photos of each class by file name: class and path; index: rows."""
+    index = run.data(run.profile.classifiers[0]).evaluation.index
+    return (
+        index.sort_values("path", kind="stable").groupby("class", sort=False).head(count)[["class", "path"]]
+    )
+
+
+def offered_photos(run: Run) -> pd.DataFrame:
+    """The photos that the pair and steering explorers offer, class by class as the profile has them."""
+    photos = first_photos(run, run.profile.explorer_photos)
+    order = {c: i for i, c in enumerate(run.class_names.values())}
+    return photos.sort_values("class", key=lambda c: c.map(order), kind="stable")
+
+
+def photo_list(run: Run, photos: pd.DataFrame) -> dict[str, Any]:
+    """What pages call them: classes, each photo's class (its place among them) and file name."""
+    classes = list(run.class_names.values())
+    return {
+        "classes": classes,
+        "photoClass": [classes.index(c) for c in photos["class"]],
+        "photoName": [str(p).rsplit("/", 1)[-1] for p in photos["path"]],
+    }
+
+
+def features(run: Run, name: str, photos: pd.DataFrame) -> Tensor:
+    """Features of some evaluation photos, (P, m), float64."""
+    return run.data(name).evaluation.f[photos.index.to_list()].double()
+
+
+def draw_thumbnails(run: Run) -> pd.DataFrame:
+    """Small pictures of the first evaluation photos of each class: path, picture (a WebP file).
+
+    The photos themselves where the run has them; else each is drawn from its own embedding.
+    """
+    photos = first_photos(run, run.profile.thumbnails)
+    images = [run.original(path) for path in photos["path"]]
+    if len(photos) and images[0] is None:
+        name = run.profile.classifiers[0]
+        z = run.data(name).evaluation.z[photos.index.to_list()]
+        images = list(run.decoder(name)(z, seed=run.profile.seed))
+    small = [webp(_shrunk(i)) for i in images if i is not None]
+    return pd.DataFrame({"path": photos["path"].to_list(), "picture": small})
+
+
+def thumbnail_uris(thumbnails: pd.DataFrame) -> dict[str, str]:
+    """Path -> its small picture, as an address that holds the picture itself."""
+    uris = [f"data:image/webp;base64,{base64.b64encode(p).decode()}" for p in thumbnails["picture"]]
+    return dict(zip(thumbnails["path"], uris, strict=True))
+
+
+def drawn_note(run: Run) -> str:
+    """What to say of pictures that show translated features."""
+    kind, _, source = run.profile.picture_backend.partition(":")
+    if kind == "photos":
+        return (
+            f"A picture is the photograph of {source} whose embedding is nearest to the translated feature."
+        )
+    return (
+        f"Pictures are drawn by the decoder “{kind}” from translated features, all from one noise and at one "
+        "length (eq. 14): impressions of what a feature means, not the photograph. Between two drawn "
+        "pictures the page shows a blend."
+    )
+
+
+def thumbnail_note(run: Run) -> str:
+    """What to say of the small pictures of photos."""
+    offered = f"the first {run.profile.thumbnails} of each class by file name"
+    if run.profile.images is not None:
+        return f"Pictures: {offered}."
+    return (
+        f"Pictures stand for {offered}. The photographs are not part of this book: what is shown was drawn "
+        "by the decoder from each photo's own embedding."
+    )
+
+
+def _shrunk(image: Image.Image, side: int = 64) -> Image.Image:
+    """At most `side` pixels high and wide."""
+    copy = image.copy()
+    copy.thumbnail((side, side))
+    return copy
+
+
+# ------------------------------------------------------------------------------------ logits
+
+
+def top_logits(run: Run, name: str, f: Tensor) -> pd.DataFrame:
+    """The largest logits of one feature (1, m): class, logit."""
+    classifier = run.classifier(name)
+    logits = (f @ classifier.weight.double().mT + classifier.bias.double())[0]
+    top = logits.topk(min(TOP, len(logits)))
+    return pd.DataFrame({"class": [run_label(i) for i in top.indices.tolist()], "logit": top.values.numpy()})
+
+
+def logits_of(run: Run, photos: pd.DataFrame) -> dict[str, Any]:
+    """The largest logits of f, and what Π_n f adds to these and, at most, to any logit."""
+    indices, values, drifts, most = [], [], [], []
+    for name in run.profile.classifiers:
+        classifier, f = run.classifier(name), features(run, name, photos)
+        W = classifier.weight.double()
+        logits = f @ W.mT + classifier.bias.double()  # (P, c)
+        drift = run.spaces(name).null_component(f) @ W.mT  # zero, but for rounding
+        top = logits.topk(min(TOP, logits.shape[-1]), dim=-1)
+        indices.append(top.indices)
+        values.append(top.values)
+        drifts.append(drift.gather(-1, top.indices))
+        most.append(drift.abs().amax(-1))
+    known = sorted({int(i) for part in indices for i in part.flatten()})
+    place = {label: i for i, label in enumerate(known)}
+    return {
+        "labels": [run_label(i) for i in known],
+        "classes": pack(np.vectorize(place.get)(torch.stack(indices).numpy()).astype(np.uint16)),
+        "values": pack(torch.stack(values).numpy()),
+        "drifts": pack(torch.stack(drifts).numpy()),
+        "most": pack(torch.stack(most).numpy()),
+    }

@@ -1,0 +1,86 @@
+"""The numbers of the concept lens: hundreds of phrases against each class, before and after null removal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from sing_utils.encoders import Judge
+from sing_utils.explorers import pack, pack_pictures
+from sing_utils.run import Run
+from sing_utils.tables import class_angles, half_width
+
+ENDS = 2  # photos shown at either end
+
+
+def lens_numbers(run: Run, thumbnails: pd.DataFrame) -> dict[str, Any]:
+    """All that the lens needs; K classifiers, C classes, J phrases.
+
+    Args:
+        run: with fitted translators.
+        thumbnails: as `draw_thumbnails` gives them; the photos at the ends are among these.
+    """
+    phrases = run.profile.phrases
+    table = lens_table(run, thumbnails, lambda judge: judge.encode_text(phrases))
+    return {
+        "classifiers": run.profile.classifiers,
+        "classes": list(run.class_names.values()),
+        "counts": [int(x) for x in _counts(run)],
+        "phrases": phrases,
+        "confidence": run.profile.confidence,
+        "photoName": [str(p).rsplit("/", 1)[-1] for p in thumbnails["path"]],
+        "pictures": pack_pictures(thumbnails["picture"]),
+        **{key: pack(value) for key, value in table.items()},
+    }
+
+
+def lens_table(
+    run: Run, thumbnails: pd.DataFrame, encode: Callable[[Judge], Tensor]
+) -> dict[str, np.ndarray]:
+    """Angles of J phrases to each class of photos, degrees.
+
+    Returns:
+        means (K, C, J, 3), float32: mean angle before, mean AS, half the width of its confidence
+        interval. ends (K, C, J, E), uint16: the photos with the lowest and the highest AS, lowest
+        first, as places among the thumbnails. endScores (K, C, J, E), float32: their AS.
+    """
+    place = {path: i for i, path in enumerate(thumbnails["path"])}
+    few = _pictures_a_side(run, place)
+    means, ends, scores = [], [], []
+    for name in run.profile.classifiers:
+        texts = encode(run.judge(name))  # (J, n)
+        for c in run.class_names.values():
+            before, after, paths = class_angles(run, name, c, texts)  # (N, J) each
+            AS = before - after
+            margin = half_width(AS, run.profile.confidence)
+            means.append(torch.stack([before.mean(0), AS.mean(0), margin], dim=-1))
+            rows = [i for i, path in enumerate(paths) if path in place]
+            order = AS[rows].argsort(dim=0, stable=True)  # (R, J), lowest first
+            order = torch.cat([order[:few], order[len(rows) - few :]])
+            known = torch.tensor([place[paths[i]] for i in rows], dtype=torch.int64)
+            ends.append(known[order].mT)
+            scores.append(AS[rows].gather(0, order).mT)
+    shape = (len(run.profile.classifiers), len(run.class_names), len(texts))
+    return {
+        "means": torch.stack(means).reshape(*shape, 3).float().numpy(),
+        "ends": torch.stack(ends).reshape(*shape, 2 * few).numpy().astype(np.uint16),
+        "endScores": torch.stack(scores).reshape(*shape, 2 * few).float().numpy(),
+    }
+
+
+def _pictures_a_side(run: Run, place: dict[str, int]) -> int:
+    """How many photos can stand at each end, where every class has a picture of them."""
+    index = run.data(run.profile.classifiers[0]).evaluation.index
+    drawn = index["path"].isin(list(place)).groupby(index["class"]).sum()
+    return min(ENDS, int(drawn.min()) // 2)
+
+
+def _counts(run: Run) -> list[int]:
+    """Evaluation photos of each class."""
+    counts = run.data(run.profile.classifiers[0]).evaluation.index["class"].value_counts()
+    return [counts[c] for c in run.class_names.values()]

@@ -1,0 +1,448 @@
+"""The live explorers in a real browser: every control is used, every number checked against sing_utils.
+
+The pages hold a small run and are opened from the disk; the explorers of the built book have tests of
+their own in test_book_explorers.py.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+
+import numpy as np
+import pytest
+import torch
+from browser import DESK, PHONE
+from explorer_page import write_page
+from small_run import CLASSES, NAMES, small_run
+
+from sing_utils import attribute_score, image_score, steer
+from sing_utils import explorers as ex
+from sing_utils import explorers_dial as dial
+from sing_utils.scores import pairwise_angle
+from sing_utils.widgets import ConceptLens, NullSpaceDial, PairExplorer, SteeringExplorer
+
+SHOWN = 0.01  # degrees: two decimals are written, and what is written was computed to better than that
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return small_run(tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(scope="module")
+def explorers(run):
+    return {
+        "pair": PairExplorer.of(run),
+        "steering": SteeringExplorer.of(run),
+        "lens": ConceptLens.of(run, ex.draw_thumbnails(run)),
+        "dial": NullSpaceDial.of(run),
+    }
+
+
+@pytest.fixture(scope="module")
+def address(explorers, tmp_path_factory):
+    return write_page(tmp_path_factory.mktemp("page"), explorers).as_uri()
+
+
+class Driver:
+    """One explorer of an open page, used as a person would."""
+
+    def __init__(self, watched, name):
+        self.watched, self.page = watched, watched.page
+        self.root = self.page.locator(f"[data-explorer={name}]")
+
+    def choose(self, label, option):
+        self.root.get_by_label(label, exact=True).select_option(option)
+        self.settle()
+
+    def slide(self, label, value):
+        slider = self.root.get_by_role("slider", name=label)
+        slider.evaluate("(s, v) => { s.value = v; s.dispatchEvent(new Event('input')) }", value)
+        self.settle()
+
+    def settle(self):
+        """Two frames: what was asked for is drawn."""
+        self.page.evaluate("new Promise((r) => requestAnimationFrame(() => requestAnimationFrame(r)))")
+
+    def text(self, selector):
+        return self.root.locator(selector).all_inner_texts()
+
+    def number(self, selector, place=0):
+        return number(self.text(selector)[place])
+
+    def rows(self, heading):
+        table = self.root.get_by_role("region", name=heading).locator("tbody tr:not([hidden])")
+        return [[c.strip() for c in row.split("\t")] for row in table.all_inner_texts() if row.strip()]
+
+
+def number(text):
+    """A number as the page writes it: +1.23°, ▼ −0.50°."""
+    digits = text.replace("−", "-").replace("°", "").replace("▲", "").replace("▼", "").strip()
+    return float(digits.split()[0])
+
+
+@pytest.fixture
+def opened(watched, address):
+    def open_page(name, fragment=""):
+        watched.page.set_viewport_size(DESK)
+        watched.open(address + fragment)
+        watched.page.wait_for_selector(f"[data-explorer={name}] .sx-view *")
+        driver = Driver(watched, name)
+        driver.settle()
+        return driver
+
+    yield open_page
+    assert watched.wrong == []
+
+
+# ---------------------------------------------------------------------------------- pair
+
+
+def pair_of(run, name, row, alpha):
+    """T f and T(f - α Π_n f) of an offered photo."""
+    f = ex.features(run, name, ex.offered_photos(run).iloc[[row]])
+    T = run.translator(name)
+    return T(f), T(f - alpha * run.spaces(name).null_component(f))
+
+
+def test_pair_shows_the_scores_of_every_setting(run, opened):
+    pair = opened("pair")
+    for name, c, alpha in [(NAMES[0], "tench", -1), (NAMES[1], "jellyfish", 0.37), (NAMES[1], "tench", 2)]:
+        pair.choose("Classifier", name)
+        pair.choose("Class", c)
+        pair.slide("How much of the null component is taken away", alpha)
+        z, z_tilde = pair_of(run, name, 2 * CLASSES.index(c), alpha)
+        judge = run.judge(name)
+        text = judge.encode_text([f"an image of a {c}"]).double()
+        assert pair.number(".sx-value", 0) == pytest.approx(float(image_score(z, z_tilde)), abs=SHOWN)
+        expected = float(attribute_score(z, z_tilde, text))
+        assert pair.number(".sx-value", 1) == pytest.approx(expected, abs=SHOWN)
+
+        phrases = run.profile.phrases
+        u = judge.encode_text(phrases).double()
+        before, after = pairwise_angle(z, u)[0].numpy(), pairwise_angle(z_tilde, u)[0].numpy()
+        order = after.argsort()
+        shown = pair.rows("Nearest phrases now")
+        assert [row[1] for row in shown] == [phrases[j] for j in order][: len(shown)]
+        was = before.argsort().argsort() + 1
+        for row, j in zip(shown, order, strict=False):
+            assert number(row[2]) == pytest.approx(after[j], abs=SHOWN)
+            assert number(row[3]) == pytest.approx(before[j] - after[j], abs=SHOWN)
+            assert int(row[4]) == was[j]
+        best = (before - after).argsort()[::-1]
+        rose = [row[0] for row in pair.rows("Came closer most")]
+        assert rose == [phrases[j] for j in best if before[j] > after[j]][:5]
+
+
+def test_pair_logits_do_not_move_and_are_the_classifiers(run, opened):
+    pair = opened("pair")
+    pair.slide("How much of the null component is taken away", 0)
+    still = pair.text(".sx-bar-value")
+    lengths = "(bars) => bars.map((b) => b.getBoundingClientRect().width)"
+    drawn = pair.root.locator(".sx-bar").evaluate_all(lengths)
+    for alpha in (-1, 1, 2):
+        pair.slide("How much of the null component is taken away", alpha)
+        assert pair.text(".sx-bar-value") == still
+        assert pair.root.locator(".sx-bar").evaluate_all(lengths) == drawn
+        assert "10⁻¹" in pair.text(".sx-note")[0]  # about 1e-15, measured
+    photo = ex.offered_photos(run).iloc[[2]]
+    top = ex.top_logits(run, NAMES[0], ex.features(run, NAMES[0], photo))
+    assert [number(x) for x in still] == pytest.approx(top["logit"].to_list(), abs=1e-4)
+    assert pair.text(".sx-bar-name") == top["class"].to_list()
+
+
+def test_pair_by_mouse_and_by_keyboard(run, opened):
+    pair = opened("pair")
+    slider = pair.root.get_by_role("slider")
+    slider.scroll_into_view_if_needed()
+    box = slider.bounding_box()
+    middle = box["y"] + box["height"] / 2
+    pair.page.mouse.move(box["x"] + 0.67 * box["width"], middle)
+    pair.page.mouse.down()
+    pair.page.mouse.move(box["x"] + 0.2 * box["width"], middle, steps=5)
+    pair.page.mouse.up()
+    pair.settle()
+    alpha = float(slider.input_value())
+    assert -0.6 < alpha < -0.2
+    z, z_tilde = pair_of(run, NAMES[0], 2, alpha)
+    assert pair.number(".sx-value") == pytest.approx(float(image_score(z, z_tilde)), abs=SHOWN)
+    slider.focus()
+    pair.page.keyboard.press("Home")
+    pair.page.keyboard.press("ArrowRight")
+    pair.settle()
+    assert float(slider.input_value()) == pytest.approx(-0.99)
+    assert slider.get_attribute("aria-valuetext") == "α = −0.99"
+
+
+def test_pair_toward_another_text(run, opened):
+    pair = opened("pair")
+    pair.choose("Attribute Score toward", "shiny metal")
+    z, z_tilde = pair_of(run, NAMES[0], 2, 1.0)
+    text = run.judge(NAMES[0]).encode_text(["shiny metal"]).double()
+    assert pair.number(".sx-value", 1) == pytest.approx(float(attribute_score(z, z_tilde, text)), abs=SHOWN)
+
+
+def test_pair_pictures_fade_between_frames(opened):
+    pair = opened("pair")
+    pair.slide("How much of the null component is taken away", 0.25)
+    images = pair.root.locator(".sx-figure").nth(1).locator("img")
+    assert images.evaluate_all("(is) => is.every((i) => i.complete && i.naturalWidth === 64)")
+    assert float(images.nth(1).evaluate("(i) => getComputedStyle(i).opacity")) == pytest.approx(0.25)
+    assert images.nth(0).get_attribute("src") != images.nth(1).get_attribute("src")
+    caption = pair.root.locator("figcaption").nth(1)
+    assert caption.inner_text() == "α = 0.25, blend of 0 and 1"
+    pair.slide("How much of the null component is taken away", 1)
+    assert caption.inner_text() == "α = 1.00, drawn"
+
+
+def test_pair_computes_before_your_eyes(run, opened):
+    pair = opened("pair")
+    pair.root.get_by_text("How is this computed").click()
+    z, z_tilde = pair_of(run, NAMES[0], 2, 1.0)
+    formulas = " ".join(pair.text(".sx-formula"))
+    assert f"= {float(image_score(z, z_tilde)):.3f}°" in formulas
+    assert f"a·b = {float((z * (z - z_tilde)).sum()):.5g}"[:12].replace("-", "−") in formulas
+
+
+# ------------------------------------------------------------------------------ steering
+
+
+@pytest.mark.parametrize(("target", "text", "theta"), [("jellyfish", "an image of a jellyfish", 40), ("a desert", "a desert", 12.5)])  # fmt: skip
+def test_steering_shows_scores_and_step(run, opened, target, text, theta):
+    steering = opened("steering")
+    steering.choose("Classifier", NAMES[1])
+    steering.choose("Toward", target)
+    steering.slide("Wanted Image Score", theta)
+    photo = ex.offered_photos(run).iloc[[2]]
+    f, T = ex.features(run, NAMES[1], photo), run.translator(NAMES[1])
+    judge = run.judge(NAMES[1])
+    u, own = judge.encode_text([text, "an image of a sports car"]).double()
+    result = steer(f, u, T, run.spaces(NAMES[1]), degrees=float(theta))
+    assert steering.number("dd", 0) == pytest.approx(float(result.AS), abs=SHOWN)
+    expected = float(attribute_score(T(f), T(result.f_eps), own))
+    assert steering.number("dd", 1) == pytest.approx(expected, abs=SHOWN)
+    assert steering.number("dd", 3) == pytest.approx(float(result.epsilon / f.norm()), abs=0.006)
+
+
+def test_steering_says_where_it_ends(run, opened):
+    steering = opened("steering")
+    still = steering.text(".sx-bar-value")
+    steering.slide("Wanted Image Score", 90)
+    f = ex.features(run, NAMES[0], ex.offered_photos(run).iloc[[2]])
+    u = run.targets(NAMES[0])["jellyfish"]
+    assert float(steer(f, u, run.translator(NAMES[0]), run.spaces(NAMES[0])).largest) < 90
+    assert steering.text("dd")[0] == steering.text("dd")[3] == "out of reach"
+    assert steering.text(".sx-bar-value") == still
+    assert steering.root.locator(".sx-dot").evaluate_all("(d) => d.every((x) => x.style.display === 'none')")
+
+
+def test_steering_pictures_or_why_there_are_none(opened):
+    steering = opened("steering")
+    steering.slide("Wanted Image Score", 30)
+    end = steering.root.locator(".sx-figure").nth(1)
+    assert end.locator("img").evaluate_all("(is) => is.every((i) => i.naturalWidth === 64)")
+    assert end.locator("figcaption").inner_text() == "IS = 30.0°, blend of 20° and 40°"
+    assert float(end.locator("img").nth(1).evaluate("(i) => i.style.opacity")) == pytest.approx(0.5)
+    steering.choose("Toward", "a desert")
+    assert end.inner_text().startswith("no picture: efficientnet_lite0")
+
+
+# ---------------------------------------------------------------------------------- lens
+
+
+def test_lens_filters_and_sorts(run, opened):
+    lens = opened("lens")
+    count = len(run.profile.phrases)
+    assert len(lens.rows("phrases")) == count
+    angles = [number(row[3]) for row in lens.rows("phrases")]
+    assert angles == sorted(angles, reverse=True)  # as it opens: what came closer first
+    lens.root.get_by_role("button", name="angle before").click()
+    lens.settle()
+    befores = [number(row[1]) for row in lens.rows("phrases")]
+    assert befores == sorted(befores)
+    assert lens.root.locator("[aria-sort=ascending]").inner_text().startswith("angle before")
+    lens.root.get_by_role("button", name="angle before").click()
+    lens.settle()
+    assert [number(row[1]) for row in lens.rows("phrases")] == sorted(befores, reverse=True)
+    lens.root.get_by_label("Show phrases with").press_sequentially("a DE")
+    lens.settle()
+    assert [row[0] for row in lens.rows("phrases")] == ["a desert"]
+    assert lens.text("p[role=status]")[0].startswith(f"1 of {count} phrases with “a de”, ")
+    lens.root.get_by_label("Show phrases with").fill("nothing like it")
+    lens.settle()
+    assert lens.rows("phrases") == []
+
+
+def test_lens_shows_a_phrase_in_detail(run, opened):
+    lens = opened("lens")
+    lens.choose("Classifier", NAMES[1])
+    lens.choose("Class", "tench")
+    lens.root.get_by_role("button", name="the sea").click()
+    lens.settle()
+    evaluation, T = run.data(NAMES[1]).evaluation, run.translator(NAMES[1])
+    own = evaluation.rows(evaluation.index["class"] == "tench")
+    text = run.judge(NAMES[1]).encode_text(["the sea"])
+    before = pairwise_angle(T(own.f), text).mean().item()
+    after = pairwise_angle(T(run.spaces(NAMES[1]).remove_null(own.f)), text).mean().item()
+    row = next(r for r in lens.rows("phrases") if r[0] == "the sea")
+    assert number(row[1]) == pytest.approx(before, abs=SHOWN)
+    assert number(row[2]) == pytest.approx(after, abs=SHOWN)
+    assert number(row[3]) == pytest.approx(before - after, abs=SHOWN)
+    detail = lens.root.locator(".sx-detail")
+    assert detail.locator("h4").inner_text() == "the sea"
+    assert detail.locator("img").evaluate_all("(is) => is.map((i) => i.naturalWidth)") == [64] * 4
+    scores = [number(t.removeprefix("AS ")) for t in detail.locator("figcaption").all_inner_texts()]
+    assert scores[0] >= scores[1] >= scores[3] >= scores[2]  # closest first, then farthest first
+
+
+# ---------------------------------------------------------------------------------- dial
+
+
+def test_dial_by_slider_and_on_the_plot(run, opened):
+    panel = opened("dial")
+    name = NAMES[0]
+    ranks = dial.dial_ranks(run.spaces(name).rank)
+    costs, concepts = dial.dial_table(run, name, ranks)
+    assert panel.text("dd")[0] == f"{run.spaces(name).null_dim} of 1280"
+    assert "exact null space" in panel.text("p[role=status]")[0]
+    slider = panel.root.get_by_role("slider")
+    slider.focus()
+    for _ in range(12):
+        panel.page.keyboard.press("ArrowLeft")
+    panel.settle()
+    g = 12
+    assert panel.text("dd")[0] == f"{1280 - ranks[g]} of 1280"
+    assert panel.number("dd", 1) == pytest.approx(float(costs[g, 0]), abs=0.051)
+    assert panel.number("dd", 4) == pytest.approx(float(costs[g, 3]), abs=0.051)
+    assert panel.number("dd", 5) == pytest.approx(float(costs[g, 4]), abs=SHOWN)
+    assert "no equivalents" in panel.text("p[role=status]")[0]
+    order = concepts[g].argsort()
+    away = panel.rows("Moved away most")
+    assert [r[0] for r in away] == [run.profile.phrases[j] for j in order if concepts[g, j] < 0][:8]
+    for row, j in zip(away, order, strict=False):
+        assert number(row[1]) == pytest.approx(float(concepts[g, j]), abs=SHOWN)
+
+    plot = panel.root.locator(".sx-drag")
+    plot.scroll_into_view_if_needed()
+    box = plot.bounding_box()
+    panel.page.mouse.move(box["x"] + 0.8 * box["width"], box["y"] + 40)
+    panel.page.mouse.down()
+    panel.page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + 40, steps=4)
+    panel.page.mouse.up()
+    panel.settle()
+    kept = 1280 - int(panel.text("dd")[0].split()[0])
+    wanted = (0.5 * 340 - 44) / (340 - 44 - 18) * 1280  # see spectrumPlot
+    assert kept in ranks
+    assert abs(kept - wanted) <= max(np.abs(np.diff(ranks))) / 2 + 4
+
+
+# ------------------------------------------------------------------------------- manners
+
+
+def test_a_link_restores_a_view(run, opened):
+    pair = opened("pair", f"#explore-pair?classifier={NAMES[1]}&photo=5&alpha=-0.5&toward=a+desert")
+    z, z_tilde = pair_of(run, NAMES[1], 5, -0.5)
+    text = run.judge(NAMES[1]).encode_text(["a desert"]).double()
+    assert pair.number(".sx-value", 0) == pytest.approx(float(image_score(z, z_tilde)), abs=SHOWN)
+    assert pair.number(".sx-value", 1) == pytest.approx(float(attribute_score(z, z_tilde, text)), abs=SHOWN)
+    assert pair.root.get_by_label("Class", exact=True).input_value() == "jellyfish"
+    lens = opened("lens", "#explore-lens?class_name=tench&filter=sea&order=phrase")
+    assert [row[0] for row in lens.rows("phrases")] == ["the sea"]
+    assert lens.root.evaluate("(e) => e.getBoundingClientRect().top < innerHeight")
+
+
+def test_a_broken_link_changes_nothing(opened):
+    for alpha in ("7", "much", ""):
+        pair = opened("pair", f"#explore-pair?classifier=none&photo=99&alpha={alpha}&toward=%00&colour=red")
+        assert pair.root.get_by_role("slider").input_value() == "1"
+    assert pair.root.get_by_label("Classifier").input_value() == NAMES[0]
+    assert pair.root.get_by_label("Class", exact=True).input_value() == "sports car"
+
+
+def test_a_copied_link_leads_back(opened):
+    pair = opened("pair")
+    pair.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    pair.slide("How much of the null component is taken away", 1.75)
+    shown = pair.text(".sx-value")
+    pair.root.get_by_role("button", name="Copy link to this view").click()
+    pair.page.wait_for_function("document.querySelector('[data-explorer=pair] .sx-status').textContent")
+    link = pair.page.evaluate("navigator.clipboard.readText()")
+    again = opened("pair", "#" + link.split("#")[1])
+    assert again.text(".sx-value") == shown
+
+
+@pytest.mark.parametrize("name", ["pair", "steering", "lens", "dial"])
+def test_values_are_copied_as_csv(run, opened, name):
+    driver = opened(name)
+    driver.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    driver.root.get_by_role("button", name="Copy values (CSV)").click()
+    driver.page.wait_for_function(f"document.querySelector('[data-explorer={name}] .sx-status').textContent")
+    rows = list(csv.DictReader(io.StringIO(driver.page.evaluate("navigator.clipboard.readText()"))))
+    assert len(rows) > 5
+    assert all(None not in row and None not in row.values() for row in rows)
+    assert rows[0]["classifier"] == NAMES[0]
+    if name == "pair":
+        z, z_tilde = pair_of(run, NAMES[0], 2, 1.0)
+        texts = [row["text"] for row in rows]
+        assert 'quoted "glass", broken' in texts
+        u = run.judge(NAMES[0]).encode_text(texts).double()
+        expected = (pairwise_angle(z, u) - pairwise_angle(z_tilde, u))[0]
+        AS = torch.tensor([float(row["AS (degrees)"]) for row in rows], dtype=torch.float64)
+        assert (AS - expected).abs().max() < SHOWN
+
+
+@pytest.mark.parametrize("name", ["pair", "steering", "lens", "dial"])
+def test_every_control_is_reached_and_named(opened, name):
+    """By the tabulator alone, with a focus that can be seen."""
+    driver = opened(name)
+    wanted = driver.root.locator("select:enabled, input:enabled, button:enabled, summary, .sx-scroll")
+    visible = [e for e in wanted.all() if e.is_visible()]
+    driver.root.evaluate("(e) => { e.tabIndex = -1; e.focus(); }")
+    reached, unseen = set(), []
+    for _ in range(len(visible) + 2):
+        driver.page.keyboard.press("Tab")
+        inside, key, outline = driver.page.evaluate(
+            """(name) => {
+              const e = document.activeElement;
+              const all = [...document.querySelectorAll(`[data-explorer=${name}] *`)];
+              const style = getComputedStyle(e);
+              return [all.includes(e), all.indexOf(e), style.outlineStyle !== 'none' && parseFloat(style.outlineWidth)];
+            }""",
+            name,
+        )
+        if inside:
+            reached.add(key)
+            unseen += [] if outline else [key]
+    assert len(reached) == len(visible)
+    assert unseen == []
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_finds_nothing_serious(watched, explorers, tmp_path, theme):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+    watched.page.set_viewport_size(DESK)
+    watched.open(write_page(tmp_path, explorers, theme=theme).as_uri())
+    found = axe.Axe().run(watched.page, context=".sing-explorer").response["violations"]
+    bad = [
+        (v["id"], [n["target"] for n in v["nodes"]]) for v in found if v["impact"] in ("serious", "critical")
+    ]
+    assert bad == []
+
+
+def test_a_phone_shows_all_of_it(watched, address):
+    watched.page.set_viewport_size(PHONE)
+    watched.open(address)
+    assert watched.page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+    wide = watched.page.locator(".sing-explorer").evaluate_all(
+        "(es) => es.map((e) => [e.scrollWidth, e.clientWidth])"
+    )
+    assert all(scroll <= client for scroll, client in wide)
+    assert watched.wrong == []
+
+
+def test_a_page_without_python_says_so(opened):
+    pair = opened("pair")
+    assert pair.root.locator(".sx-prompt input").is_disabled()
+    assert pair.root.locator(".sx-needs").is_visible()
+    assert pair.root.get_by_role("button", name="Draw exactly this").count() == 0
