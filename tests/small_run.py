@@ -10,7 +10,7 @@ CLASSES = ["tench", "sports car", "jellyfish"]
 
 
 def small_run(folder, **overrides):
-    """Two classifiers, three classes, a handful of phrases and photos, pictures in two steps of the decoder."""
+    """Two classifiers, three classes, a handful of phrases and photos, pictures in two decoder steps."""
     given = {
         "classifiers": NAMES,
         "classes": CLASSES,

@@ -40,7 +40,7 @@ def explorer_pages():
 EXPLORERS = explorer_pages()
 NAMES = ["pair", "steering", "lens", "dial"]
 pytestmark = pytest.mark.skipif(
-    not EXPLORERS, reason="no built book in _build/html, or one without explorers"
+    not EXPLORERS, reason="no book with explorers in _build/html"
 )
 each = pytest.mark.parametrize("name", NAMES)
 
@@ -52,9 +52,8 @@ def test_every_explorer_is_in_the_book():
 def test_what_explorers_add_to_a_page_is_bounded():
     for page in set(EXPLORERS.values()):
         text = (HTML / page).read_text(encoding="utf-8")
-        size = len(PLACE.search(text)[1]) + sum(
-            map(len, re.findall(r'class="sing-chart-spec">(.*?)</script>', text))
-        )
+        charts = re.findall(r'class="sing-chart-spec">(.*?)</script>', text)
+        size = len(PLACE.search(text)[1]) + sum(map(len, charts))
         print(f"{page}: {size:,} bytes")
         assert size <= PAYLOAD, page
 
@@ -167,10 +166,8 @@ def test_looks(watched, name, look):
     SHOTS.mkdir(parents=True, exist_ok=True)
     root.screenshot(path=SHOTS / f"{name}-{look}.png")
     found = axe.Axe().run(page, context=f"[data-explorer={name}]").response["violations"]
-    bad = [
-        (v["id"], [n["target"] for n in v["nodes"]]) for v in found if v["impact"] in ("serious", "critical")
-    ]
-    assert bad == []
+    bad = [v for v in found if v["impact"] in ("serious", "critical")]
+    assert [(v["id"], [n["target"] for n in v["nodes"]]) for v in bad] == []
     assert page.evaluate("document.documentElement.scrollWidth") <= page.viewport_size["width"]
     assert root.evaluate("(e) => e.scrollWidth <= e.clientWidth")
     assert watched.wrong == []

@@ -208,7 +208,10 @@ def test_pair_computes_before_your_eyes(run, opened):
 # ------------------------------------------------------------------------------ steering
 
 
-@pytest.mark.parametrize(("target", "text", "theta"), [("jellyfish", "an image of a jellyfish", 40), ("a desert", "a desert", 12.5)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("target", "text", "theta"),
+    [("jellyfish", "an image of a jellyfish", 40), ("a desert", "a desert", 12.5)],
+)
 def test_steering_shows_scores_and_step(run, opened, target, text, theta):
     steering = opened("steering")
     steering.choose("Classifier", NAMES[1])
@@ -407,7 +410,8 @@ def test_every_control_is_reached_and_named(opened, name):
               const e = document.activeElement;
               const all = [...document.querySelectorAll(`[data-explorer=${name}] *`)];
               const style = getComputedStyle(e);
-              return [all.includes(e), all.indexOf(e), style.outlineStyle !== 'none' && parseFloat(style.outlineWidth)];
+              const outline = style.outlineStyle !== 'none' && parseFloat(style.outlineWidth);
+              return [all.includes(e), all.indexOf(e), outline];
             }""",
             name,
         )
@@ -424,10 +428,8 @@ def test_axe_finds_nothing_serious(watched, explorers, tmp_path, theme):
     watched.page.set_viewport_size(DESK)
     watched.open(write_page(tmp_path, explorers, theme=theme).as_uri())
     found = axe.Axe().run(watched.page, context=".sing-explorer").response["violations"]
-    bad = [
-        (v["id"], [n["target"] for n in v["nodes"]]) for v in found if v["impact"] in ("serious", "critical")
-    ]
-    assert bad == []
+    bad = [v for v in found if v["impact"] in ("serious", "critical")]
+    assert [(v["id"], [n["target"] for n in v["nodes"]]) for v in bad] == []
 
 
 def test_a_phone_shows_all_of_it(watched, address):
