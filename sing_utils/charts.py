@@ -13,6 +13,9 @@ import pandas as pd
 PALETTE = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#999999"]
 BEFORE, AFTER, ROSE, FELL = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 
+# Pixels, in JupyterLab: its Vega draws a chart of the width "container" again and again, for ever.
+WIDTH = 600
+
 # The one name under which both JupyterLab and the book draw a chart from its specification alone.
 MIME = "application/vnd.vegalite.v5+json"
 
@@ -37,8 +40,8 @@ def colour(field: str = "classifier:N", title: str = "classifier") -> alt.Color:
 
 
 def finish(chart: Any, *, description: str, height: int | None = 320) -> Any:
-    """A chart as wide as the page, with words for those who can't see it."""
-    properties: dict[str, Any] = {"width": "container", "description": description}
+    """A chart with words for those who can't see it. The book makes it as wide as the page."""
+    properties: dict[str, Any] = {"width": WIDTH, "description": description}
     if height is not None:
         properties["height"] = height
     return chart.properties(**properties)
@@ -146,49 +149,6 @@ def translator_cosines(photos: pd.DataFrame) -> alt.Chart:
         height=26 * photos["class"].nunique() + 40,
         description="Box plots of the cosine between translated feature and embedding of evaluation "
         "photos, one for each class and classifier.",
-    )
-
-
-def as_is(scores: pd.DataFrame, ellipses: pd.DataFrame, *, level: float) -> alt.LayerChart:
-    """AS against IS of every photo with confidence ellipses (Figure 3a)."""
-    pick = alt.selection_point(fields=["classifier"], bind="legend")
-    x = alt.X("AS:Q", title="AS toward the true class (degrees)")
-    y = alt.Y("IS:Q", title="IS (degrees)")
-    points = (
-        alt.Chart(scores)
-        .mark_circle(size=14)
-        .encode(
-            x=x,
-            y=y,
-            color=colour(),
-            opacity=alt.condition(pick, alt.value(0.35), alt.value(0.03)),
-            tooltip=[
-                "classifier",
-                "class",
-                alt.Tooltip("AS", title="AS (°)", format=".2f"),
-                alt.Tooltip("IS", title="IS (°)", format=".2f"),
-                alt.Tooltip("top1", title="top-1 class"),
-            ],
-        )
-        .add_params(pick)
-    )
-    outline = (
-        alt.Chart(ellipses)
-        .mark_line(strokeWidth=2.5)
-        .encode(
-            x=x,
-            y=y,
-            color=colour(),
-            order="order:O",
-            strokeDash=alt.StrokeDash("classifier:N", legend=None),
-            opacity=alt.condition(pick, alt.value(1), alt.value(0.1)),
-        )
-    )
-    return finish(
-        points + outline,
-        height=420,
-        description="Scatter plot of Image Score over Attribute Score, both in degrees, one dot a photo, "
-        f"and each classifier's {100 * level:g} % confidence ellipse.",
     )
 
 

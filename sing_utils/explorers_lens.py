@@ -16,6 +16,7 @@ from sing_utils.run import Run
 from sing_utils.tables import class_angles, half_width
 
 ENDS = 2  # photos shown at either end
+_STEPS = 32767 / 180  # a degree, in 16 bits: exact to 0.003 degrees
 
 
 def lens_numbers(run: Run, thumbnails: pd.DataFrame) -> dict[str, Any]:
@@ -47,7 +48,8 @@ def lens_table(
     Returns:
         means (K, C, J, 3), float32: mean angle before, mean AS, half the width of its confidence
         interval. ends (K, C, J, E), uint16: the photos with the lowest and the highest AS, lowest
-        first, as places among the thumbnails. endScores (K, C, J, E), float32: their AS.
+        first, as places among the thumbnails. endScores (K, C, J, E), int16: their AS, in
+        steps of 180 / 32767 degrees.
     """
     place = {path: i for i, path in enumerate(thumbnails["path"])}
     few = _pictures_a_side(run, place)
@@ -69,7 +71,7 @@ def lens_table(
     return {
         "means": torch.stack(means).reshape(*shape, 3).float().numpy(),
         "ends": torch.stack(ends).reshape(*shape, 2 * few).numpy().astype(np.uint16),
-        "endScores": torch.stack(scores).reshape(*shape, 2 * few).float().numpy(),
+        "endScores": (torch.stack(scores).reshape(*shape, 2 * few) * _STEPS).round().short().numpy(),
     }
 
 

@@ -87,7 +87,7 @@ def lens_of_300():
         "pictures": pack_pictures([]),
         "means": pack(rng.normal(80, 5, (*shape, 3)).astype(np.float32)),
         "ends": pack(np.zeros((*shape, 0), np.uint16)),
-        "endScores": pack(np.zeros((*shape, 0), np.float32)),
+        "endScores": pack(np.zeros((*shape, 0), np.int16)),
         "pictureNote": "",
     }
     return ConceptLens(None, data=data, classifier="one", class_name="thing 0")

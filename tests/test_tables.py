@@ -332,7 +332,6 @@ def test_every_chart_is_described_and_states_its_units(run):
         "%": charts.null_energy(tables.null_energy(run), tables.random_energy(run, draws=2)),
         "no unit": charts.training_curves(curves),
         "cosine": charts.translator_cosines(cosines),
-        "(degrees)": charts.as_is(scores, tables.ellipses(scores, level=0.9), level=0.9),
         "ratio (no unit)": charts.ratio_bars(tables.ratios(scores, run)),
         "|AS| (degrees)": charts.class_violins(
             tables.violins(scores), tables.class_medians(scores, run), "one"

@@ -190,7 +190,7 @@ def test_charts_are_drawn_from_the_tables(run):
     ):
         spec = chart.to_dict()
         assert len(spec["description"]) > 60
-        assert spec["width"] == "container"
+        assert spec["width"] == 600
         assert "(degrees)" in str(spec)  # the unit on an axis
 
 

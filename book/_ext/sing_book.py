@@ -27,7 +27,6 @@ logger = logging.getLogger(__name__)
 # whose format allows JSON only under names that end in "+json".
 CHART_TYPES = ("application/vnd.vegalite.v5+json", "application/vnd.vegalite.v6+json")
 MAX_SVG = 200_000  # bytes; a scatter of thousands of points is smaller as a bitmap
-STATIC_WIDTH = 600  # pixels, of the picture of a chart that is as wide as its page
 
 
 class ChartRenderer:
@@ -105,8 +104,6 @@ def widget_html(model_id: str) -> str:
 
 def static_picture(spec: dict[str, Any]) -> tuple[str, bytes]:
     """Draw the chart without a page: its file name and contents."""
-    if spec.get("width") == "container":
-        spec = spec | {"width": STATIC_WIDTH}
     svg = vl_convert.vegalite_to_svg(spec).encode()
     if len(svg) < MAX_SVG:
         suffix, picture = "svg", svg

@@ -180,30 +180,61 @@
 
   // A finger that moves sideways drags; one that moves up or down scrolls the page. Which it is shows
   // only after it has moved, so the chart does not hear of it before, and keeps what was dragged.
+  // A chart on a canvas knows what is below a pointer from its moves, which a finger does not make.
   function shareTouch(box) {
     let held = null;
+    let finger = false;
+    const send = (event, ...types) =>
+      types.forEach((type) => event.target.dispatchEvent(new PointerEvent(type, event)));
     const pass = () => {
       const down = held;
       held = null;
-      down?.target.dispatchEvent(new PointerEvent("pointerdown", down));
+      if (down) send(down, "pointermove", "pointerdown");
     };
-    box.style.touchAction = "pan-y pinch-zoom";
-    box.addEventListener(
-      "pointerdown",
-      (event) => {
-        if (event.pointerType !== "touch" || !event.isTrusted) return;
-        if (!event.target.closest("canvas, svg")) return;
-        event.stopPropagation();
-        held = event.isPrimary ? event : null;
-      },
-      true,
-    );
+    const ours = (event) => event.isTrusted && event.target.closest("canvas, svg");
     const sideways = (event) =>
       held && Math.abs(event.clientX - held.clientX) > Math.abs(event.clientY - held.clientY);
+    const down = (event) => {
+      if (!ours(event)) return;
+      finger = event.pointerType === "touch";
+      if (!finger) return;
+      event.stopPropagation();
+      held = event.isPrimary ? event : null;
+    };
+    box.style.touchAction = "pan-y pinch-zoom";
+    box.addEventListener("pointerdown", down, true);
     window.addEventListener("pointermove", (event) => sideways(event) && pass(), true);
     window.addEventListener("pointerup", pass, true);
     window.addEventListener("pointercancel", () => (held = null), true);
+    const tap = (event) => finger && ours(event);
+    box.addEventListener("click", (event) => tap(event) && send(event, "pointermove", "mousedown"), true);
+    box.addEventListener("click", (event) => tap(event) && send(event, "pointerout"));
   }
+
+  // Charts out of sight are drawn one by one when the page has nothing better to do, so that what is
+  // in sight, and the explorers, answer soon.
+  const later = new Set();
+  const idle = window.requestIdleCallback ?? ((act) => setTimeout(act, 50));
+  let busy = document.readyState !== "complete";
+  function drawLater() {
+    if (busy || !later.size) return;
+    busy = true;
+    idle(async () => {
+      const [chart] = later;
+      later.delete(chart);
+      if (!chart.width) await chart.draw();
+      busy = false;
+      drawLater();
+    });
+  }
+  function wait(chart) {
+    later.add(chart);
+    drawLater();
+  }
+  window.addEventListener("load", () => {
+    busy = false;
+    drawLater();
+  });
 
   function start(box) {
     const text = box.parentElement.querySelector("script.sing-chart-spec").textContent;
@@ -218,7 +249,9 @@
     new ResizeObserver(() => {
       if (Math.abs(box.clientWidth - chart.width) < 2) return;
       clearTimeout(timer);
-      timer = setTimeout(chart.draw, chart.width ? 120 : 0);
+      if (chart.width) timer = setTimeout(chart.draw, 120);
+      else if (box.getBoundingClientRect().top < 1.5 * innerHeight) chart.draw();
+      else wait(chart);
     }).observe(box);
     return chart;
   }

@@ -21,11 +21,11 @@
     made.setAttribute("closedby", "any"); // a click beside it closes it, where browsers know this
     made.innerHTML = `
       <h2 id="sing-dialog-title">JupyterLab needs Python</h2>
-      <p>This copy of the book has no Python behind it: it was opened from a file or from a plain web
-        server, and only JupyterLab can run its code. In a checkout of the book, with its environment
-        active, run</p>
+      <p>This page came from a file or from a plain web server, where nothing can run its code. In a
+        checkout of the book, with its environment active, run</p>
       <pre><code>sing live</code></pre>
-      <p>and use this button in the book that opens. It and JupyterLab are then on your machine only.</p>
+      <p>and use this button in the book that opens. That book and JupyterLab are for you and on your
+        machine only.</p>
       <form method="dialog"><button class="btn btn-sm" autofocus>Close</button></form>`;
     document.body.append(made);
     return made;

@@ -16,7 +16,7 @@ function lensTable(table) {
     const [before, AS, margin] = means.values.subarray(m, m + 3);
     const e = ends.at(k, c, j, 0);
     const photos = Array.from(ends.values.subarray(e, e + 2 * side), (photo, i) => ({
-      photo, AS: scores.values[e + i],
+      photo, AS: (scores.values[e + i] * 180) / 32767,
     }));
     return { before, after: before - AS, AS, margin, away: photos.slice(0, side), closer: photos.slice(side).reverse() };
   };
