@@ -57,7 +57,8 @@ def test_a_notebook_runs_and_takes_a_free_text(browser, tmp_path):
         page.get_by_role("menuitem", name="Run", exact=True).click()
         page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
         lens = page.locator("[data-explorer=lens]")
-        lens.locator(".sx-prompt:enabled").wait_for()  # a kernel has answered
+        lens.locator(".sx-prompt:enabled").wait_for(state="attached")  # a kernel has answered
+        lens.scroll_into_view_if_needed()
         assert not lens.locator(".sx-needs").is_visible()
         lens.get_by_label("Add any prompt").fill(PROMPT)
         lens.get_by_role("button", name="Ask").click()
