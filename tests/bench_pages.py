@@ -123,7 +123,7 @@ def bench_drags(browser):
         page.wait_for_function(USABLE)
         pair, lens = (page.locator(f"[data-explorer={n}]") for n in ("pair", "lens"))
         search = lens.get_by_label("Show phrases with")
-        sort = lens.get_by_role("button", name="angle before")
+        sort = lens.get_by_role("button", name="before")
         rows = {
             "pair: drag α": frames(page, lambda: drag(page, pair.get_by_role("slider"))),
             "pair: next photo": frames(

@@ -166,7 +166,9 @@ def test_looks(watched, name, look):
     root = page.locator(f"[data-explorer={name}]")
     root.scroll_into_view_if_needed()
     SHOTS.mkdir(parents=True, exist_ok=True)
+    bars = page.add_style_tag(content=".bd-header-article, .skip-link { display: none !important }")
     root.screenshot(path=SHOTS / f"{name}-{look}.png")
+    bars.evaluate("(e) => e.remove()")
     found = axe.Axe().run(page, f"[data-explorer={name}]", {"preload": False}).response["violations"]
     bad = [v for v in found if v["impact"] in ("serious", "critical")]
     assert [(v["id"], [n["target"] for n in v["nodes"]]) for v in bad] == []

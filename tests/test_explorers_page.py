@@ -260,18 +260,18 @@ def test_lens_filters_and_sorts(run, opened):
     assert len(lens.rows("phrases")) == count
     angles = [number(row[3]) for row in lens.rows("phrases")]
     assert angles == sorted(angles, reverse=True)  # as it opens: what came closer first
-    lens.root.get_by_role("button", name="angle before").click()
+    lens.root.get_by_role("button", name="before").click()
     lens.settle()
     befores = [number(row[1]) for row in lens.rows("phrases")]
     assert befores == sorted(befores)
-    assert lens.root.locator("[aria-sort=ascending]").inner_text().startswith("angle before")
-    lens.root.get_by_role("button", name="angle before").click()
+    assert lens.root.locator("[aria-sort=ascending]").inner_text().startswith("before")
+    lens.root.get_by_role("button", name="before").click()
     lens.settle()
     assert [number(row[1]) for row in lens.rows("phrases")] == sorted(befores, reverse=True)
     lens.root.get_by_label("Show phrases with").press_sequentially("a DE")
     lens.settle()
     assert [row[0] for row in lens.rows("phrases")] == ["a desert"]
-    assert lens.text("p[role=status]")[0].startswith(f"1 of {count} phrases with “a de”, ")
+    assert lens.text("p[role=status]")[0].startswith(f"1 of {count} phrases with “a de”; ")
     lens.root.get_by_label("Show phrases with").fill("nothing like it")
     lens.settle()
     assert lens.rows("phrases") == []

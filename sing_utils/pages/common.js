@@ -83,13 +83,13 @@ function menu(label, options, onchange) {
   return { node, input, fill, show: (i) => (input.selectedIndex = i) };
 }
 
-// A slider with named places below it: [[value, "name"], ...].
+// A slider with places below it, [[value, "mark", "name"], ...]; narrow ones show the marks alone.
 function slider(label, { min, max, step, places = [], say }, oninput) {
   const output = h("output", {});
   const input = h("input", { type: "range", min, max, step, oninput: () => oninput(+input.value) });
-  const marks = places.map(([value, name]) => {
+  const marks = places.map(([value, mark, name]) => {
     const left = (100 * (value - min)) / (max - min);
-    return h("span", { style: `--at: ${left}%` }, name);
+    return h("span", { style: `--at: ${left}%` }, mark, name && h("b", {}, ` ${name}`));
   });
   const node = field(label, input, h("div", { class: "sx-places", "aria-hidden": "true" }, marks));
   node.classList.add("sx-slider");

@@ -2,8 +2,8 @@
 
 const COLUMNS = [
   { key: "phrase", name: "phrase", text: true },
-  { key: "before", name: "angle before (°)" },
-  { key: "after", name: "angle after (°)" },
+  { key: "before", name: "before (°)" },
+  { key: "after", name: "after (°)" },
   { key: "AS", name: "AS (°)" },
 ];
 
@@ -98,7 +98,7 @@ function render(context) {
     const shown = rows(now);
     const chosen = shown.find((row) => row.phrase === now.chosen) ?? shown[0];
     list.show(shown, order, chosen?.phrase);
-    write(counted, `${shown.length} of ${phrases().length} phrases${words ? ` with “${words}”` : ""}, ${data.counts[c]} photos of ${data.classes[c]}`);
+    write(counted, `${shown.length} of ${phrases().length} phrases${words ? ` with “${words}”` : ""}; mean angles to ${data.counts[c]} photos of ${data.classes[c]}, before and after null removal`);
     detail.hidden = !chosen;
     if (!chosen) return model.set("reading", {});
     const { before, after, AS, margin } = chosen;

@@ -99,7 +99,7 @@ function render(context) {
       min: -1,
       max: 2,
       step: 0.01,
-      places: [[-1, "−1: doubled"], [0, "0: original"], [1, "1: removed"], [2, "2: reversed"]],
+      places: [[-1, "−1", "doubled"], [0, "0", "original"], [1, "1", "removed"], [2, "2", "reversed"]],
       say: (x) => `α = ${fixed(x)}`,
     },
     (alpha) => ui.set({ alpha }),
