@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -67,6 +68,30 @@ def book(
     index = build_book(project_root(), profile)
     typer.echo(f"The book is in {index}")
     typer.echo(f"Open it: {index.resolve().as_uri()}  (or `make serve`)")
+
+
+@app.command()
+def live(
+    profile: Annotated[
+        str, typer.Option(help="Name of the run's folder in _build/runs, as for `sing book`.")
+    ] = "embedded",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="The first port to try; 0: any that is free.")
+    ] = 8888,
+    no_browser: Annotated[bool, typer.Option("--no-browser", help="Only say where to look.")] = False,
+    options: Annotated[
+        list[str] | None, typer.Argument(metavar="[-- OPTIONS]", help="Options for JupyterLab.")
+    ] = None,
+) -> None:
+    """Open JupyterLab and the built book on one address of this machine; Ctrl-C ends both."""
+    from sing_utils.profiles import project_root
+
+    root = project_root()
+    if find_spec("jupyterlab") is None:
+        raise SingError("JupyterLab is not installed, expected it here: pip install 'sing_utils[live]'.")
+    from sing_utils.live import serve_book
+
+    serve_book(root, profile, port=port, browser=not no_browser, extra=options or [])
 
 
 @app.command()

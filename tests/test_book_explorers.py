@@ -39,9 +39,7 @@ def explorer_pages():
 
 EXPLORERS = explorer_pages()
 NAMES = ["pair", "steering", "lens", "dial"]
-pytestmark = pytest.mark.skipif(
-    not EXPLORERS, reason="no book with explorers in _build/html"
-)
+pytestmark = pytest.mark.skipif(not EXPLORERS, reason="no book with explorers in _build/html")
 each = pytest.mark.parametrize("name", NAMES)
 
 
