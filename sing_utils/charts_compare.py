@@ -37,9 +37,13 @@ GREY = "#888888"  # reads on both themes
 AS_SIZE = "|AS| (degrees)"
 GUTTER = 46  # pixels left of every panel: the scatter's axis, so that the others begin there too
 
-# For charts.js: panels narrower than `panel` pixels go under one another; what the signal `spoken` says
-# is read out; and thousands of dots are drawn on a canvas.
-PAGE = {"sing": {"panel": 280, "spoken": "spoken"}, "embedOptions": {"renderer": "canvas"}}
+HOW = [
+    "IS = angle(T f, T f̃) (eq. 8) and AS = angle(T f, u) − angle(T f̃, u) toward the prompt u of the photo's "
+    "class (eq. 7), in degrees, and the cosine of T f with the judge's own embedding of the photo: measured "
+    "by sing_utils for every photo, here with three decimals.",
+    "The page counts and takes medians of the photos in the frame; violins (a kernel density), the classes' "
+    "medians with their bootstrap intervals and the ellipses (Gaussian) are of all photos.",
+]
 
 
 def compare(
@@ -78,8 +82,18 @@ def compare(
         )
         .add_params(*_follows(it))
         .configure_view(stroke=None)
-        .properties(description=_description(it, level), usermeta=PAGE, datasets={"photos": it.photos})
+        .properties(description=_description(it, level), usermeta=_page(it), datasets={"photos": it.photos})
     )
+
+
+def _page(it: _Shared) -> dict[str, Any]:
+    """For charts.js: a name for links, what it copies and explains below the chart, and how it draws.
+
+    Panels narrower than `panel` pixels go under one another; what the signal `spoken` says is read out;
+    and thousands of dots are drawn on a canvas.
+    """
+    sing = {"name": "compare", "classifiers": it.names, "how": HOW, "panel": 280, "spoken": "spoken"}
+    return {"sing": sing, "embedOptions": {"renderer": "canvas"}}
 
 
 def class_order(medians: pd.DataFrame) -> list[str]:

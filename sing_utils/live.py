@@ -162,8 +162,9 @@ def _require(configured: Any, wanted: dict[str, Any]) -> None:
 
 def _end_on_signals(app: ServerApp) -> None:
     """Let Ctrl-C end the server: Jupyter would ask first, or without a terminal leave its kernels."""
-    numbers = [getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, n)]
-    numbers = [n for n in numbers if signal.getsignal(n) != signal.SIG_IGN]  # as under nohup
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as by nohup
+        numbers.append(signal.SIGHUP)
 
     def end(*_: Any) -> None:
         for number in numbers:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import re
 import shutil
@@ -178,7 +180,7 @@ def assert_card_is(chart, scores, path):
     own = scores[scores["path"] == path].set_index("classifier")
     assert path.rsplit("/", 1)[-1] in chart.texts(CARD)
     assert own["class"].iloc[0] in chart.texts(CARD)
-    spoken = chart.page.get_by_role("status").inner_text()
+    spoken = chart.page.locator(".sing-spoken").inner_text()
     for name, told in card_numbers(chart, own.index).items():
         row = own.loc[name]
         assert abs(told[0] - row["AS"]) <= SHOWN
@@ -348,3 +350,57 @@ def test_a_finger_drags_sideways_scrolls_and_taps(browser, address):
     assert chart.signal("chosen_class")["class"]
     assert chart.watched.wrong == []
     context.close()
+
+
+# ------------------------------------------------------------------------- link, values, fold
+
+
+def test_values_are_copied_as_csv(chart, scores):
+    chart.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    chart.page.get_by_role("button", name="Copy values (CSV)").click()
+    chart.page.get_by_text("Values copied as CSV.").wait_for()
+    rows = list(csv.DictReader(io.StringIO(chart.page.evaluate("navigator.clipboard.readText()"))))
+    assert len(rows) == len(scores)
+    by_photo = scores.assign(photo=scores["path"].map(lambda p: Path(p).name)).set_index(
+        ["photo", "classifier", "class"]
+    )
+    for row in rows[:: len(rows) // 7]:
+        expected = by_photo.loc[(row["photo"], row["classifier"], row["class"])]
+        assert float(row["AS (degrees)"]) == pytest.approx(expected["AS"], abs=SHOWN)
+        assert float(row["IS (degrees)"]) == pytest.approx(expected["IS"], abs=SHOWN)
+
+
+def test_a_copied_link_restores_what_was_chosen(chart, address, order):
+    chart.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    chart.choose("class: ", order[1])
+    chart.drag((0.2, 0.2), (0.7, 0.8))
+    frame = chart.signal("frame")
+    chart.page.get_by_role("button", name="Copy link to this view").click()
+    chart.page.get_by_text("Link copied.").wait_for()
+    link = chart.page.evaluate("navigator.clipboard.readText()")
+    assert link.startswith(f"{address}#explore-compare?")
+    chart.watched.open(link)
+    chart.settle()
+    assert chart.signal("chosen_class")["class"] == [order[1]]
+    assert chart.signal("frame")["AS"] == pytest.approx(frame["AS"])
+
+
+@pytest.mark.parametrize(
+    "query", ["chosen_class=nobody", 'chosen_class=[{"class":7}]', "photo=%5B", "frame={}"]
+)
+def test_a_broken_link_changes_nothing(chart, address, query):
+    before = chart.texts(NUMBERS)
+    chart.watched.open(f"{address}#explore-compare?{query}")
+    chart.settle()
+    assert chart.texts(NUMBERS) == before
+    assert chart.signal("frame") == {}
+
+
+def test_the_fold_says_how_and_the_current_numbers(chart):
+    chart.page.get_by_text("How is this computed").click()
+    fold = chart.page.locator("details")
+    assert "angle(T f, u)" in fold.inner_text()
+    chart.page.wait_for_function(
+        "document.querySelector('details p:last-child').textContent"
+        " === document.querySelector('.sing-spoken').textContent"
+    )

@@ -129,7 +129,8 @@
     const available = chart.box.clientWidth;
     if (!available) return; // hidden, e.g. in a closed tab: drawn when it gets a size
     chart.width = available;
-    const inputs = readInputs(chart.spec, chart.result?.view);
+    const inputs = { ...readInputs(chart.spec, chart.result?.view), ...chart.asked };
+    chart.asked = {};
     const rows = Object.values(chart.spec.datasets || {}).reduce((n, d) => n + (d.length || 0), 0);
     const options = {
       actions: false,
@@ -161,7 +162,82 @@
       target = Math.max(60, target - over - 2);
     }
     if (page.spoken) speak(chart, page.spoken);
+    if (page.name && !chart.tools) addTools(chart, page);
     chart.box.dataset.drawn = isDark() ? "dark" : "light";
+  }
+
+  // A linked chart has the explorers' manners: its values, a link to what is chosen, how it is computed.
+  function addTools(chart, page) {
+    const make = (tag, text = "", ...children) => {
+      const node = document.createElement(tag);
+      node.append(text, ...children);
+      return node;
+    };
+    const status = make("span");
+    status.setAttribute("role", "status");
+    const copy = (text, done) =>
+      (navigator.clipboard?.writeText(text) ?? Promise.reject(new Error())).then(
+        () => (status.textContent = done),
+        () => (status.textContent = "This browser does not let a page copy."),
+      );
+    const button = (name, act) => {
+      const node = make("button", name);
+      node.type = "button";
+      node.addEventListener("click", act);
+      return node;
+    };
+    const values = button("Copy values (CSV)", () => copy(toCSV(chart.spec, page), "Values copied as CSV."));
+    const link = button("Copy link to this view", () => copy(linkTo(chart, page), "Link copied."));
+    const how = make("details", make("summary", "How is this computed"), ...page.how.map((text) => make("p", text)));
+    const point = make("p");
+    how.append(point);
+    how.addEventListener("toggle", () => (point.textContent = chart.words.textContent));
+    chart.tools = make("div", how, values, link, status);
+    chart.tools.className = "sing-tools";
+    chart.box.parentElement.append(chart.tools);
+  }
+
+  // One row a photo and classifier, as the chart's `photos` hold them.
+  function toCSV(spec, page) {
+    const cell = (x) => (/[",\n]/.test(x) ? `"${String(x).replaceAll('"', '""')}"` : (x ?? ""));
+    const rows = spec.datasets.photos.flatMap((photo) =>
+      page.classifiers.map((classifier, k) => [
+        photo.class, photo.file, classifier, photo.AS[k], photo.IS[k], photo.cosine[k], photo.top1[k],
+      ]),
+    );
+    const names = ["class", "photo", "classifier", "AS (degrees)", "IS (degrees)", "cosine of Tf and z", "top-1"];
+    return [names, ...rows].map((row) => row.map(cell).join(",")).join("\n") + "\n";
+  }
+
+  function linkTo(chart, page) {
+    const chosenNow = Object.entries(readInputs(chart.spec, chart.result.view)).filter(([, value]) => value);
+    const query = new URLSearchParams(chosenNow.map(([name, value]) => [name, JSON.stringify(value)]));
+    return `${location.href.split("#")[0]}#explore-${page.name}?${query}`;
+  }
+
+  // What a link asks of a chart, as far as the chart has such choices.
+  function askedFor(spec, name) {
+    const [place, query = ""] = location.hash.slice(1).split("?");
+    const asked = {};
+    for (const [key, text] of place === `explore-${name}` ? new URLSearchParams(query) : []) {
+      const param = spec.params.find((p) => p.name === key);
+      try {
+        const value = JSON.parse(text);
+        if (param && fits(param, value)) asked[key] = value;
+      } catch {
+        // not a link of ours
+      }
+    }
+    return asked;
+  }
+
+  function fits({ bind, select }, value) {
+    if (select?.type === "interval") {
+      const span = (x) => Array.isArray(x) && x.length === 2 && x.every(Number.isFinite);
+      return Object.keys(value).length > 0 && Object.entries(value).every(([, x]) => span(x));
+    }
+    const wanted = value?.[0]?.[select?.fields?.[0]];
+    return bind?.options ? bind.options.includes(wanted) : wanted >= bind?.min && wanted <= bind?.max;
   }
 
   // Marks on a canvas are silent: a screen reader hears what the chart's signal says.
@@ -236,15 +312,31 @@
     drawLater();
   });
 
+  function follow(chart, name) {
+    const figure = chart.box.parentElement;
+    figure.id = `explore-${name}`;
+    const go = () => {
+      if (!location.hash.startsWith(`#${figure.id}`)) return;
+      chart.asked = askedFor(chart.spec, name);
+      if (chart.width) chart.draw();
+      figure.scrollIntoView();
+    };
+    go();
+    window.addEventListener("hashchange", go);
+    window.addEventListener("load", go);
+  }
+
   function start(box) {
     const text = box.parentElement.querySelector("script.sing-chart-spec").textContent;
-    const chart = { box: box, spec: JSON.parse(text), run: 0, width: 0, result: null };
+    const chart = { box: box, spec: JSON.parse(text), run: 0, width: 0, result: null, asked: {} };
     chart.draw = () =>
       draw(chart).catch((error) => {
         box.textContent = "This chart could not be drawn: " + error.message;
         console.error(error);
       });
     if (chart.spec.params?.some(({ select }) => select?.type === "interval")) shareTouch(box);
+    const name = chart.spec.usermeta?.sing?.name;
+    if (name) follow(chart, name);
     let timer = 0;
     new ResizeObserver(() => {
       if (Math.abs(box.clientWidth - chart.width) < 2) return;
