@@ -23,8 +23,8 @@ from sing_utils.run import Run
 from sing_utils.tables import run_label
 
 TOP = 5  # logits shown
-_UNIT = 32767  # int16 of a cosine of 1: steps of 3e-5, which is 0.001 degrees at most
-_QUALITY = 55  # of WebP; these pictures are 64 pixels wide
+_UNIT = 32767  # int16 of a cosine of 1: 0.001 degrees of a right angle, 0.01 of one of 5 degrees
+_QUALITY = 55  # of WebP; these pictures are small
 
 
 # ------------------------------------------------------------------------------ for the page
@@ -51,7 +51,7 @@ def pack_pictures(pictures: Iterable[bytes]) -> dict[str, Any]:
 def webp(image: Image.Image) -> bytes:
     """A small picture as a WebP file."""
     out = io.BytesIO()
-    image.convert("RGB").save(out, "WEBP", quality=_QUALITY, method=6)
+    _shrunk(image.convert("RGB"), 256).save(out, "WEBP", quality=_QUALITY, method=6)
     return out.getvalue()
 
 
@@ -73,9 +73,15 @@ def offered_photos(run: Run) -> pd.DataFrame:
     return photos.sort_values("class", key=lambda c: c.map(order), kind="stable")
 
 
+def shown_classes(run: Run) -> list[str]:
+    """The classes that have evaluation photos, in the profile's order."""
+    present = set(run.data(run.profile.classifiers[0]).evaluation.index["class"])
+    return [c for c in run.class_names.values() if c in present]
+
+
 def photo_list(run: Run, photos: pd.DataFrame) -> dict[str, Any]:
     """What pages call them: classes, each photo's class (its place among them) and file name."""
-    classes = list(run.class_names.values())
+    classes = shown_classes(run)
     return {
         "classes": classes,
         "photoClass": [classes.index(c) for c in photos["class"]],
@@ -109,6 +115,11 @@ def thumbnail_uris(thumbnails: pd.DataFrame) -> dict[str, str]:
     return dict(zip(thumbnails["path"], uris, strict=True))
 
 
+def picture_words(run: Run) -> dict[str, Any]:
+    """Whether pictures of translated features are drawn, and what to say of them."""
+    return {"drawn": not run.profile.picture_backend.startswith("photos:"), "pictureNote": drawn_note(run)}
+
+
 def drawn_note(run: Run) -> str:
     """What to say of pictures that show translated features."""
     kind, _, source = run.profile.picture_backend.partition(":")
@@ -128,6 +139,8 @@ def thumbnail_note(run: Run) -> str:
     offered = f"the first {run.profile.thumbnails} of each class by file name"
     if run.profile.images is not None:
         return f"Pictures: {offered}."
+    if run.profile.picture_backend.startswith("photos:"):
+        return f"Pictures stand for {offered}: of each, the photograph whose embedding is nearest to its own."
     return (
         f"Pictures stand for {offered}. The photographs are not part of this book: what is shown was drawn "
         "by the decoder from each photo's own embedding."
@@ -155,12 +168,13 @@ def top_logits(run: Run, name: str, f: Tensor) -> pd.DataFrame:
 def logits_of(run: Run, photos: pd.DataFrame) -> dict[str, Any]:
     """The largest logits of f, and what Π_n f adds to these and, at most, to any logit."""
     indices, values, drifts, most = [], [], [], []
+    shown = min(TOP, *(len(run.classifier(name).weight) for name in run.profile.classifiers))
     for name in run.profile.classifiers:
         classifier, f = run.classifier(name), features(run, name, photos)
         W = classifier.weight.double()
         logits = f @ W.mT + classifier.bias.double()  # (P, c)
         drift = run.spaces(name).null_component(f) @ W.mT  # zero, but for rounding
-        top = logits.topk(min(TOP, logits.shape[-1]), dim=-1)
+        top = logits.topk(shown, dim=-1)
         indices.append(top.indices)
         values.append(top.values)
         drifts.append(drift.gather(-1, top.indices))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sing_utils.encoders import Judge
-from sing_utils.explorers import pack, pack_pictures
+from sing_utils.explorers import pack, pack_pictures, shown_classes
 from sing_utils.run import Run
 from sing_utils.tables import class_angles, half_width
 
@@ -30,7 +30,7 @@ def lens_numbers(run: Run, thumbnails: pd.DataFrame) -> dict[str, Any]:
     table = lens_table(run, thumbnails, lambda judge: judge.encode_text(phrases))
     return {
         "classifiers": run.profile.classifiers,
-        "classes": list(run.class_names.values()),
+        "classes": shown_classes(run),
         "counts": [int(x) for x in _counts(run)],
         "phrases": phrases,
         "confidence": run.profile.confidence,
@@ -56,7 +56,7 @@ def lens_table(
     means, ends, scores = [], [], []
     for name in run.profile.classifiers:
         texts = encode(run.judge(name))  # (J, n)
-        for c in run.class_names.values():
+        for c in shown_classes(run):
             before, after, paths = class_angles(run, name, c, texts)  # (N, J) each
             AS = before - after
             margin = half_width(AS, run.profile.confidence)
@@ -67,7 +67,7 @@ def lens_table(
             known = torch.tensor([place[paths[i]] for i in rows], dtype=torch.int64)
             ends.append(known[order].mT)
             scores.append(AS[rows].gather(0, order).mT)
-    shape = (len(run.profile.classifiers), len(run.class_names), len(texts))
+    shape = (len(run.profile.classifiers), len(shown_classes(run)), len(texts))
     return {
         "means": torch.stack(means).reshape(*shape, 3).float().numpy(),
         "ends": torch.stack(ends).reshape(*shape, 2 * few).numpy().astype(np.uint16),
@@ -85,4 +85,4 @@ def _pictures_a_side(run: Run, place: dict[str, int]) -> int:
 def _counts(run: Run) -> list[int]:
     """Evaluation photos of each class."""
     counts = run.data(run.profile.classifiers[0]).evaluation.index["class"].value_counts()
-    return [counts[c] for c in run.class_names.values()]
+    return [counts[c] for c in shown_classes(run)]

@@ -23,6 +23,7 @@ from sing_utils.explorers import (
     pack_cosines,
     pack_pictures,
     photo_list,
+    shown_classes,
     webp,
 )
 from sing_utils.pictures import restore_norm
@@ -45,7 +46,7 @@ def pair_numbers(run: Run, photos: pd.DataFrame) -> dict[str, Any]:
     `norms` (K, P, 3): |a|², a·b, |b|². `products` (K, P, C + J, 2): cosines of a and of b to each
     text. `logits` (K, P, 5): the largest, their classes, and what the null component adds to them.
     """
-    names, prompts = run.profile.classifiers, list(run.class_names.values())
+    names, prompts = run.profile.classifiers, shown_classes(run)
     return {
         "classifiers": names,
         "texts": [*map(run.profile.prompt, prompts), *run.profile.phrases],
@@ -95,5 +96,5 @@ def _pair_frames(run: Run, name: str, photos: pd.DataFrame) -> list[Image.Image]
 
 def _texts(run: Run, judge: Judge, phrases: Sequence[str]) -> Tensor:
     """Embeddings of all class prompts, then of phrases."""
-    prompts = [run.profile.prompt(c) for c in run.class_names.values()]
+    prompts = [run.profile.prompt(c) for c in shown_classes(run)]
     return judge.encode_text([*prompts, *phrases])

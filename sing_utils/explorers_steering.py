@@ -19,6 +19,7 @@ from sing_utils.explorers import (
     pack_cosines,
     pack_pictures,
     photo_list,
+    shown_classes,
     webp,
 )
 from sing_utils.pictures import restore_norm
@@ -49,7 +50,7 @@ def steering_numbers(run: Run, photos: pd.DataFrame) -> dict[str, Any]:
         "classifiers": run.profile.classifiers,
         "targets": list(targets),
         "texts": list(targets.values()),
-        "prompts": [run.profile.prompt(c) for c in run.class_names.values()],
+        "prompts": [run.profile.prompt(c) for c in shown_classes(run)],
         "logits": logits_of(run, photos),
         **pack_planes(parts),
         "own": pack_cosines(torch.stack([p["own"] for p in parts])),

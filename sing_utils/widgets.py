@@ -23,11 +23,11 @@ from sing_utils import explorers_dial, explorers_lens, explorers_pair, explorers
 from sing_utils.charts import MIME
 from sing_utils.errors import SingError
 from sing_utils.explorers import (
-    drawn_note,
     features,
     offered_photos,
     pack,
     pack_cosines,
+    picture_words,
     thumbnail_note,
     top_logits,
     webp,
@@ -76,8 +76,10 @@ class Explorer(anywidget.AnyWidget):
                 self.prompts = {**self.prompts, text: self._encode(text)}
             elif message["kind"] == "draw":
                 self.send({"kind": "picture", "key": message["key"]}, [self._draw(message)])
-        except SingError as error:
-            self.send({"kind": "error", "message": str(error)})
+        except Exception as error:
+            self.send({"kind": "error", "message": str(error) or type(error).__name__})
+            if not isinstance(error, SingError):
+                raise  # no mistake of the reader's: the log shall have it
 
     def _encode(self, text: str) -> dict[str, Any]:
         """The numbers of a free text, in the form that `data` has them."""
@@ -113,16 +115,21 @@ class PairExplorer(Explorer):
 
     _esm = _module("pair")
     classifier = traitlets.Unicode().tag(sync=True)
-    photo = traitlets.Int(0).tag(sync=True)
-    alpha = traitlets.Float(1.0).tag(sync=True)
+    photo = traitlets.Int(0, min=0).tag(sync=True)
+    alpha = traitlets.Float(1.0, min=-1.0, max=2.0).tag(sync=True)
     toward = traitlets.Unicode("").tag(sync=True)
 
     @classmethod
     def of(cls, run: Run) -> Self:
         """The explorer of a run whose translators are fitted."""
         photos = offered_photos(run)
-        data = explorers_pair.pair_numbers(run, photos) | {"pictureNote": drawn_note(run)}
+        data = explorers_pair.pair_numbers(run, photos) | picture_words(run)
         return cls(run, data=data, classifier=run.profile.classifiers[0], photo=_first_of_source(run, photos))
+
+    @traitlets.observe("toward")
+    def _ask_toward(self, change: Any) -> None:
+        if change["new"] and change["new"] not in (*self.data["texts"], *self.prompts):
+            self.prompts = {**self.prompts, change["new"]: self._encode(change["new"])}
 
     def _encode(self, text: str) -> dict[str, Any]:
         products = explorers_pair.pair_products(
@@ -169,15 +176,15 @@ class SteeringExplorer(Explorer):
 
     _esm = _module("steering")
     classifier = traitlets.Unicode().tag(sync=True)
-    photo = traitlets.Int(0).tag(sync=True)
+    photo = traitlets.Int(0, min=0).tag(sync=True)
     target = traitlets.Unicode().tag(sync=True)
-    degrees = traitlets.Float(40.0).tag(sync=True)
+    degrees = traitlets.Float(40.0, min=0.0, max=float(explorers_steering.FARTHEST)).tag(sync=True)
 
     @classmethod
     def of(cls, run: Run) -> Self:
         """The explorer of a run whose translators are fitted."""
         photos = offered_photos(run)
-        data = explorers_steering.steering_numbers(run, photos) | {"pictureNote": drawn_note(run)}
+        data = explorers_steering.steering_numbers(run, photos) | picture_words(run)
         return cls(
             run,
             data=data,
@@ -208,7 +215,8 @@ class SteeringExplorer(Explorer):
         run, name = self._run, self.classifier
         photo = offered_photos(run).iloc[[self.photo]]
         c, f, T = photo["class"].iloc[0], features(run, name, photo), run.translator(name)
-        texts = {self.target: run.targets(name)[self.target], c: run.prompts(run.judge(name))[c]}
+        target = explorers_steering.steering_targets(run).get(self.target, self.target)
+        texts = {self.target: run.judge(name).encode_text([target])[0], c: run.prompts(run.judge(name))[c]}
         wanted = torch.arange(0.0, explorers_steering.FARTHEST + 1, 2.0, dtype=torch.float64)
         result = steer(f.expand(len(wanted), -1), texts[self.target], T, run.spaces(name), degrees=wanted)
         z, z_eps = T(f), T(result.f_eps[~result.IS.isnan()])
@@ -250,7 +258,10 @@ class ConceptLens(Explorer):
     @classmethod
     def of(cls, run: Run, thumbnails: pd.DataFrame) -> Self:
         """The lens of a run whose translators are fitted, with the small pictures of its photos."""
-        data = explorers_lens.lens_numbers(run, thumbnails) | {"pictureNote": thumbnail_note(run)}
+        data = explorers_lens.lens_numbers(run, thumbnails) | {
+            "pictureNote": thumbnail_note(run),
+            "drawn": run.profile.images is None,
+        }
         first = {"classifier": run.profile.classifiers[0], "class_name": run.concept_classes[0]}
         lens = cls(run, data=data, **first)
         lens._thumbnails = thumbnails
@@ -284,7 +295,7 @@ class NullSpaceDial(Explorer):
 
     _esm = _module("dial")
     classifier = traitlets.Unicode().tag(sync=True)
-    dropped = traitlets.Int(0).tag(sync=True)
+    dropped = traitlets.Int(0, min=0).tag(sync=True)
 
     @classmethod
     def of(cls, run: Run) -> Self:
@@ -307,7 +318,8 @@ class NullSpaceDial(Explorer):
 
 def _first_of_source(run: Run, photos: pd.DataFrame) -> int:
     """Place of the first photo of the run's source class."""
-    return photos["class"].to_list().index(run.source_class)
+    classes = photos["class"].to_list()
+    return classes.index(run.source_class) if run.source_class in classes else 0
 
 
 def _farthest(phrases: list[str], AS: torch.Tensor) -> pd.DataFrame:

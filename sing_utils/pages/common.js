@@ -14,6 +14,7 @@ const angleTo = (product, square) =>
 
 const ARRAYS = { float64: Float64Array, float32: Float32Array, int16: Int16Array, uint16: Uint16Array };
 const COSINE = 32767; // see pack_cosines
+const PATIENCE = 60_000; // milliseconds for an answer of Python
 
 const bytesOf = (view) => new Uint8Array(view.buffer, view.byteOffset, view.byteLength);
 
@@ -85,7 +86,7 @@ function menu(label, options, onchange) {
 
 // A slider with places below it, [[value, "mark", "name"], ...]; narrow ones show the marks alone.
 function slider(label, { min, max, step, places = [], say }, oninput) {
-  const output = h("output", {});
+  const output = h("output", { "aria-live": "off" }); // the slider says its value itself
   const input = h("input", { type: "range", min, max, step, oninput: () => oninput(+input.value) });
   const marks = places.map(([value, mark, name]) => {
     const left = (100 * (value - min)) / (max - min);
@@ -93,7 +94,10 @@ function slider(label, { min, max, step, places = [], say }, oninput) {
   });
   const node = field(label, input, h("div", { class: "sx-places", "aria-hidden": "true" }, marks));
   node.classList.add("sx-slider");
-  node.querySelector("label").append(" ", output);
+  const name = node.querySelector("label");
+  const head = h("div", { class: "sx-slider-head" });
+  name.replaceWith(head);
+  head.append(name, output);
   const show = (value) => {
     input.value = value;
     write(output, say(value));
@@ -114,7 +118,7 @@ function logitBars() {
   const note = h("p", { class: "sx-note" });
   const node = panel("Largest logits", h("ol", { class: "sx-bars" }, rows.map((r) => r.node)), note);
   const show = (names, values, moved) => {
-    const longest = Math.max(...values.map(Math.abs));
+    const longest = Math.max(...values.map(Math.abs)) || 1;
     rows.forEach((row, i) => {
       row.node.hidden = i >= names.length;
       if (row.node.hidden) return;
@@ -184,8 +188,10 @@ function numberList(names) {
 
 // How a phrase moved, in a sign, a number and, besides, a colour.
 function writeMove(cell, AS, digits) {
-  write(cell, `${AS > 0 ? "▲" : AS < 0 ? "▼" : ""} ${signed(AS, digits)}`);
-  cell.dataset.moved = AS > 0 ? "closer" : "away";
+  const text = signed(AS, digits);
+  const way = { "+": "closer", "−": "away" }[text[0]] ?? "";
+  write(cell, `${{ closer: "▲ ", away: "▼ " }[way] ?? ""}${text}`);
+  cell.dataset.moved = way;
 }
 
 // A short table of phrases that is built once. `columns`: {kind: name}; the kind "moved" holds an AS.
@@ -290,8 +296,9 @@ function explorer({ model, el, signal }, { name, title, traits, update, csv }) {
       status,
     ),
   );
+  el.replaceChildren();
   if (inBook && !document.getElementById(`explore-${name}`)) root.id = `explore-${name}`;
-  el.replaceChildren(root);
+  el.append(root);
 
   let waiting = false;
   const schedule = () => {
@@ -315,12 +322,13 @@ function explorer({ model, el, signal }, { name, title, traits, update, csv }) {
     for (const trait of Object.keys(traits)) values.set(trait, model.get(trait));
     return `${location.href.split("#")[0]}#explore-${name}?${values}`;
   }
+  const isMeant = () => root.id && location.hash.slice(1).split("?")[0] === root.id;
   function follow() {
-    const [place, query = ""] = location.hash.slice(1).split("?");
-    if (!root.id || place !== root.id) return;
+    if (!isMeant()) return;
+    const query = location.hash.split("?")[1] ?? "";
     const wanted = {};
     for (const [trait, value] of new URLSearchParams(query)) {
-      const known = traits[trait]?.(value);
+      const known = Object.hasOwn(traits, trait) ? traits[trait](value) : undefined;
       if (known !== undefined) wanted[trait] = known;
     }
     set(wanted);
@@ -336,7 +344,7 @@ function explorer({ model, el, signal }, { name, title, traits, update, csv }) {
     window.addEventListener("hashchange", follow, { signal });
     requestAnimationFrame(follow);
     // Once more when everything above has taken its room.
-    window.addEventListener("load", () => location.hash.startsWith(`#${root.id}`) && root.scrollIntoView(), { signal });
+    window.addEventListener("load", () => isMeant() && root.scrollIntoView(), { signal });
   }
   return { controls, view, foot, fold, set, schedule, say };
 }
@@ -345,7 +353,7 @@ function explorer({ model, el, signal }, { name, title, traits, update, csv }) {
 const oneOf = (names) => (text) => (names.includes(text) ? text : undefined);
 const within = (min, max) => (text) => {
   const x = Number(text);
-  return text !== "" && x >= min && x <= max ? x : undefined;
+  return text.trim() !== "" && x >= min && x <= max ? x : undefined;
 };
 const place = (size) => (text) => {
   const i = within(0, size() - 1)(text);
@@ -409,9 +417,21 @@ function python({ model, signal }, { label, say, onPrompt, onAlive, onPicture })
     event.preventDefault();
     asked = input.value.trim();
     if (!asked) return say("Type a phrase first.");
-    say("Asking Python …");
-    ask({ kind: "prompt", text: asked });
+    if (!answered()) {
+      say("Asking Python …");
+      ask({ kind: "prompt", text: asked });
+      setTimeout(() => asked !== null && say("Python has not answered: run the cell again."), PATIENCE);
+    }
   });
+  // Python keeps what it was asked: the same text again needs no answer.
+  function answered() {
+    if (asked === null || !Object.hasOwn(model.get("prompts"), asked)) return false;
+    const text = asked;
+    asked = null;
+    say("");
+    onPrompt(text);
+    return true;
+  }
   const hear = (message, buffers) => {
     if (message.kind === "alive" && !alive) {
       alive = true;
@@ -419,25 +439,25 @@ function python({ model, signal }, { label, say, onPrompt, onAlive, onPicture })
       mark.hidden = true;
       onAlive?.();
     }
-    if (message.kind === "error") say(message.message);
+    if (message.kind === "error") {
+      asked = null;
+      say(message.message);
+    }
     if (message.kind === "picture") onPicture?.(message, buffers[0]);
   };
   model.on("msg:custom", hear);
-  model.on("change:prompts", () => {
-    say("");
-    onPrompt(asked !== null && asked in model.get("prompts") ? asked : null);
-    asked = null;
-  });
+  model.on("change:prompts", () => answered() || onPrompt(null));
   signal?.addEventListener("abort", () => model.off("msg:custom", hear));
   ask({ kind: "hello" });
   return { node: form, ask };
 }
 
 // A picture of just the current point, which only Python can draw; it stays until the point moves.
-function drawing(ask, say) {
+function drawing(ask, say, signal) {
   const button = h("button", { type: "button", hidden: true, onclick: () => request() }, "Draw exactly this (Python)");
   let drawn = { key: "", url: "" };
   let point = {};
+  signal?.addEventListener("abort", () => URL.revokeObjectURL(drawn.url));
   const request = () => {
     say("Drawing …");
     ask({ kind: "draw", ...point });

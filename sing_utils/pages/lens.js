@@ -30,7 +30,8 @@ function render(context) {
 
   let added = [];
   const readAdded = () => {
-    added = Object.entries(model.get("prompts")).map(([text, x]) => ({ text, table: lensTable(x) }));
+    const more = Object.entries(model.get("prompts")).filter(([text]) => !data.phrases.includes(text));
+    added = more.map(([text, x]) => ({ text, table: lensTable(x) }));
   };
   readAdded();
   const phrases = () => [...data.phrases, ...added.map((a) => a.text)];
@@ -104,7 +105,7 @@ function render(context) {
     const { before, after, AS, margin } = chosen;
     write(heading, chosen.phrase);
     const level = Math.round(100 * data.confidence);
-    write(sentence, `Mean angle to the photos: ${degrees(before)} with the null component, ${degrees(after)} without. AS ${signed(AS, 3)} ± ${fixed(margin, 3)}° (${level} % interval of the mean over photos).`);
+    write(sentence, `Mean angle to the photos: ${degrees(before)} with the null component, ${degrees(after)} without. AS ${signed(AS, 3)} ` + (Number.isNaN(margin) ? "(one photo: no interval)." : `± ${fixed(margin, 3)}° (${level} % interval of the mean over photos).`));
     away.show(chosen.away);
     closer.show(chosen.closer);
     showFormulas(chosen, c);
@@ -187,7 +188,7 @@ function photoStrip(title, data, picture) {
     room.replaceChildren(
       ...photos.map(({ photo, AS }) => {
         const name = data.photoName[photo];
-        const image = h("img", { src: picture(photo), alt: `photo ${name}` });
+        const image = h("img", { src: picture(photo), alt: data.drawn ? `drawn from the embedding of photo ${name}` : `photo ${name}` });
         return h("figure", { class: "sx-figure" }, h("div", { class: "sx-picture" }, image), h("figcaption", {}, `AS ${signed(AS)}`, h("span", { class: "sx-name" }, name)));
       }),
     );

@@ -41,7 +41,8 @@ function render(context) {
   // What Python added: texts beyond those of the page.
   let added = [];
   const readAdded = () => {
-    added = Object.entries(model.get("prompts")).map(([text, x]) => ({ text, products: unpack(x) }));
+    const more = Object.entries(model.get("prompts")).filter(([text]) => !data.texts.includes(text));
+    added = more.map(([text, x]) => ({ text, products: unpack(x) }));
   };
   readAdded();
   const texts = () => [...data.texts, ...added.map((a) => a.text)];
@@ -118,7 +119,7 @@ function render(context) {
       ui.schedule();
     },
   });
-  const exact = drawing(form.ask, ui.say);
+  const exact = drawing(form.ask, ui.say, signal);
   ui.controls.append(
     classifierMenu.node, classMenu.node, photoMenu.node, towardMenu.node, alphaSlider.node,
   );
@@ -152,16 +153,18 @@ function render(context) {
     const alphas = data.alphas;
     const frame = (i) => picture((k * data.photoClass.length + p) * alphas.length + i);
     const upper = Math.max(1, alphas.findIndex((x) => x >= alpha));
-    const weight = (alpha - alphas[upper - 1]) / (alphas[upper] - alphas[upper - 1]);
+    const exactly = (alpha - alphas[upper - 1]) / (alphas[upper] - alphas[upper - 1]);
+    const weight = data.drawn ? exactly : Math.round(exactly); // two photographs make no blend
+    const kind = data.drawn ? "drawn" : "nearest photograph";
     const name = `${data.classes[own(p)]}, ${data.photoName[p]}`;
     const start = frame(alphas.indexOf(0));
     const missing = "no picture";
-    before.show(start, start, 0, { alt: `${name}, drawn from the original feature`, text: "original, α = 0", missing });
+    before.show(start, start, 0, { alt: `${name}, original feature`, text: "original, α = 0", missing });
     const url = exact.of({ classifier: data.classifiers[k], photo: p, alpha });
     const between = weight > 0 && weight < 1;
     after.show(url ?? frame(upper - 1), url ?? frame(upper), url ? 1 : weight, {
-      alt: `${name}, drawn at α = ${fixed(alpha)}`,
-      text: url || !between ? `α = ${fixed(alpha)}, drawn` : `α = ${fixed(alpha)}, blend of ${fixed(alphas[upper - 1], 0)} and ${fixed(alphas[upper], 0)}`,
+      alt: `${name}, α = ${fixed(alpha)}`,
+      text: url || !between ? `α = ${fixed(alpha)}, ${kind}` : `α = ${fixed(alpha)}, blend of ${fixed(alphas[upper - 1], 0)} and ${fixed(alphas[upper], 0)}`,
       missing,
     });
   }

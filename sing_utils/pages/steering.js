@@ -55,7 +55,9 @@ function render(context) {
     }));
   };
   readAdded();
-  const targets = () => [...data.targets, ...added.map((a) => a.text)];
+  // A short name such as "jellyfish" stands for a prompt; the bare word, asked for, is another text.
+  const nameOf = (text) => (data.targets.includes(text) ? `“${text}”` : text);
+  const targets = () => [...data.targets, ...added.map((a) => nameOf(a.text))];
   const texts = () => [...data.texts, ...added.map((a) => a.text)];
 
   const current = () => ({
@@ -98,7 +100,7 @@ function render(context) {
     onPrompt(text) {
       readAdded();
       targetMenu.fill(targets());
-      ui.set(text === null ? {} : { target: text });
+      ui.set(text === null ? {} : { target: nameOf(text) });
     },
     onAlive: () => (exact.button.hidden = false),
     onPicture(message, file) {
@@ -106,7 +108,7 @@ function render(context) {
       ui.schedule();
     },
   });
-  const exact = drawing(form.ask, ui.say);
+  const exact = drawing(form.ask, ui.say, signal);
   ui.controls.append(classifierMenu.node, classMenu.node, photoMenu.node, targetMenu.node, turn.node);
   ui.foot.append(form.node);
 
@@ -133,7 +135,8 @@ function render(context) {
     const stops = [0, ...steps];
     const upper = Math.max(1, stops.findIndex((x) => x >= theta));
     const inside = theta <= stops.at(-1);
-    const weight = (theta - stops[upper - 1]) / (stops[upper] - stops[upper - 1]);
+    const exactly = (theta - stops[upper - 1]) / (stops[upper] - stops[upper - 1]);
+    const weight = data.drawn ? exactly : Math.round(exactly); // two photographs make no blend
     const [low, high] = inside ? [frame(upper - 1), frame(upper)] : [null, null];
     const near = weight === 1 ? high : weight === 0 ? low : low && high && low;
     return { first: near, second: weight === 1 ? high : high ?? low, weight: weight === 1 ? 0 : weight, origin, stops, upper };
@@ -144,7 +147,7 @@ function render(context) {
     const name = `${data.classes[own(p)]}, ${data.photoName[p]}`;
     const { first, second, weight, origin, stops, upper } = frames(now);
     const missing = `no picture: ${data.classifiers[0]}, the first photo of each class and the first ${data.drawnTargets.length} targets have some, up to ${data.degrees.at(-1)}°`;
-    start.show(origin, origin, 0, { alt: `${name}, drawn from the original feature`, text: "original, IS = 0°", missing: "no picture" });
+    start.show(origin, origin, 0, { alt: `${name}, original feature`, text: "original, IS = 0°", missing: "no picture" });
     const url = exact.of({ classifier: data.classifiers[k], photo: p, target: texts()[j], degrees: theta });
     const blend = !url && weight > 0 && weight < 1;
     end.show(reached ? url ?? first : null, url ?? second, url ? 1 : weight, {
@@ -162,7 +165,7 @@ function render(context) {
       formula(`a·u = ${n(plane.target.au)}   b·u = ${n(plane.target.bu)}   a·w = ${n(plane.own.au)}   b·w = ${n(plane.own.bu)}   angle(T f, T d) = ${degrees(plane.limit)}`),
       formula(
         "At IS = θ the feature is translated to the direction cos θ a + sin θ b:",
-        `AS = angle(a, u) − angle(cos θ a + sin θ b, u) = ${degrees(angleTo(plane.target.au, 1), 3)} − atan2(${n(Math.sqrt(1 - turned ** 2))}, ${n(turned)}) = ${signed(scoreAt(plane.target, theta), 3)}`,
+        `AS = angle(a, u) − angle(cos θ a + sin θ b, u) = ${degrees(angleTo(plane.target.au, 1), 3)} − atan2(${n(Math.sqrt(Math.max(0, 1 - turned ** 2)))}, ${n(turned)}) = ${signed(scoreAt(plane.target, theta), 3)}`,
       ),
       formula(
         "ε / |f| = |Tf| sin θ / (|Td| |f| sin(angle(Tf, Td) − θ))   (eq. 13 and the law of sines)",
