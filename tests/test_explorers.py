@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from scipy import stats
 from small_run import CLASSES, NAMES, small_run
+from traitlets import TraitError
 
 from sing_utils import attribute_score, image_score, steer
 from sing_utils import explorers as ex
@@ -418,3 +419,42 @@ def test_the_dial_answers_no_prompts(run):
     assert answer["kind"] == "error"
     with pytest.raises(SingError):
         NullSpaceDial.of(run)._draw({})
+
+
+# ------------------------------------------------------------------- what a review found
+
+
+def test_a_text_set_from_python_is_encoded(run):
+    explorer = PairExplorer.of(run)
+    explorer.toward = "a lighthouse"
+    assert array(explorer.prompts["a lighthouse"]).shape == (len(NAMES), 6, 1, 2)
+    explorer.toward = "a desert"  # the page has it
+    assert list(explorer.prompts) == ["a lighthouse"]
+    with pytest.raises(TraitError):
+        explorer.alpha = 3.0
+
+
+@pytest.mark.parametrize("target", ["tench", "a desert", "a text of one's own"])
+def test_steering_is_shown_again_after_another_choice(run, target):
+    explorer = SteeringExplorer.of(run)
+    explorer.target = target
+    assert target in explorer.first_state().to_dict()["title"]["text"]
+
+
+def test_a_class_without_evaluation_photos_is_not_offered(run, thumbnails, monkeypatch):
+    monkeypatch.setitem(run.__dict__, "class_names", {**run.class_names, "x": "nothing"})
+    assert ex.shown_classes(run) == CLASSES
+    assert lens.lens_numbers(run, thumbnails)["classes"] == CLASSES
+    assert len(pair.pair_numbers(run, ex.offered_photos(run))["texts"]) == len(CLASSES) + 8
+
+
+def test_large_pictures_become_small():
+    assert Image.open(io.BytesIO(ex.webp(Image.new("RGB", (2000, 1000))))).size == (256, 128)
+
+
+def test_any_failure_is_answered(run, monkeypatch):
+    explorer = PairExplorer.of(run)
+    page = Page(explorer)
+    with pytest.raises(KeyError):
+        page.ask(kind="draw", key="k")
+    assert page.heard[-1][0]["kind"] == "error"

@@ -448,3 +448,16 @@ def test_a_page_without_python_says_so(opened):
     assert pair.root.locator(".sx-prompt input").is_disabled()
     assert pair.root.locator(".sx-needs").is_visible()
     assert pair.root.get_by_role("button", name="Draw exactly this").count() == 0
+
+
+def test_a_bare_word_is_another_target_than_its_prompt(run, watched, tmp_path):
+    """What was asked for as "jellyfish" is not steered toward "an image of a jellyfish"."""
+    explorer = SteeringExplorer.of(run)
+    explorer.prompts = {"jellyfish": explorer._encode("jellyfish")}
+    watched.open(write_page(tmp_path, {"steering": explorer}).as_uri())
+    steering = Driver(watched, "steering")
+    steering.choose("Toward", "“jellyfish”")
+    f = ex.features(run, NAMES[0], ex.offered_photos(run).iloc[[2]])
+    u = run.judge(NAMES[0]).encode_text(["jellyfish"])[0].double()
+    result = steer(f, u, run.translator(NAMES[0]), run.spaces(NAMES[0]), degrees=40.0)
+    assert steering.number("dd", 0) == pytest.approx(float(result.AS), abs=SHOWN)
