@@ -169,6 +169,7 @@ def _end_on_signals(app: ServerApp) -> None:
     def end(*_: Any) -> None:
         for number in numbers:
             signal.signal(number, signal.SIG_IGN)  # a second Ctrl-C must not stop the tidying up
+        app.io_loop.add_callback_from_signal(app.io_loop.call_later, 15, app.io_loop.stop)  # whatever hangs
         app.io_loop.add_callback_from_signal(print, "\nEnding JupyterLab and its kernels ...", flush=True)
         app.stop(from_signal=True)
 

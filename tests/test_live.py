@@ -70,6 +70,7 @@ def make_project(root):
         root / "book" / "a & b.md": b"# Odd\n",
         run / "executed" / "00_setup.ipynb": notebook(),
         run / "executed" / ".00_setup.key": b"key",
+        run / "executed" / ".ipynb_checkpoints" / "00_setup-checkpoint.ipynb": b"{}",
         run / "results" / "heads.parquet": b"heads",
         run / "artifacts" / "features" / "lite0" / "shard-0": b"features",
         html / ".stamp": b"secret = true",
