@@ -322,8 +322,10 @@ def test_dial_by_slider_and_on_the_plot(run, opened):
     assert "no equivalents" in panel.text("p[role=status]")[0]
     order = concepts[g].argsort()
     away = panel.rows("Moved away most")
-    assert [r[0] for r in away] == [run.profile.phrases[j] for j in order if concepts[g, j] < 0][:8]
-    for row, j in zip(away, order, strict=False):
+    expected = [int(j) for j in order if concepts[g, j] < 0][:8]
+    assert expected
+    for row, j in zip(away, expected, strict=True):
+        assert row[0] == run.profile.phrases[j]
         assert number(row[1]) == pytest.approx(float(concepts[g, j]), abs=SHOWN)
 
     plot = panel.root.locator(".sx-drag")
