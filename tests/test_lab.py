@@ -54,6 +54,7 @@ def test_a_notebook_runs_and_takes_a_free_text(browser, tmp_path):
     with live(tmp_path) as (address, token):
         page.goto(f"{address}lab/tree/_build/live/embedded/{NOTEBOOK.name}?token={token}")
         page.locator(".jp-NotebookPanel .jp-Cell").first.wait_for()
+        page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()  # before that, Lab runs nothing
         page.get_by_role("menuitem", name="Run", exact=True).click()
         page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
         lens = page.locator("[data-explorer=lens]")
