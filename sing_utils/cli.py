@@ -37,22 +37,77 @@ def run(
         str | None, typer.Option(help="Folder of the run; default _build/runs/PROFILE.")
     ] = None,
     force: Annotated[bool, typer.Option(help="Run even what did not change.")] = False,
+    rehearse: Annotated[
+        bool, typer.Option("--rehearse", help="Every step with random weights and a few generated pictures.")
+    ] = False,
 ) -> None:
     """Execute the notebooks of a profile, those that need it."""
-    from sing_utils.profiles import project_root
+    from sing_utils.profiles import load_profile, project_root
+    from sing_utils.rehearsal import rehearsal_parameters
     from sing_utils.runner import run_profile
 
-    root = project_root()
+    root, overrides = project_root(), parse_parameters(parameter or [])
+    if rehearse:
+        loaded = load_profile(profile, root=root, **overrides)
+        run_dir = run_dir or f"_build/runs/{loaded.name}-rehearsal"
+        overrides = rehearsal_parameters(root, loaded) | overrides
     done = run_profile(
         root,
         profile,
-        overrides=parse_parameters(parameter or []),
+        overrides=overrides,
         only=only or [],
         run_dir=run_dir,
         force=force,
     )
     ran = sum(e.ran for e in done)
     typer.echo(f"{ran} of {len(done)} notebooks ran, {len(done) - ran} were up to date.")
+
+
+@app.command()
+def doctor(
+    profile: Annotated[str, typer.Option(help="Name of a profile, or a YAML file.")] = "embedded",
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option("-p", "--parameter", metavar="KEY=VALUE", help="Replace a profile value (YAML)."),
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=1, help="How long to measure this machine.")] = 10.0,
+) -> None:
+    """Say what a run will download, what is missing, how long it will take here, and how much disk."""
+    from sing_utils.doctor import report
+    from sing_utils.profiles import load_profile, project_root
+
+    root = project_root()
+    loaded = load_profile(profile, root=root, **parse_parameters(parameter or []))
+    typer.echo(report(loaded, root, seconds=seconds))
+
+
+@app.command()
+def fetch(
+    profile: Annotated[str | None, typer.Option(help="Fetch what this profile needs.")] = None,
+    classifier: Annotated[str | None, typer.Option(help="Or one classifier.")] = None,
+    encoder: Annotated[str | None, typer.Option(help="Or one encoder.")] = None,
+    pin: Annotated[
+        Path | None, typer.Option(help="With --profile: write it with the revisions that were got, as YAML.")
+    ] = None,
+) -> None:
+    """Download weights now, for runs without a network later."""
+    from sing_utils import fetch as fetching
+    from sing_utils.profiles import load_profile
+
+    if [profile, classifier, encoder].count(None) != 2:
+        raise SingError("expected exactly one of --profile, --classifier and --encoder: give one of them.")
+    if classifier is not None:
+        typer.echo(f"{classifier}: {fetching.fetch_classifier(classifier)}")
+    elif encoder is not None:
+        typer.echo(f"{encoder}: {fetching.fetch_encoder(encoder)}")
+    else:
+        loaded = load_profile(str(profile))
+        for line in fetching.fetch(loaded):
+            typer.echo(line)
+        if pin is not None:
+            typer.echo(
+                f"{pin}: pinned {', '.join(fetching.pin(loaded, pin)) or 'nothing: no weights of the hub'}"
+            )
 
 
 @app.command()
@@ -96,19 +151,39 @@ def live(
 
 @app.command()
 def extract(
-    images: Annotated[Path, typer.Option(help="Folder of class folders, or of pictures.")],
+    images: Annotated[
+        str,
+        typer.Option(help="A folder, a .csv of labels, ImageNet, .tar shards or hf:NAME[@REVISION][#SPLIT]."),
+    ],
     out: Annotated[Path, typer.Option(help="Folder of the feature store.")],
     classifier: Annotated[str | None, typer.Option(help="Whose features to keep.")] = None,
     encoder: Annotated[str | None, typer.Option(help="Whose image embeddings to keep.")] = None,
+    select_classes: Annotated[
+        list[str] | None, typer.Option(help="Only this label; give it again for more.")
+    ] = None,
+    per_class: Annotated[
+        int | None, typer.Option(min=1, help="At most so many pictures of each label.")
+    ] = None,
     dtype: Annotated[str, typer.Option(help="float32, float16 or uint8.")] = "float32",
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures a forward pass.")] = 32,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Pictures a forward pass; default: what fits.")
+    ] = None,
     shard_rows: Annotated[int, typer.Option(min=1, help="Pictures a shard.")] = 1024,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that decode pictures.")] = 1,
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Processes that decode pictures; default: one a core, less one.")
+    ] = None,
+    precision: Annotated[
+        str, typer.Option(help="auto (16 bits on a GPU), float32, bfloat16 or float16.")
+    ] = "auto",
+    engine: Annotated[str, typer.Option(help="local, or ray for many machines.")] = "local",
 ) -> None:
     """Extract features (or embeddings) of pictures into a resumable store."""
-    from sing_utils import features
+    from functools import partial
+
+    from sing_utils import extraction
     from sing_utils.classifiers import load_classifier, require_classifier
     from sing_utils.encoders import load_encoder, require_encoder
+    from sing_utils.sources import open_source
 
     if (classifier is None) == (encoder is None):
         raise SingError("expected exactly one of --classifier and --encoder: give one of them.")
@@ -116,20 +191,121 @@ def extract(
         require_classifier(classifier)
     else:
         require_encoder(str(encoder))
-    features.list_pictures(images)  # before a model is loaded
-    extractor: Any = load_classifier(classifier) if classifier is not None else load_encoder(str(encoder))
-    store = features.extract(
-        extractor,
-        images,
+    source = open_source(images)  # before a model is loaded
+    if select_classes or per_class:
+        source = source.select(select_classes or None, per_label=per_class)
+    load: Any = partial(load_classifier, classifier) if classifier else partial(load_encoder, str(encoder))
+    store = extraction.extract(
+        load(),
+        source,
         out,
         dtype=dtype,
         batch_size=batch_size,
         shard_rows=shard_rows,
         workers=workers,
+        precision=precision,
+        engine=_engine(engine, load),
     )
     typer.echo(f"{len(store)} pictures in {out}, {len(store.rejects)} rejected.")
     for row in store.rejects.head(5).itertuples():
         typer.echo(f"  rejected: {row.path}: {row.reason}", err=True)
+
+
+def _engine(name: str, load: Any) -> Any:
+    """An engine by name; None is the local one. `load` makes the model, wherever it is called."""
+    if name == "local":
+        return None
+    if name != "ray":
+        raise SingError(f"unknown engine {name!r}, expected local or ray.")
+    if find_spec("ray") is None:
+        raise SingError("--engine ray needs the library `ray`: pip install 'sing_utils[ray]'.")
+    from sing_utils.ray_engine import ray_engine
+
+    return ray_engine(load)
+
+
+@app.command()
+def fit(
+    features: Annotated[Path, typer.Option(help="Feature store of a classifier.")],
+    targets: Annotated[Path, typer.Option(help="Store of an encoder, of the same pictures.")],
+    out: Annotated[Path, typer.Option(help="File to write, such as T.safetensors.")],
+    encoder: Annotated[
+        str | None, typer.Option(help="Whose store the targets are; needed if it has several towers.")
+    ] = None,
+    split: Annotated[
+        list[str] | None, typer.Option(help="Only this split's pictures; give it again for more.")
+    ] = None,
+    held_out: Annotated[float, typer.Option(help="Share of the pictures that chooses the ridge.")] = 0.1,
+    seed: Annotated[int, typer.Option(min=0, help="Of the split.")] = 0,
+) -> None:
+    """Fit a translator on two feature stores, shard by shard."""
+    from sing_utils.encoders import load_encoder
+    from sing_utils.features import FeatureStore
+    from sing_utils.fitting import fit_stores
+
+    _require_new_file(out)
+    store, embeddings = FeatureStore.open(features), FeatureStore.open(targets)
+    rows = store.index["split"].isin(split).to_numpy() if split else None
+    judge = None if encoder is None else load_encoder(encoder)
+    T = fit_stores(store, embeddings, encoder=judge, rows=rows, held_out=held_out, seed=seed)
+    T.save(out)
+    assert T.report is not None
+    typer.echo(
+        f"{out}: fitted on {T.report.n_fit} pictures; on {T.report.n_held_out} held out: "
+        f"cosine {T.report.held_out_cosine:.3f}, R² {T.report.held_out_r2:.3f}."
+    )
+
+
+@app.command()
+def analyze(
+    head: Annotated[Path, typer.Option(help="safetensors with weight (c, m) and perhaps bias (c,).")],
+    features: Annotated[Path, typer.Option(help="Feature store, or .safetensors or .npy of (N, m).")],
+    translator: Annotated[
+        Path | None, typer.Option(help="One that was fitted here, or a published best.pt: adds IS.")
+    ] = None,
+    embeddings: Annotated[
+        Path | None, typer.Option(help="safetensors with embeddings (K, n) of texts: adds AS.")
+    ] = None,
+    encoder: Annotated[str | None, typer.Option(help="Or the encoder that embeds the prompts.")] = None,
+    prompt: Annotated[list[str] | None, typer.Option(help="A text; give it again for more.")] = None,
+    with_bias: Annotated[
+        bool, typer.Option("--with-bias", help="Add a published translator's bias; the paper has none.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="Folder for the tables, as Parquet.")] = None,
+) -> None:
+    """Analyse a head and features without their model: null energy, certificate, IS and AS."""
+    from sing_utils.analyze import analyze as analyze_files
+    from sing_utils.analyze_files import read_embeddings
+    from sing_utils.encoders import load_encoder
+
+    if (encoder is None) != (not prompt) or (embeddings is not None and prompt):
+        raise SingError("expected either --embeddings, or --encoder with --prompt: give one of them.")
+    texts = {} if embeddings is None else read_embeddings(embeddings)
+    if encoder is not None and prompt:
+        texts = dict(zip(prompt, load_encoder(encoder).encode_text(prompt), strict=True))
+    found = analyze_files(head, features, translator=translator, texts=texts, with_bias=with_bias, out=out)
+    typer.echo(found.text)
+    if out is not None:
+        typer.echo(f"Tables: {', '.join(sorted(p.name for p in out.glob('*.parquet')))} in {out}")
+
+
+@app.command("export-head")
+def export_head(
+    classifier: Annotated[str, typer.Option(help="Whose head to write.")],
+    out: Annotated[Path, typer.Option(help="File to write, such as head.safetensors.")],
+) -> None:
+    """Write a classifier's last linear layer, for `sing analyze`."""
+    from sing_utils.classifiers import load_classifier
+
+    _require_new_file(out)
+    head = load_classifier(classifier).head
+    head.save(out)
+    typer.echo(f"{out}: {head.weight.shape[0]} classes x {head.weight.shape[1]} features of {classifier}.")
+
+
+def _require_new_file(out: Path) -> None:
+    if out.is_dir() or not out.absolute().parent.is_dir():
+        raise SingError(f"--out {out} can't be written, expected a file name in an existing folder.")
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""Vision-language encoders: the embedded one, and the judge of a classifier.
+"""Vision-language encoders: the embedded one, others by name, and the judge of a classifier.
 
     >>> from PIL import Image
     >>> from sing_utils.encoders import load_encoder
@@ -22,7 +22,7 @@ import difflib
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -299,30 +299,62 @@ def load_embedded(folder: str | Path = EMBEDDED_WEIGHTS) -> EmbeddedEncoder:
     return EmbeddedEncoder("embedded", n, towers, heads, text["mean"], text["weight"], sha256)
 
 
-_ENCODERS: dict[str, Callable[[], Encoder]] = {"embedded": load_embedded}
-
-
-def available_encoders() -> list[str]:
-    """The names `load_encoder` knows."""
-    return sorted(_ENCODERS)
+_KINDS = ("embedded", "karlo", "karlo:FOLDER", "open_clip:MODEL/PRETRAINED")
 
 
 def require_encoder(name: str) -> None:
-    """Raise a SingError that names the nearest known encoder unless `name` is one."""
-    if name in _ENCODERS:
-        return
-    near = difflib.get_close_matches(name, _ENCODERS, n=1, cutoff=0.0)[0]
-    raise SingError(
-        f"unknown encoder {name!r}, expected one of {', '.join(available_encoders())}; did you mean {near!r}?"
-    )
+    """Raise a SingError that names the nearest known encoder unless `name` is one; nothing is loaded."""
+    kind, colon, source = name.partition(":")
+    if kind == "open_clip":
+        from sing_utils.encoders_open_clip import parse_open_clip
+
+        parse_open_clip(name)
+    elif kind == "karlo" and source:
+        _require_source(name, source)
+    elif colon or name not in ("embedded", "karlo"):
+        near = difflib.get_close_matches(kind, ("embedded", "karlo", "open_clip"), n=1, cutoff=0.0)[0]
+        raise SingError(
+            f"unknown encoder {name!r}, expected one of {', '.join(_KINDS)}; did you mean {near!r}?"
+        )
+
+
+def _require_source(name: str, source: str) -> None:
+    if not Path(source).is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", source):
+        raise SingError(
+            f"encoder {name!r}: {source} is no folder, expected one with image_encoder, text_encoder, "
+            "tokenizer and feature_extractor in it: check the path."
+        )
+
+
+def load_encoder(name: str, *, rehearse: bool = False) -> Encoder:
+    """Load a vision-language encoder by name, once a process.
+
+    Args:
+        name: embedded; karlo or karlo:FOLDER; open_clip:MODEL/TAG[@REVISION] or open_clip:MODEL/FILE.
+        rehearse: the same architecture with random weights, and nothing is downloaded. The embedded
+            encoder stays as it is: it comes with the book.
+
+    Raises:
+        SingError: for an unknown name, weights that were changed, that are missing and can't be fetched,
+            or that would run code when they are read.
+    """
+    require_encoder(name)
+    return _load_embedded() if name == "embedded" else _load_clip(name, rehearse)
 
 
 @cache
-def load_encoder(name: str) -> Encoder:
-    """Load a vision-language encoder by name, once a process.
+def _load_embedded() -> EmbeddedEncoder:
+    """`load_embedded` with the book's own weights, once a process."""
+    return load_embedded()
 
-    Raises:
-        SingError: for an unknown name, or weights that were changed.
-    """
-    require_encoder(name)
-    return _ENCODERS[name]()
+
+@cache
+def _load_clip(name: str, rehearse: bool) -> Encoder:
+    # Imported here: both are slow to import, and the embedded profile needs neither.
+    if name.startswith("open_clip:"):
+        from sing_utils.encoders_open_clip import load_open_clip
+
+        return load_open_clip(name, rehearse=rehearse)
+    from sing_utils.encoders_karlo import load_karlo_clip
+
+    return load_karlo_clip(name, rehearse=rehearse)

@@ -20,7 +20,6 @@ from PIL import Image
 from torch import Tensor
 
 from sing_utils.run import Run
-from sing_utils.tables import run_label
 
 TOP = 5  # logits shown
 _UNIT = 32767  # int16 of a cosine of 1: 0.001 degrees of a right angle, 0.01 of one of 5 degrees
@@ -159,31 +158,31 @@ def _shrunk(image: Image.Image, side: int = 64) -> Image.Image:
 
 def top_logits(run: Run, name: str, f: Tensor) -> pd.DataFrame:
     """The largest logits of one feature (1, m): class, logit."""
-    classifier = run.classifier(name)
-    logits = (f @ classifier.weight.double().mT + classifier.bias.double())[0]
+    head = run.head(name)
+    logits = head.logits(f.double())[0]
     top = logits.topk(min(TOP, len(logits)))
-    return pd.DataFrame({"class": [run_label(i) for i in top.indices.tolist()], "logit": top.values.numpy()})
+    return pd.DataFrame({"class": [head.label(i) for i in top.indices.tolist()], "logit": top.values.numpy()})
 
 
 def logits_of(run: Run, photos: pd.DataFrame) -> dict[str, Any]:
     """The largest logits of f, and what Π_n f adds to these and, at most, to any logit."""
-    indices, values, drifts, most = [], [], [], []
-    shown = min(TOP, *(len(run.classifier(name).weight) for name in run.profile.classifiers))
+    labels, values, drifts, most = [], [], [], []
+    shown = min(TOP, *(len(run.head(name).weight) for name in run.profile.classifiers))
     for name in run.profile.classifiers:
-        classifier, f = run.classifier(name), features(run, name, photos)
-        W = classifier.weight.double()
-        logits = f @ W.mT + classifier.bias.double()  # (P, c)
-        drift = run.spaces(name).null_component(f) @ W.mT  # zero, but for rounding
+        head, f = run.head(name), features(run, name, photos)
+        logits = head.logits(f)  # (P, c)
+        drift = run.spaces(name).null_component(f) @ head.weight.to(f).mT  # zero, but for rounding
         top = logits.topk(shown, dim=-1)
-        indices.append(top.indices)
+        labels.append([[head.label(i) for i in row] for row in top.indices.tolist()])
         values.append(top.values)
         drifts.append(drift.gather(-1, top.indices))
         most.append(drift.abs().amax(-1))
-    known = sorted({int(i) for part in indices for i in part.flatten()})
+    # By name: another classifier may list its classes in another order.
+    known = sorted({label for part in labels for row in part for label in row})
     place = {label: i for i, label in enumerate(known)}
     return {
-        "labels": [run_label(i) for i in known],
-        "classes": pack(np.vectorize(place.get)(torch.stack(indices).numpy()).astype(np.uint16)),
+        "labels": known,
+        "classes": pack(np.vectorize(place.get)(np.array(labels)).astype(np.uint16)),
         "values": pack(torch.stack(values).numpy()),
         "drifts": pack(torch.stack(drifts).numpy()),
         "most": pack(torch.stack(most).numpy()),

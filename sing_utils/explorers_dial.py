@@ -60,12 +60,12 @@ def dial_table(run: Run, name: str, ranks: list[int]) -> tuple[Tensor, Tensor]:
         of the largest change of a logit; photos whose top-1 class changes, percent; median IS,
         degrees. concepts (G, J), float64: mean AS toward each phrase, degrees.
     """
-    classifier, spaces, T = run.classifier(name), run.spaces(name), run.translator(name)
+    head, spaces, T = run.head(name), run.spaces(name), run.translator(name)
     f = run.data(name).evaluation.f.double()
     W, V = spaces.weight, spaces.principal_basis  # columns by falling singular value
     coordinates = f @ V  # (N, r)
     logits = f @ W.mT  # (N, c)
-    top1 = (logits + classifier.bias).argmax(-1)
+    top1 = (logits + head.bias.to(logits)).argmax(-1)
     WV, TV = W @ V, T(V.mT)  # (c, r), (r, n)
     texts = run.judge(name).encode_text(run.profile.phrases)
     z = T(f)
@@ -76,7 +76,7 @@ def dial_table(run: Run, name: str, ranks: list[int]) -> tuple[Tensor, Tensor]:
         kept = coordinates[:, :rank]
         logits_kept, z_kept = kept @ WV[:, :rank].mT, kept @ TV[:rank]
         change = (logits - logits_kept).abs().amax(-1)  # (N,)
-        changed = ((logits_kept + classifier.bias).argmax(-1) != top1).double()
+        changed = ((logits_kept + head.bias.to(logits)).argmax(-1) != top1).double()
         ignored = 1 - kept.square().sum(-1) / norm.square()
         costs.append(
             [

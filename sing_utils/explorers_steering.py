@@ -73,7 +73,7 @@ def steering_products(run: Run, name: str, photos: pd.DataFrame, texts: Sequence
         relative to |f|. random (P, 2): the first two for the random direction.
     """
     T, spaces, f = run.translator(name), run.spaces(name), features(run, name, photos)
-    W, norm = run.classifier(name).weight.double(), vector_norm(f, dim=-1)
+    W, norm = run.head(name).weight.double(), vector_norm(f, dim=-1)
     judge = run.judge(name)
     u_all = normalize(judge.encode_text(list(texts)).double(), dim=-1)  # (J, n)
     own = torch.stack([run.prompts(judge)[c] for c in photos["class"]]).double()

@@ -1,4 +1,4 @@
-"""The feature store: sharded, resumable, checksummed; and extraction into it.
+"""The feature store: sharded, checksummed, read a shard at a time.
 
 A store is a folder:
 
@@ -8,56 +8,28 @@ A store is a folder:
     shard-00000.safetensors  named tensors (rows, d) of consecutive pictures
 
 A shard is written to a temporary name, synced and renamed, and carries the key of its
-extraction, so that an interrupted run resumes after its last whole shard.
+extraction, so that an interrupted run resumes after its last whole shard (`sing_utils.extraction`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
-from PIL import Image, ImageOps
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
+from sing_utils.digests import digest_file, digest_files
 from sing_utils.errors import SingError
-
-FORMAT = 1
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
-SPLITS = {"train", "val", "valid", "validation", "test", "fit", "evaluate"}
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "uint8": torch.uint8}
-
-
-class Extractor(Protocol):
-    """What `extract` needs of a model: a classifier's features or an encoder's embeddings."""
-
-    @property
-    def identity(self) -> dict[str, str]:
-        """Name, weights' checksum and transform: what the numbers depend on."""
-        ...
-
-    def prepare(self, image: Image.Image) -> Any:
-        """One picture as tensors that can be stacked."""
-        ...
-
-    def compute(self, batch: Any) -> dict[str, Tensor]:
-        """A batch of prepared pictures -> named tensors, (B, d) each."""
-        ...
-
-
-# ------------------------------------------------------------------------- reading a store
+from sing_utils.shards import FORMAT, locked, pack, require_dtype, shard_name, tensor_names, write_bytes
 
 
 @dataclass(frozen=True)
@@ -75,24 +47,7 @@ class FeatureStore:
             SingError: if there is no complete store, or the index was changed.
         """
         path = Path(path)
-        try:
-            manifest = json.loads((path / "manifest.json").read_text())
-            assert isinstance(manifest["shards"], list)
-            assert {"key", "extractor", "tensors", "rows", "index_sha256"} <= manifest.keys()
-        except FileNotFoundError:
-            raise SingError(
-                f"{path} holds no manifest.json, expected a finished feature store: "
-                "run `sing extract` again with the same arguments, it resumes."
-            ) from None
-        except (ValueError, KeyError, TypeError, AssertionError):
-            raise SingError(
-                f"{path / 'manifest.json'} is damaged, expected a feature store's manifest: "
-                "delete it and run `sing extract` again with the same arguments."
-            ) from None
-        if manifest.get("format") != FORMAT:
-            raise SingError(
-                f"{path} has store format {manifest.get('format')}, expected {FORMAT}: extract it anew."
-            )
+        manifest = read_manifest(path)
         store = cls(path, manifest)
         store._verify("index.parquet", manifest["index_sha256"])
         return store
@@ -133,134 +88,85 @@ class FeatureStore:
         """The whole tensor `name`, (N, d) float32, one row per row of `index`."""
         return torch.cat(list(self.batches(name)))
 
+    def is_whole(self) -> bool:
+        """Whether every file is as it was written; files that did not change are not read again."""
+        expected = {"index.parquet": self.manifest["index_sha256"]}
+        expected |= {s["file"]: s["sha256"] for s in self.manifest["shards"]}
+        if "rejects_sha256" in self.manifest:
+            expected["rejects.parquet"] = self.manifest["rejects_sha256"]
+        found = digest_files(self.path / name for name in expected)
+        return all(a.hex() == b for a, b in zip(found, expected.values(), strict=True))
+
     def _verify(self, file: str, sha256: str) -> Path:
         path = self.path / file
-        digest = _sha256(path) if path.is_file() else "no file"
+        digest = digest_file(path).hex() or "no file"
         if digest != sha256:
             raise SingError(
                 f"{path} has SHA-256 {digest[:12]}, expected {sha256[:12]}: the file was changed or "
-                "cut short; delete it and run `sing extract` again with the same arguments."
+                "cut short; run `sing extract` again with the same arguments, it is made anew."
             )
         return path
 
 
-# ------------------------------------------------------------------------- finding pictures
-
-
-def list_pictures(folder: str | Path) -> pd.DataFrame:
-    """Pictures below a folder, sorted: path (relative), label, split.
-
-    Understood layouts: SPLIT/CLASS/picture, CLASS/picture, and a flat folder (label "").
-    SPLIT is one of train, val, valid, validation, test, fit, evaluate; else split is "".
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest of a finished store.
 
     Raises:
-        SingError: if the folder does not exist or holds no picture.
+        SingError: if there is none, it is damaged, or of another format.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise SingError(f"{folder} is not a folder, expected a folder of pictures: check the path.")
-    rows = []
-    for file in sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()):
-        parts = file.relative_to(folder).parts
-        split = parts[0] if len(parts) > 1 and parts[0] in SPLITS else ""
-        inner = parts[1:-1] if split else parts[:-1]
-        rows.append(("/".join(parts), inner[0] if inner else "", split))
-    if not rows:
+    try:
+        manifest = json.loads((path / "manifest.json").read_text())
+        assert isinstance(manifest["shards"], list)
+        assert {"key", "extractor", "tensors", "rows", "index_sha256"} <= manifest.keys()
+    except FileNotFoundError:
         raise SingError(
-            f"{folder} holds no picture, expected files ending in {', '.join(sorted(SUFFIXES))}, "
-            "flat or in one folder a class."
+            f"{path} holds no manifest.json, expected a finished feature store: "
+            "run `sing extract` again with the same arguments, it resumes."
+        ) from None
+    except (ValueError, KeyError, TypeError, AssertionError):
+        raise SingError(
+            f"{path / 'manifest.json'} is damaged, expected a feature store's manifest: "
+            "delete it and run `sing extract` again with the same arguments."
+        ) from None
+    if manifest.get("format") != FORMAT:
+        raise SingError(
+            f"{path} has store format {manifest.get('format')}, expected {FORMAT}: extract it anew."
         )
-    return pd.DataFrame(rows, columns=["path", "label", "split"])
+    return manifest
 
 
-def read_picture(path: str | Path) -> Image.Image:
-    """A picture as a person would see it: first frame, upright, RGB."""
-    with Image.open(path) as image:
-        upright = ImageOps.exif_transpose(image)
-        if upright.mode.startswith("I;16"):  # Pillow would cut it off at 255, not scale it
-            upright = Image.fromarray((np.asarray(upright) // 257).astype(np.uint8))
-        return upright.convert("RGB")
-
-
-class _Pictures(Dataset[Any]):
-    """Decoded and prepared pictures; one that can't be read is its reason instead."""
-
-    def __init__(self, folder: Path, paths: list[str], prepare: Callable[[Image.Image], Any]) -> None:
-        self.folder, self.paths, self.prepare = folder, paths, prepare
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, i: int) -> tuple[str, str, Any]:
-        path = self.folder / self.paths[i]
-        try:
-            return _sha256(path), "", self.prepare(read_picture(path))
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            reason = " ".join(str(error).replace(str(self.folder), "").split())
-            return "", f"{type(error).__name__}: {reason}", None
-
-
-def _collate(items: list[tuple[str, str, Any]]) -> tuple[list[str], list[str], Any]:
-    hashes, reasons, prepared = zip(*items, strict=True)
-    good = [p for p in prepared if p is not None]
-    batch = torch.utils.data.default_collate(good) if good else None
-    return list(hashes), list(reasons), batch
-
-
-# ------------------------------------------------------------------------- extracting
-
-
-def extract(
-    extractor: Extractor,
-    folder: str | Path,
-    out: str | Path,
+def write_manifest(
+    out: Path,
     *,
-    dtype: str = "float32",
-    batch_size: int = 32,
-    shard_rows: int = 1024,
-    workers: int = 1,
-    progress: bool = True,
-) -> FeatureStore:
-    """Run `extractor` over every picture below `folder` and keep the results in `out`.
-
-    A call with the same arguments resumes after the last whole shard; a finished store is
-    opened and nothing is computed.
-
-    Args:
-        extractor: a model; see `Extractor`.
-        folder: pictures, laid out as `list_pictures` says.
-        out: folder of the store; made if needed.
-        dtype: how tensors are stored: "float32", "float16", or "uint8" (256 levels a column and
-            shard, between that column's extremes).
-        batch_size: pictures a forward pass.
-        shard_rows: pictures a shard.
-        workers: processes that decode pictures; 0 decodes in this one.
-        progress: show a progress bar with rate and time left.
+    key: str,
+    identity: dict[str, str],
+    dtype: str,
+    rows: int,
+    rejected: int,
+    files: Sequence[Path],
+    **more: Any,
+) -> None:
+    """Finish a store: the manifest is written when all other files are there.
 
     Raises:
-        SingError: for an empty folder, no readable picture, an unwritable `out`, or an `out` that
-            holds another extraction.
+        SingError: if the disk is full.
     """
-    if dtype not in DTYPES:
-        raise SingError(f"dtype {dtype!r} is unknown, expected one of {', '.join(DTYPES)}.")
-    folder, out = Path(folder), Path(out)
-    pictures = list_pictures(folder)
-    key = _key(extractor, pictures, dtype, shard_rows)
-    _make_writable(out)
-    if (out / "manifest.json").exists():
-        return _finished(out, key)
-
-    starts = range(0, len(pictures), shard_rows)
-    files = [out / f"shard-{i:05d}.safetensors" for i in range(len(starts))]
-    done = [_shard_record(file, key) is not None for file in files]
-    todo = [p for s, d in zip(starts, done, strict=True) if not d for p in pictures.path[s : s + shard_rows]]
-    with tqdm(total=len(todo), unit="picture", disable=not progress, desc="extract") as bar:
-        for start, file, have in zip(starts, files, done, strict=True):
-            if not have:
-                paths = pictures.path[start : start + shard_rows].tolist()
-                data = _compute_shard(extractor, folder, paths, key, dtype, batch_size, workers, bar)
-                _write(file, data)
-    return _finish(out, key, extractor, pictures, files, dtype)
+    names = {name for file in files for name in tensor_names(file)}
+    tables = [digest_file(out / name).hex() for name in ("index.parquet", "rejects.parquet")]
+    manifest = {
+        "format": FORMAT,
+        "key": key,
+        "extractor": identity,
+        "tensors": sorted(names),
+        "dtype": dtype,
+        "rows": rows,
+        "rejected": rejected,
+        "index_sha256": tables[0],
+        "rejects_sha256": tables[1],
+        "shards": [{"file": f.name, "sha256": digest_file(f).hex()} for f in files],
+        **more,
+    }
+    write_bytes(out / "manifest.json", json.dumps(manifest, indent=1).encode())
 
 
 def derive(
@@ -286,181 +192,32 @@ def derive(
     first, out = stores[0], Path(out)
     if any(s.manifest["index_sha256"] != first.manifest["index_sha256"] for s in stores):
         raise SingError("the stores hold different pictures, expected the same: extract them again.")
-    _make_writable(out)
     if (out / "manifest.json").exists():
         raise SingError(f"{out} holds a store already, expected a new folder: delete it or choose another.")
+    require_dtype(dtype)
     identity = identity or first.manifest["extractor"]
     key = hashlib.sha256(json.dumps([s.manifest["key"] for s in stores] + [identity, dtype]).encode())
     names = [next(iter(s.names)) for s in stores]
-    files = []
-    for i, parts in enumerate(zip(*(s.batches(n) for s, n in zip(stores, names, strict=True)), strict=True)):
-        given = {s.manifest["extractor"]["name"]: x for s, x in zip(stores, parts, strict=True)}
-        values = compute(given) if compute else {names[0]: parts[0]}
-        tensors: dict[str, Tensor] = {}
-        for name, value in values.items():
-            tensors |= _pack(name, value, dtype)
-        files.append(out / f"shard-{i:05d}.safetensors")
-        _write(files[-1], save(tensors, {"key": key.hexdigest()}))
-    for name in ("index.parquet", "rejects.parquet"):
-        _write(out / name, (first.path / name).read_bytes())
-    _write_manifest(out, key.hexdigest(), identity, dtype, len(first), len(first.rejects), files)
-    return FeatureStore.open(out)
-
-
-def _compute_shard(
-    extractor: Extractor,
-    folder: Path,
-    paths: list[str],
-    key: str,
-    dtype: str,
-    batch_size: int,
-    workers: int,
-    bar: Any,
-) -> bytes:
-    loader: DataLoader[Any] = DataLoader(
-        _Pictures(folder, paths, extractor.prepare),
-        batch_size=batch_size,
-        num_workers=min(workers, -(-len(paths) // batch_size)),
-        collate_fn=_collate,
-    )
-    chunks: dict[str, list[Tensor]] = {}
-    hashes: list[str] = []
-    reasons: list[str] = []
-    for batch_hashes, batch_reasons, batch in loader:
-        if batch is not None:
-            for name, value in extractor.compute(batch).items():
-                chunks.setdefault(name, []).append(value.to(torch.float32).cpu())
-        hashes += batch_hashes
-        reasons += batch_reasons
-        bar.update(len(batch_hashes))
-    tensors: dict[str, Tensor] = {}
-    for name, values in chunks.items():
-        tensors |= _pack(name, torch.cat(values), dtype)
-    # safetensors wants at least one tensor; a shard of rejects alone has none otherwise.
-    tensors["kept"] = torch.tensor([not r for r in reasons])
-    # One entry, because safetensors writes several in an order that changes from call to call.
-    return save(tensors, {"record": json.dumps({"key": key, "hashes": hashes, "reasons": reasons})})
-
-
-def _pack(name: str, x: Tensor, dtype: str) -> dict[str, Tensor]:
-    if dtype != "uint8":
-        return {name: x.to(DTYPES[dtype])}
-    low, high = x.amin(0), x.amax(0)  # (d,)
-    scale = ((high - low) / 255).clamp_min(torch.finfo(torch.float32).tiny)
-    levels = ((x - low) / scale).round().clamp(0, 255).to(torch.uint8)
-    return {name: levels, f"{name}.scale": scale, f"{name}.low": low}
-
-
-def _finish(
-    out: Path,
-    key: str,
-    extractor: Extractor,
-    pictures: pd.DataFrame,
-    files: list[Path],
-    dtype: str,
-) -> FeatureStore:
-    records = [_shard_record(file, key) for file in files]
-    hashes = [h for r in records if r for h in r["hashes"]]
-    reasons = [x for r in records if r for x in r["reasons"]]
-    kept = [not r for r in reasons]
-    if not any(kept):
-        for file in files:  # else a second try, with mended pictures, would keep these
-            file.unlink()
-        raise SingError(
-            f"none of {len(pictures)} pictures could be read, expected at least one; "
-            f"the first: {pictures.path[0]}: {reasons[0]}."
+    with locked(out):
+        files = []
+        given = zip(*(s.batches(n) for s, n in zip(stores, names, strict=True)), strict=True)
+        for i, parts in enumerate(given):
+            inputs = {s.manifest["extractor"]["name"]: x for s, x in zip(stores, parts, strict=True)}
+            values = compute(inputs) if compute else {names[0]: parts[0]}
+            tensors: dict[str, Tensor] = {}
+            for name, value in values.items():
+                tensors |= pack(name, value, dtype)
+            files.append(out / shard_name(i))
+            write_bytes(files[-1], save(tensors, {"key": key.hexdigest()}))
+        for name in ("index.parquet", "rejects.parquet"):
+            write_bytes(out / name, (first.path / name).read_bytes())
+        write_manifest(
+            out,
+            key=key.hexdigest(),
+            identity=identity,
+            dtype=dtype,
+            rows=len(first),
+            rejected=len(first.rejects),
+            files=files,
         )
-    index = pictures.assign(sha256=hashes)[kept]
-    rejects = pd.DataFrame({"path": pictures.path, "reason": reasons})[[not k for k in kept]]
-    _write(out / "index.parquet", index.to_parquet(index=False))
-    _write(out / "rejects.parquet", rejects.to_parquet(index=False))
-    _write_manifest(out, key, extractor.identity, dtype, len(index), len(rejects), files)
     return FeatureStore.open(out)
-
-
-def _write_manifest(
-    out: Path,
-    key: str,
-    identity: dict[str, str],
-    dtype: str,
-    rows: int,
-    rejected: int,
-    files: list[Path],
-) -> None:
-    manifest = {
-        "format": FORMAT,
-        "key": key,
-        "extractor": identity,
-        "tensors": sorted({k for f in files for k in _tensor_names(f)}),
-        "dtype": dtype,
-        "rows": rows,
-        "rejected": rejected,
-        "index_sha256": _sha256(out / "index.parquet"),
-        "shards": [{"file": f.name, "sha256": _sha256(f)} for f in files],
-    }
-    _write(out / "manifest.json", json.dumps(manifest, indent=1).encode())
-
-
-def _finished(out: Path, key: str) -> FeatureStore:
-    store = FeatureStore.open(out)
-    if store.manifest["key"] != key:
-        raise SingError(
-            f"{out} holds an extraction of {store.manifest['extractor']['name']} with other pictures, "
-            "weights or settings, expected this one: choose another --out, or delete that folder."
-        )
-    for shard in store.manifest["shards"]:
-        store._verify(shard["file"], shard["sha256"])
-    return store
-
-
-def _key(extractor: Extractor, pictures: pd.DataFrame, dtype: str, shard_rows: int) -> str:
-    what = [FORMAT, extractor.identity, dtype, shard_rows, pictures.to_csv(index=False)]
-    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
-
-
-def _shard_record(file: Path, key: str) -> dict[str, Any] | None:
-    """Key, hashes and reasons of a whole shard of this extraction, else None."""
-    try:
-        with safe_open(file, "pt") as tensors:
-            record = json.loads((tensors.metadata() or {}).get("record", "{}"))
-    except (FileNotFoundError, SafetensorError, ValueError):
-        return None
-    return record if record.get("key") == key else None
-
-
-def _tensor_names(file: Path) -> list[str]:
-    with safe_open(file, "pt") as tensors:
-        return [k for k in tensors.keys() if "." not in k and k != "kept"]  # noqa: SIM118
-
-
-def _make_writable(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        probe = out / ".writable"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise SingError(
-            f"cannot write to {out} ({error.strerror}), expected a writable folder: choose another."
-        ) from None
-
-
-def _write(path: Path, data: bytes) -> None:
-    """All of the file or nothing: temporary name, sync, rename."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise SingError(
-            f"cannot write {path} ({error.strerror}): free some space or choose another."
-        ) from None
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -77,7 +77,7 @@ class Karlo:
         require_diffusers()
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         dtype = torch.float16 if device.startswith("cuda") else torch.float32
-        pipeline = _load_parts(_find(source), dtype)
+        pipeline = _load_parts(find_weights(source), dtype)
         if save_memory:
             options = {"batch_size": 1} | options
         if save_memory and device.startswith("cuda"):
@@ -220,7 +220,7 @@ def _load_parts(folder: Path, dtype: torch.dtype) -> Any:
     return UnCLIPImageVariationPipeline(**parts)
 
 
-def _find(source: str) -> Path:
+def find_weights(source: str) -> Path:
     """The folder of the weights: `source` itself, or where the hub's cache has or puts them."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.constants import HF_HUB_CACHE

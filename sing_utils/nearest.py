@@ -13,11 +13,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from sing_utils.decoding import read_picture
 from sing_utils.encoders import Encoder
 from sing_utils.errors import SingError
-from sing_utils.features import FeatureStore, extract, list_pictures, read_picture
+from sing_utils.extraction import extract
+from sing_utils.features import FeatureStore
 from sing_utils.pictures import require_embeddings
 from sing_utils.scores import pairwise_angle
+from sing_utils.sources import list_pictures
 
 _CHUNK = 256  # embeddings a product in the search, so that memory stays bounded
 

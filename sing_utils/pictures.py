@@ -29,7 +29,7 @@ from torch.linalg import vector_norm
 from sing_utils.arrays import as_tensor, like, require_finite, require_width
 from sing_utils.encoders import Encoder
 from sing_utils.errors import SingError
-from sing_utils.features import list_pictures
+from sing_utils.sources import list_pictures
 
 MINI_WEIGHTS = Path(__file__).parents[1] / "data" / "embedded" / "decoder"
 KARLO_WIDTH = 768  # of CLIP ViT-L/14, for which the published Karlo was trained
@@ -185,8 +185,8 @@ def require_fit(name: str, encoder: Encoder, *, base: Path | None = None) -> Non
     if width is not None and width != encoder.dim:
         raise SingError(
             f"the decoder {name!r} takes embeddings of width {width}, but the encoder {encoder.name!r} "
-            f"gives {encoder.dim}: choose the decoder that belongs to the encoder (mini to embedded; this "
-            "version has no encoder for the published karlo)."
+            f"gives {encoder.dim}: choose the decoder that belongs to the encoder (mini to embedded, "
+            "karlo to karlo)."
         )
 
 

@@ -10,13 +10,21 @@ from __future__ import annotations
 import difflib
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from sing_utils.classifiers import require_classifier
-from sing_utils.encoders import available_encoders
+from sing_utils.encoders import require_encoder
 from sing_utils.errors import SingError
 from sing_utils.pictures import require_backend
 
@@ -27,10 +35,17 @@ class Profile(BaseModel):
     Attributes:
         name: of the profile; results go to `_build/runs/<name>`.
         description: one line for people.
-        classifiers: names for `load_classifier`.
+        classifiers: names as charts and tables show them; in a file also a mapping, name -> source.
+        classifier_sources: name -> what `load_classifier` loads, for names that are not that themselves.
         encoder: name for `load_encoder`.
         features: folder of feature stores, one a classifier and one for the encoder.
-        images: folder of pictures to extract from instead of using `features`; None: use them.
+        images: pictures to extract from instead of using `features`: a folder, or any other source that
+            `sing_utils.sources` knows; None: use the features. Their classes are the pictures' own.
+        imagenet_dir: ImageNet's folder, to extract the profile's classes from.
+        per_class: pictures of each class to extract, chosen by a hash of their names; None: all.
+        engine: "local", or "ray" to extract on a cluster.
+        workers: processes that decode pictures, for the local engine; None: one a core, less one.
+        rehearse: random weights of the same architectures; nothing is downloaded, no number means anything.
         classes: label -> name used in prompts; None: every label found in the pictures. A list
             picks labels or names.
         low_resolution: labels whose photographs were enlarged; said wherever classes are compared.
@@ -45,7 +60,8 @@ class Profile(BaseModel):
             evaluation photos.
         targets: what is steered toward, words for the prompt's place; the first one in detail.
         degrees: the IS of a steering step, degrees.
-        picture_backend: name for `load_pictures`, how embeddings become pictures.
+        picture_backend: name for `load_pictures`, how embeddings become pictures; in a file also "photos",
+            the nearest of the run's own.
         picture_options: its options, such as steps or save_memory.
         held_out: share of the fitting rows that chooses the ridge, between 0 and 1.
         adamw_epochs: passes over the data of the paper's AdamW fit.
@@ -59,9 +75,15 @@ class Profile(BaseModel):
     name: str = Field(pattern=r"^[a-z0-9_-]+$")
     description: str = ""
     classifiers: list[str] = Field(min_length=1)
+    classifier_sources: dict[str, str] = {}
     encoder: str = "embedded"
-    features: str = "data/embedded/features"
+    features: str | None = "data/embedded/features"
     images: str | None = None
+    imagenet_dir: str | None = None
+    per_class: int | None = Field(None, ge=2)
+    engine: Literal["local", "ray"] = "local"
+    workers: int | None = Field(None, ge=0)
+    rehearse: bool = False
     classes: dict[str, str] | None = None
     low_resolution: list[str] = []
     prompt_template: str = "an image of a {}"
@@ -84,18 +106,24 @@ class Profile(BaseModel):
 
     @field_validator("classifiers")
     @classmethod
-    def _known(cls, names: list[str]) -> list[str]:
-        for name in names:
-            require_classifier(name)
-        if len(set(names)) < len(names):
+    def _different(cls, names: list[str]) -> list[str]:
+        if len({safe_name(name) for name in names}) < len(names):
             raise ValueError("a classifier is named twice")
         return names
+
+    @model_validator(mode="after")
+    def _known_classifiers(self) -> Profile:
+        for name in self.classifiers:
+            require_classifier(self.source_of(name))
+        return self
 
     @field_validator("encoder")
     @classmethod
     def _known_encoder(cls, name: str) -> str:
-        if name not in available_encoders():
-            raise ValueError(f"unknown encoder, expected one of {', '.join(available_encoders())}")
+        try:
+            require_encoder(name)
+        except SingError as error:
+            raise ValueError(str(error)) from None
         return name
 
     @field_validator("prompt_template")
@@ -122,6 +150,15 @@ class Profile(BaseModel):
         except SingError as error:
             raise ValueError(str(error)) from None
 
+    def source_of(self, classifier: str) -> str:
+        """What `load_classifier` loads for one of the names in `classifiers`."""
+        return self.classifier_sources.get(classifier, classifier)
+
+    @property
+    def pictures(self) -> str | None:
+        """The source of pictures to extract from; None: the stored features are used."""
+        return self.images or self.imagenet_dir
+
     @property
     def phrases(self) -> list[str]:
         """All phrases of the live explorers: `concepts`, then those of `more_concepts` that are new."""
@@ -130,6 +167,15 @@ class Profile(BaseModel):
     def prompt(self, class_name: str) -> str:
         """The class prompt, such as "an image of a jellyfish"."""
         return self.prompt_template.format(class_name)
+
+
+def safe_name(name: str) -> str:
+    """A name as a file's name.
+
+    >>> safe_name("hf:facebook/dinov2-large")
+    'hf-facebook-dinov2-large'
+    """
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-")
 
 
 def project_root(start: Path | None = None) -> Path:
@@ -207,7 +253,15 @@ def require_known(values: dict[str, Any], where: str) -> None:
 
 
 def _resolve(values: dict[str, Any], base: dict[str, Any], root: Path) -> dict[str, Any]:
-    """Replace short forms: a list of classes, a file of concepts."""
+    """Replace short forms: a mapping of classifiers, a list of classes, a file of concepts, own photos."""
+    if values.get("picture_backend") == "photos":  # the run's own
+        values["picture_backend"] = f"photos:{values.get('images') or values.get('imagenet_dir') or 'images'}"
+    mappings = [x for x in (base.get("classifiers"), values.get("classifiers")) if isinstance(x, dict)]
+    if mappings:
+        named = {name: source for mapping in mappings for name, source in mapping.items()}
+        chosen = values["classifiers"]
+        values["classifiers"] = list(chosen)
+        values["classifier_sources"] = {k: v for k, v in named.items() if k in values["classifiers"]}
     for key in ("concepts", "more_concepts"):
         phrases = values.get(key)
         if isinstance(phrases, str):

@@ -8,27 +8,36 @@ run.save_table("scores", scores)          # results/scores.parquet
 from __future__ import annotations
 
 import html
+import json
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-from IPython.display import HTML
+from IPython.display import HTML, display
 from PIL import Image
 from torch import Tensor
 
-from sing_utils.classifiers import Classifier, load_classifier
+from sing_utils.classifiers import Classifier, LinearHead, load_classifier
+from sing_utils.decoding import read_picture
 from sing_utils.encoders import Encoder, Judge, load_encoder
 from sing_utils.errors import SingError
-from sing_utils.features import FeatureStore, extract, read_picture
+from sing_utils.extraction import extract_cached
+from sing_utils.features import FeatureStore
 from sing_utils.gallery import image_source
 from sing_utils.head import HeadSpaces
 from sing_utils.pictures import Pictures, load_pictures
-from sing_utils.profiles import Profile, class_name, load_profile, project_root
+from sing_utils.profiles import Profile, class_name, load_profile, project_root, safe_name
+from sing_utils.sources import PictureSource, open_source
 from sing_utils.translator import Translator
 
+REHEARSAL = (
+    '<div class="admonition warning"><p class="admonition-title">This is a rehearsal</p><p>Every network '
+    "has random weights and the pictures were generated: the numbers, sentences and pictures of this page "
+    "mean nothing. It shows that the run works from end to end.</p></div>"
+)
 EVALUATION_SPLITS = {"val", "valid", "validation", "test", "evaluate"}
 
 
@@ -70,33 +79,47 @@ class Run:
     root: Path
     folder: Path
     _data: dict[str, Data] = field(default_factory=dict, repr=False)
+    _heads: dict[str, LinearHead] = field(default_factory=dict, repr=False)
     _spaces: dict[str, HeadSpaces] = field(default_factory=dict, repr=False)
     _decoders: dict[str, Pictures] = field(default_factory=dict, repr=False)
 
     # --- models -----------------------------------------------------------------------------
 
     def classifier(self, name: str) -> Classifier:
-        """A classifier, loaded once."""
-        return load_classifier(name)
+        """A classifier, loaded once a process."""
+        return load_classifier(self.profile.source_of(name), rehearse=self.profile.rehearse)
+
+    def head(self, name: str) -> LinearHead:
+        """W and b of a classifier. Kept in the run, so that its network is loaded for pictures only."""
+        source, path = self.profile.source_of(name), self.artifact(f"heads/{safe_name(name)}.safetensors")
+        if name not in self._heads:
+            if source.startswith("head:"):
+                self._heads[name] = LinearHead.load(self.root / source.removeprefix("head:"))
+            elif path.exists():
+                self._heads[name] = LinearHead.load(path)
+            else:
+                self._heads[name] = self.classifier(name).head
+                self._heads[name].save(path)
+        return self._heads[name]
 
     def spaces(self, name: str) -> HeadSpaces:
         """The principal and null space of a classifier's head."""
         if name not in self._spaces:
-            self._spaces[name] = HeadSpaces.from_weight(self.classifier(name).weight)
+            self._spaces[name] = HeadSpaces.from_weight(self.head(name).weight)
         return self._spaces[name]
 
     @cached_property
     def encoder(self) -> Encoder:
         """The profile's encoder."""
-        return load_encoder(self.profile.encoder)
+        return load_encoder(self.profile.encoder, rehearse=self.profile.rehearse)
 
     def judge(self, name: str) -> Judge:
         """The encoder without the classifier's own tower."""
-        return self.encoder.judge_of(name)
+        return self.encoder.judge_of(self.profile.source_of(name))
 
     def translator(self, name: str) -> Translator:
         """The translator that notebook 01 fitted for a classifier."""
-        path = self.artifact(f"translators/{name}.safetensors")
+        path = self.translator_file(name)
         if not path.exists():
             raise SingError(
                 f"there is no translator for {name} in {self.folder.name} yet, expected the one that "
@@ -104,17 +127,48 @@ class Run:
             )
         return Translator.load(path)
 
+    def translator_file(self, name: str) -> Path:
+        """Where the translator of a classifier is kept."""
+        return self.artifact(f"translators/{safe_name(name)}.safetensors")
+
     # --- data -------------------------------------------------------------------------------
 
     def store(self, name: str) -> FeatureStore:
         """The feature store of a classifier, or of the profile's encoder under its name.
 
-        With `images` set it is extracted into the run's artifacts on first use.
+        With pictures given it is extracted on first use, into a store that other runs of the same model
+        and pictures share. The run notes which one, so that later notebooks need not load the model.
         """
-        if self.profile.images is None:
-            return FeatureStore.open(self.root / self.profile.features / name)
-        model = self.encoder if name == self.profile.encoder else self.classifier(name)
-        return extract(model, self.root / self.profile.images, self.artifact(f"features/{name}"))
+        if self.profile.pictures is None:
+            return FeatureStore.open(self.root / str(self.profile.features) / safe_name(name))
+        note = self.artifact(f"features/{safe_name(name)}.json")
+        if not note.exists():
+            note.write_text(json.dumps({"store": self._extract(name).path.name}))
+        return FeatureStore.open(self.feature_cache / json.loads(note.read_text())["store"])
+
+    @property
+    def feature_cache(self) -> Path:
+        """Where extracted stores are kept, shared by all runs."""
+        return self.root / "_build" / "features"
+
+    @cached_property
+    def pictures(self) -> PictureSource:
+        """The pictures of the run, of the profile's classes where it names some."""
+        return run_pictures(self.root, self.profile)
+
+    def _extract(self, name: str) -> FeatureStore:
+        p = self.profile
+        is_encoder = name == p.encoder
+        model: Any = self.encoder if is_encoder else self.classifier(name)
+        engine = None
+        if p.engine == "ray":
+            from sing_utils.ray_engine import ray_engine
+
+            load = load_encoder if is_encoder else load_classifier
+            engine = ray_engine(
+                partial(load, p.encoder if is_encoder else p.source_of(name), rehearse=p.rehearse)
+            )
+        return extract_cached(model, self.pictures, self.feature_cache, workers=p.workers, engine=engine)
 
     def data(self, name: str) -> Data:
         """Features of a classifier beside its judge's embeddings, for the profile's classes."""
@@ -223,10 +277,11 @@ class Run:
         return HTML(f'<img class="sing-photo" alt="{alt}" src="{image_source(image)}">')
 
     def original(self, path: str) -> Image.Image | None:
-        """A photo of the run's own folder of images; None where only its features are there."""
-        if self.profile.images is None:
+        """A photo of the run's own pictures; None where only its features are there."""
+        if self.profile.pictures is None:
             return None
-        return read_picture(self.root / self.profile.images / path)
+        paths = self.pictures.index["path"]
+        return read_picture(self.pictures.read(int((paths == path).to_numpy().argmax())))
 
     # --- what a run makes -------------------------------------------------------------------
 
@@ -268,6 +323,8 @@ def open_run(
     root = project_root()
     given = {key: value for key, value in overrides.items() if value is not None}
     loaded = load_profile(profile, root=root, **given)
+    if loaded.rehearse:
+        display(HTML(REHEARSAL))
     folder = root / (run_dir or f"_build/runs/{loaded.name}")
     if must_exist and not folder.is_dir():
         raise SingError(
@@ -276,6 +333,20 @@ def open_run(
         )
     folder.mkdir(parents=True, exist_ok=True)
     return Run(loaded, root, folder)
+
+
+def all_pictures(root: Path, profile: Profile) -> PictureSource:
+    """The pictures that a profile names, of all classes."""
+    given = str(profile.pictures)
+    return open_source(given if given.startswith("hf:") else root / given)
+
+
+def run_pictures(root: Path, profile: Profile) -> PictureSource:
+    """The pictures that a profile names, of its classes where it names some, and as many as it says."""
+    source = all_pictures(root, profile)
+    return source.select(
+        labels=list(profile.classes) if profile.classes else None, per_label=profile.per_class
+    )
 
 
 def _evaluation(index: pd.DataFrame) -> pd.Series:

@@ -11,6 +11,7 @@ import hashlib
 import importlib.metadata
 import json
 import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +23,11 @@ from tqdm import tqdm
 
 from sing_utils.encoders import load_encoder
 from sing_utils.errors import SingError
-from sing_utils.features import FeatureStore, list_pictures
+from sing_utils.features import FeatureStore
+from sing_utils.model_sources import parse_source
 from sing_utils.pictures import require_fit
-from sing_utils.profiles import Profile, class_name, load_profile, require_known, save_profile
+from sing_utils.profiles import Profile, class_name, load_profile, require_known, safe_name, save_profile
+from sing_utils.run import all_pictures, run_pictures
 
 # Modules that decide how a book looks or how a command reads, not what a notebook computes.
 _NOT_INPUTS = {"book.py", "pagejs.py", "cli.py", "runner.py", "live.py"}
@@ -80,6 +83,7 @@ def run_profile(
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     executed = []
     key = _inputs_key(root, loaded, parameters)
+    _forget_models(root / run_dir, key)
     for notebook in notebooks:
         key = _digest(key, notebook.read_text(encoding="utf-8"))  # so a change reaches later ones
         if notebook in chosen:
@@ -112,11 +116,16 @@ def _class_names(root: Path, profile: str, overrides: dict[str, Any]) -> dict[st
 
 def _require_inputs(root: Path, profile: Profile, names: dict[str, str]) -> None:
     """Find out now, not in the middle of a notebook, what the data can't give."""
-    if profile.images is not None:
-        labels = set(list_pictures(root / profile.images)["label"])
+    if profile.pictures is None and profile.features is None:
+        raise SingError(
+            f"the profile {profile.name} brings no pictures, expected some: give -p imagenet_dir=FOLDER, or "
+            f"-p images=FOLDER for your own; `sing run --profile {profile.name} --rehearse` needs none."
+        )
+    if profile.pictures is not None:
+        labels = set(all_pictures(root, profile).index["label"])
     else:
         stores = (*profile.classifiers, profile.encoder)
-        opened = [FeatureStore.open(root / profile.features / name) for name in stores]
+        opened = [FeatureStore.open(root / str(profile.features) / safe_name(name)) for name in stores]
         labels = set(opened[0].index["label"])
     known = sorted(names.get(label, label) for label in labels)
     for label in profile.classes or {}:
@@ -134,11 +143,22 @@ def _require_inputs(root: Path, profile: Profile, names: dict[str, str]) -> None
             f"source_class: {profile.source_class!r} is no class, expected one of {', '.join(classes[:20])}; "
             f"did you mean {near!r}?"
         )
-    encoder = load_encoder(profile.encoder)
+    encoder = load_encoder(profile.encoder, rehearse=profile.rehearse)
     texts = [profile.prompt(x) for x in (*classes, *profile.targets)] + profile.phrases
     if long := [t for t in texts if len(t) > _LONG_TEXT]:
         encoder.encode_text(long)  # only these can be too long, and the text tower takes seconds to load
     require_fit(profile.picture_backend, encoder, base=root)
+
+
+def _forget_models(folder: Path, key: str) -> None:
+    """Drop what a run noted about its models, unless its inputs are still the same."""
+    stamp = folder / "executed" / ".inputs"
+    if stamp.exists() and stamp.read_text() == key:
+        return
+    for noted in (folder / "artifacts" / "heads", folder / "artifacts" / "features"):
+        shutil.rmtree(noted, ignore_errors=True)
+    stamp.parent.mkdir(parents=True, exist_ok=True)
+    stamp.write_text(key)
 
 
 def _parameters(
@@ -212,14 +232,15 @@ def _inputs_key(root: Path, profile: Profile, parameters: dict[str, Any]) -> str
         for p in sorted(sources)
         if p.name not in _NOT_INPUTS
     }
-    data = [p.read_text() for p in sorted((root / profile.features).glob("*/manifest.json"))]
+    stores = (root / profile.features).glob("*/manifest.json") if profile.features else []
+    data = [p.read_text() for p in sorted(stores)]
     embedded = root / "data" / "embedded"
     weights = sorted([*(embedded / "encoder").glob("*"), *_weights_of(embedded / "decoder")])
     data += [hashlib.sha256(p.read_bytes()).hexdigest() for p in weights if p.is_file()]
-    if profile.images is not None:
-        folder = root / profile.images
-        stats = ((folder / p).stat() for p in list_pictures(folder)["path"])
-        data += [f"{s.st_size} {s.st_mtime_ns}" for s in stats]
+    files = [Path(f) for f in run_pictures(root, profile).files] if profile.pictures is not None else []
+    own = [parse_source(profile.source_of(name)) for name in profile.classifiers]
+    files += [root / s.name for s in own if s.kind in ("file", "head")]
+    data += [f"{f} {s.st_size} {s.st_mtime_ns}" for f in files for s in [f.stat()]]
     source = root / (profile.picture_backend.partition(":")[2] or "nowhere")
     if source.is_dir():
         stats = ((p, p.stat()) for p in sorted(source.rglob("*")) if p.is_file())

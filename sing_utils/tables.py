@@ -45,19 +45,19 @@ def heads(run: Run) -> pd.DataFrame:
     """One row a classifier: m, c, rank, null dimension, the gap at the rank, identity error."""
     rows = []
     for name in run.profile.classifiers:
-        classifier, spaces = run.classifier(name), run.spaces(name)
+        head, spaces = run.head(name), run.spaces(name)
         s, r = spaces.singular_values, spaces.rank
         rows.append(
             {
                 "classifier": name,
                 "m": spaces.width,
-                "c": len(classifier.weight),
+                "c": len(head.weight),
                 "rank": r,
                 "null dimension": spaces.null_dim,
                 "largest σ": float(s[0]),
                 "smallest σ kept": float(s[r - 1]),
-                "|Wf + b − logits|, relative": classifier.identity_error,
-                "weights (SHA-256)": classifier.sha256[:12],
+                "|Wf + b − logits|, relative": head.identity_error,
+                "weights (SHA-256)": head.sha256[:12],
             }
         )
     return pd.DataFrame(rows)
@@ -102,7 +102,7 @@ def certificates(run: Run) -> pd.DataFrame:
     rows = []
     for name in run.profile.classifiers:
         f = run.data(name).f
-        proof = run.spaces(name).certificate(f, bias=run.classifier(name).bias).check()
+        proof = run.spaces(name).certificate(f, bias=run.head(name).bias).check()
         rows.append(
             {
                 "classifier": name,
@@ -150,10 +150,10 @@ def fit_translators(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
     for name in run.profile.classifiers:
         evaluation = run.data(name).evaluation
         ridge, seconds = _timed_fit(run, name, method="ridge")
-        ridge.save(run.artifact(f"translators/{name}.safetensors"))
+        ridge.save(run.translator_file(name))
         rows.append(_fit_row(name, ridge, evaluation, seconds))
         adamw, seconds = _timed_fit(run, name, method="adamw", epochs=run.profile.adamw_epochs)
-        adamw.save(run.artifact(f"translators/{name}-adamw.safetensors"))
+        adamw.save(run.translator_file(f"{name}-adamw"))
         rows.append(_fit_row(name, adamw, evaluation, seconds))
         cosine = torch.cosine_similarity(ridge(evaluation.f), evaluation.z, dim=-1).numpy()
         photos.append(evaluation.index[["class", "path"]].assign(classifier=name, cosine=cosine))
@@ -168,7 +168,7 @@ def compare_losses(run: Run, name: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     rows, curves = [], []
     for loss in ("mse", "cosine", "both"):
         if loss == "mse":
-            T = Translator.load(run.artifact(f"translators/{name}-adamw.safetensors"))
+            T = Translator.load(run.translator_file(f"{name}-adamw"))
         else:
             options = {"epochs": run.profile.adamw_epochs, "loss": loss}
             T, _ = _timed_fit(run, name, method="adamw", **options)
@@ -220,14 +220,14 @@ def photo_scores(run: Run) -> pd.DataFrame:
         prompts = run.prompts(run.judge(name))
         z, z_tilde = T(data.f), T.after_null_removal(spaces)(data.f)  # (N, n) each
         texts = torch.stack([prompts[c] for c in data.index["class"]])  # (N, n)
-        logits = data.f @ run.classifier(name).weight.mT + run.classifier(name).bias
+        head = run.head(name)
         frames.append(
             data.index[["class", "label", "path"]].assign(
                 classifier=name,
                 AS=attribute_score(z, z_tilde, texts).numpy(),
                 IS=image_score(z, z_tilde).numpy(),
                 cosine=torch.cosine_similarity(z, data.z, dim=-1).numpy(),
-                top1=[run_label(i) for i in logits.argmax(-1).tolist()],
+                top1=[head.label(i) for i in head.logits(data.f).argmax(-1).tolist()],
             )
         )
     return pd.concat(frames, ignore_index=True)
@@ -265,13 +265,6 @@ def ridge_sensitivity(run: Run, *, factors: Sequence[float] = (0.01, 0.1, 1, 10,
                 }
             )
     return pd.DataFrame(rows)
-
-
-def run_label(index: int) -> str:
-    """Short ImageNet name of a logit."""
-    from sing_utils.classifiers import imagenet_names
-
-    return imagenet_names()[index]
 
 
 def ratios(scores: pd.DataFrame, run: Run) -> pd.DataFrame:
@@ -353,6 +346,8 @@ def violins(scores: pd.DataFrame, *, points: int = 60) -> pd.DataFrame:
         density = stats.gaussian_kde(values)(grid)
         half = 0.42 * density / density.max()
         frames.append(pd.DataFrame({"classifier": name, "class": c, "AS": grid, "half": half}))
+    if not frames:
+        return pd.DataFrame(columns=["classifier", "class", "AS", "half"])
     return pd.concat(frames, ignore_index=True)
 
 
@@ -427,14 +422,12 @@ def class_angles(run: Run, name: str, c: str, texts: Tensor) -> tuple[Tensor, Te
 
 def photo_logits(run: Run, name: str, photo: str, *, top: int = 5) -> pd.DataFrame:
     """Top logits of one picture before and after null removal, from pixels."""
-    classifier, spaces = run.classifier(name), run.spaces(name)
-    f = _photo_features(run, name, photo)
-    logits = f @ classifier.weight.mT + classifier.bias  # (1, c)
-    after = spaces.remove_null(f) @ classifier.weight.mT + classifier.bias
-    best = logits[0].topk(top).indices.tolist()
+    head, f = run.head(name), _photo_features(run, name, photo)
+    logits, after = head.logits(f), head.logits(run.spaces(name).remove_null(f))  # (1, c) each
+    best = logits[0].topk(min(top, logits.shape[-1])).indices.tolist()
     rows = [
         {
-            "class": run_label(i),
+            "class": head.label(i),
             "logit before": float(logits[0, i]),
             "logit after": float(after[0, i]),
         }
@@ -463,7 +456,7 @@ def photo_concepts(run: Run, name: str, photo: str) -> pd.DataFrame:
 
 def _photo_features(run: Run, name: str, photo: str) -> Tensor:
     classifier = run.classifier(name)
-    return classifier(classifier.prepare(run.photo(photo))[None]).features  # (1, m)
+    return classifier(classifier.prepare(run.photo(photo))[None]).features.cpu()  # (1, m)
 
 
 # --------------------------------------------------------------------------------- shared

@@ -27,7 +27,6 @@ from sing_utils.steering import (
     null_direction,
     steer,
 )
-from sing_utils.tables import run_label
 from sing_utils.tables_steering import whole_degrees
 
 Rows = list[tuple[str, list[Shown]]]
@@ -233,10 +232,10 @@ def pair_pictures(run: Run, name: str, pairs: pd.DataFrame) -> Rows:
 
 def pair_logits(run: Run, name: str, pairs: pd.DataFrame, *, top: int = 5) -> pd.DataFrame:
     """The `top` logits of each pair: one row a pair and place, original and equivalent."""
-    originals, classifier = _of_pairs(run, name, pairs), run.classifier(name)
-    top = min(top, len(classifier.weight))
+    originals, head = _of_pairs(run, name, pairs), run.head(name)
+    top = min(top, len(head.weight))
     equivalents = run.spaces(name).remove_null(originals.f)
-    before, after = (x @ classifier.weight.mT + classifier.bias for x in (originals.f, equivalents))
+    before, after = (head.logits(x) for x in (originals.f, equivalents))
     rows = []
     for i, pair in enumerate(pairs.to_dict("records")):
         best, best_after = before[i].topk(top).indices.tolist(), after[i].topk(top).indices.tolist()
@@ -245,9 +244,9 @@ def pair_logits(run: Run, name: str, pairs: pd.DataFrame, *, top: int = 5) -> pd
                 {
                     "pair": f"{pair['kind']}: {pair['class']}",
                     "place": place,
-                    "original": run_label(a),
+                    "original": head.label(a),
                     "logit": float(before[i, a]),
-                    "equivalent": run_label(b),
+                    "equivalent": head.label(b),
                     "its logit": float(after[i, b]),
                 }
             )
@@ -406,14 +405,14 @@ def draw_pair(run: Run, name: str, photo: str, *, toward: str | None = None, deg
             reached.
     """
     classifier, T, spaces = run.classifier(name), run.translator(name), run.spaces(name)
-    f = classifier(classifier.prepare(run.photo(photo))[None]).features  # (1, m)
+    f = classifier(classifier.prepare(run.photo(photo))[None]).features.cpu()  # (1, m)
     score = math.nan
     if toward is None:
         f_tilde = spaces.remove_null(f)
-        certificate = spaces.certificate(f, bias=classifier.bias).check()
+        certificate = spaces.certificate(f, bias=classifier.head.bias).check()
     else:
         text = run.judge(name).encode_text([toward])[0]
-        result = steer(f, text, T, spaces, degrees=degrees, bias=classifier.bias)
+        result = steer(f, text, T, spaces, degrees=degrees, bias=classifier.head.bias)
         if result.certificate is None:
             raise SingError(result.reason)
         f_tilde, certificate, score = result.f_eps, result.certificate, float(result.AS[0])

@@ -124,7 +124,7 @@ def whole_gradient(run: Run, degrees: float) -> pd.DataFrame:
     rows = []
     for name in run.profile.classifiers:
         f, _ = _source(run, name)
-        T, classifier, u = run.translator(name), run.classifier(name), run.targets(name)[target]
+        T, head, u = run.translator(name), run.head(name), run.targets(name)[target]
         within = _steer(run, name, f, u, degrees)
         d = torch.nn.functional.normalize(text_gradient(f, u, T), dim=-1)
         with warnings.catch_warnings():
@@ -133,7 +133,7 @@ def whole_gradient(run: Run, degrees: float) -> pd.DataFrame:
         both = ~(epsilon.isnan() | within.AS.isnan())
         moved = (f + epsilon[:, None] * d)[both]
         score = attribute_score(T(f[both].to(moved)), T(moved), u.to(moved))
-        logits = [x.to(classifier.weight) @ classifier.weight.mT + classifier.bias for x in (f[both], moved)]
+        logits = [head.logits(x) for x in (f[both], moved)]
         rows.append(
             {
                 "classifier": name,
@@ -262,14 +262,14 @@ def _source(run: Run, name: str) -> tuple[Tensor, list[str]]:
 
 
 def _steer(run: Run, name: str, f: Tensor, text: Tensor, degrees: float) -> Steered:
-    bias = run.classifier(name).bias
+    bias = run.head(name).bias
     return steer(f, text, run.translator(name), run.spaces(name), degrees=degrees, bias=bias)
 
 
 def _steer_randomly(run: Run, name: str, f: Tensor, text: Tensor, degrees: float) -> Steered:
     spaces = run.spaces(name)
     d = random_null_direction(len(f), spaces, seed=run.profile.seed)
-    bias = run.classifier(name).bias
+    bias = run.head(name).bias
     return steer(f, text, run.translator(name), spaces, degrees=degrees, direction=d, bias=bias)
 
 

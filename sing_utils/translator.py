@@ -1,6 +1,7 @@
 """The translator T, a linear map from features to the encoder's image embeddings (eq. 4).
 
-T has no bias, so that T(f + v) = T(f) + T(v) for every f and v.
+T has no bias, so that T(f + v) = T(f) + T(v) for every f and v. An imported translator may bring one
+(`Translator.from_checkpoint`); it is kept apart, and used only where a call asks for it.
 
     >>> import torch
     >>> from sing_utils import Translator
@@ -71,20 +72,37 @@ class Translator:
         weight: T, (n, m).
         report: how it was fitted; None for a map that was not fitted here.
         meta: free text pairs kept in the file, such as classifier and encoder.
+        bias: (n,), of an imported affine map; None for the paper's. The scores are those of T f without
+            it, unless said otherwise: with it T(f + v) is not T(f) + T(v), and IS and AS come out
+            different, since they are angles seen from another origin.
     """
 
     weight: Tensor
     report: FitReport | None = None
     meta: dict[str, str] = field(default_factory=dict)
+    bias: Tensor | None = None
 
-    def __call__(self, f: Any) -> Any:
-        """T f: (..., m) -> (..., n), in the dtype and on the device of f."""
+    def __call__(self, f: Any, *, with_bias: bool = False) -> Any:
+        """T f: (..., m) -> (..., n), in the dtype and on the device of f.
+
+        Args:
+            f: features, (..., m).
+            with_bias: add the imported bias: T f + bias.
+
+        Raises:
+            SingError: for features of another width, or `with_bias` where there is no bias.
+        """
         x = as_tensor(f, name="f")
         require_width(x, self.weight.shape[1], name="f")
-        return like(x @ self.weight.to(x).mT, f)
+        z = x @ self.weight.to(x).mT  # (..., n)
+        if with_bias:
+            if self.bias is None:
+                raise SingError("this translator has no bias to add, as the paper's: leave with_bias out.")
+            z = z + self.bias.to(x)
+        return like(z, f)
 
     def after_null_removal(self, spaces: HeadSpaces) -> Translator:
-        """T Π_p, so that T f~ of a whole data set is one product with f.
+        """T Π_p, so that T f~ of a whole data set is one product with f; a bias stays as it is.
 
         Args:
             spaces: of the head whose features T translates.
@@ -147,7 +165,10 @@ class Translator:
         text = dict(self.meta)
         if self.report is not None:
             text["report"] = json.dumps(asdict(self.report))
-        save_file({"weight": self.weight.contiguous()}, path, metadata={"format": "sing", **text})
+        tensors = {"weight": self.weight.contiguous()}
+        if self.bias is not None:
+            tensors["bias"] = self.bias.contiguous()
+        save_file(tensors, path, metadata={"format": "sing", **text})
 
     @classmethod
     def load(cls, path: str | Path) -> Translator:
@@ -160,8 +181,11 @@ class Translator:
             with safe_open(path, "pt") as tensors:
                 meta = dict(tensors.metadata() or {})
                 weight = tensors.get_tensor("weight")
+                bias = tensors.get_tensor("bias") if "bias" in tensors.keys() else None  # noqa: SIM118
             if meta.pop("format", "") != "sing" or weight.ndim != 2:
                 raise KeyError("format")
+            if bias is not None and bias.shape != weight.shape[:1]:
+                raise KeyError("bias")
         except (OSError, SafetensorError, KeyError) as error:
             raise SingError(
                 f"{path} is no translator ({type(error).__name__}), expected a file written by "
@@ -171,7 +195,29 @@ class Translator:
         if report is not None:
             report["history"] = tuple(report["history"])
             report = FitReport(**report)
-        return cls(weight, report, meta)
+        return cls(weight, report, meta, bias)
+
+    @classmethod
+    def from_checkpoint(cls, path: str | Path, *, m: int | None = None, n: int | None = None) -> Translator:
+        """Import a translator of the authors' public code: `best.pt` beside its `metadata.yaml`.
+
+        That code has one affine layer, T f + bias, where the paper has a linear map. The bias is kept
+        apart in `bias`, its norm in `meta["bias norm"]`; calls leave it out, as the paper's scores do.
+
+        Args:
+            path: file with `weight` (n, m) and perhaps `bias` (n,), written by torch.save or as
+                safetensors; no code in it is ever run.
+            m: expected width of the features, such as the classifier's; None: any.
+            n: expected width of the embeddings, such as the encoder's; None: any.
+
+        Raises:
+            SingError: for a missing or damaged file, one that holds anything else or would need pickled
+                code, and widths that fit neither m and n nor the metadata.
+        """
+        from sing_utils.checkpoints import read_checkpoint
+
+        weight, bias, meta = read_checkpoint(Path(path), m=m, n=n)
+        return cls(weight, None, meta, bias)
 
 
 def split_rows(n_rows: int, *, held_out: float, seed: int) -> tuple[Tensor, Tensor]:
@@ -294,13 +340,33 @@ def _fit_ridge(
     fitter.update(f, z)
     judge = TranslatorFitter(f.shape[1], z.shape[1], device=f.device)
     judge.update(f_test, z_test)
+    weight, details = choose_ridge(fitter, judge, ridges)
+    return weight.to(f.dtype), details
+
+
+def choose_ridge(
+    fitter: TranslatorFitter, judge: TranslatorFitter, ridges: Sequence[float] = RIDGES
+) -> tuple[Tensor, dict[str, Any]]:
+    """The map of the ridge with the least squared error on held-out rows.
+
+    Args:
+        fitter: of the rows to fit.
+        judge: of the held-out rows.
+        ridges: candidates, relative to the mean squared feature entry.
+
+    Returns:
+        T, (n, m), float64, and the details of the fit.
+
+    Raises:
+        SingError: without a candidate above 0, or for features that are all 0.
+    """
     absolute = [r * fitter.mean_square() for r in ridges]
     if not absolute or min(absolute) <= 0:
         raise SingError(f"ridges are {list(ridges)}, expected numbers above 0 and features that vary.")
     maps = fitter.solve_many(absolute)
     errors = [judge.mse(T) for T in maps]
     best = errors.index(min(errors))
-    return maps[best].to(f.dtype), {"ridge": absolute[best], "loss": "mse"}
+    return maps[best], {"ridge": absolute[best], "loss": "mse"}
 
 
 # ----------------------------------------------------------------------- the paper's procedure

@@ -22,7 +22,7 @@ from sing_utils import (
     step_for_image_score,
     text_gradient,
 )
-from sing_utils.features import extract
+from sing_utils.extraction import extract
 from sing_utils.scores import pairwise_angle
 
 C, M, N, ROWS = 1000, 1280, 256, 4000  # EfficientNet-Lite's head, the embedded encoder's width

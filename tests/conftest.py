@@ -23,6 +23,9 @@ settings.load_profile("sing")
 
 ROOT = Path(__file__).resolve().parents[1]
 
+# Not the memory of whoever runs the tests.
+os.environ["SING_CACHE_DIR"] = str(ROOT / "_build" / "test-cache")
+
 
 @pytest.fixture(scope="session")
 def root() -> Path:

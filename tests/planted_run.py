@@ -8,6 +8,7 @@ import pandas as pd
 import torch
 
 from sing_utils import HeadSpaces, Translator
+from sing_utils.classifiers import LinearHead
 from sing_utils.run import Data
 
 
@@ -49,13 +50,19 @@ class PlantedRun:
             "first": torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64),
         }
 
-    def classifier(self, name):
+    def head(self, name):
         W = torch.tensor([[2.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0]], dtype=torch.float64)
         bias = torch.tensor([0.0, 0.5], dtype=torch.float64)
-        return SimpleNamespace(weight=W, bias=bias, identity_error=1e-7, sha256="abcdef" * 9)
+        return LinearHead(W, bias, ("tench", "goldfish"), "abcdef" * 9, 1e-7)
+
+    def classifier(self, name):
+        return SimpleNamespace(head=self.head(name))
+
+    def translator_file(self, name):
+        return self.artifact(f"translators/{name}.safetensors")
 
     def spaces(self, name):
-        return HeadSpaces.from_weight(self.classifier(name).weight)
+        return HeadSpaces.from_weight(self.head(name).weight)
 
     def data(self, name):
         return Data(self.f, self.f @ self.maps[name].mT, self.index)

@@ -26,5 +26,5 @@ def small_run(folder, **overrides):
     run = open_run("embedded", run_dir=str(folder), **given | overrides)
     for name in run.profile.classifiers:
         fit = run.data(name).fit
-        Translator.fit(fit.f, fit.z, method="ridge").save(run.artifact(f"translators/{name}.safetensors"))
+        Translator.fit(fit.f, fit.z, method="ridge").save(run.translator_file(name))
     return run

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,9 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
-from sing_utils import SingError, classifiers
+from sing_utils import SingError, model_sources
 from sing_utils.classifiers import Classifier, imagenet_names, imagenet_wnids, load_classifier
+from sing_utils.model_sources import Network
 
 GOLDEN = Path(__file__).parent / "golden"
 CATS = {"tabby", "tiger cat", "Persian cat", "Siamese cat", "Egyptian cat", "lynx"}
@@ -71,10 +73,10 @@ def test_the_identity_holds_on_real_input(lite0):
     out = lite0(torch.cat([synthetic(), synthetic().flip(-1)]))
     assert out.features.shape == (2, 1280)
     assert out.logits.shape == (2, 1000)
-    again = out.features @ lite0.weight.mT + lite0.bias
+    again = lite0.head.logits(out.features)
     torch.testing.assert_close(again, out.logits, rtol=0, atol=1e-4)
-    assert lite0.identity_error <= 1e-5
-    assert not lite0.weight.requires_grad
+    assert lite0.head.identity_error == lite0.identity_error <= 1e-5
+    assert not lite0.head.weight.requires_grad
     assert not lite0.model.training
 
 
@@ -82,7 +84,8 @@ def test_extracting_is_the_same_forward_pass(lite0):
     image = chelsea()
     batch = lite0.prepare(image)[None]
     assert torch.equal(lite0.compute(batch)["features"], lite0(batch).features)
-    assert set(lite0.identity) == {"name", "weights", "transform"}
+    assert set(lite0.identity) == {"name", "weights", "transform", "library"}
+    assert lite0.identity["library"] == f"timm {version('timm')}"
     assert lite0.identity["weights"] == lite0.sha256
 
 
@@ -106,8 +109,12 @@ class Tiny(nn.Module):
 
 
 def tiny(*args, **options):
-    model = Tiny(*args, **options).eval()
-    return Classifier("tiny", model, model.head, lambda image: torch.zeros(3, 4, 4), "0" * 64)
+    return classifier_of(Tiny(*args, **options))
+
+
+def classifier_of(model, name="tiny"):
+    network = Network(model.eval(), lambda image: torch.zeros(3, 4, 4), None, "0" * 64, "ours 1")
+    return Classifier.of(name, network)
 
 
 def spoil_input(x, y):
@@ -124,8 +131,8 @@ def test_features_are_copied_before_an_in_place_operation_changes_them():
 
 def test_a_head_without_bias_has_a_zero_bias():
     classifier = tiny(bias=False)
-    assert torch.equal(classifier.bias, torch.zeros(4))
-    assert torch.equal(tiny().bias, tiny().head.bias.detach())
+    assert torch.equal(classifier.head.bias, torch.zeros(4))
+    assert torch.equal(tiny().head.bias, tiny().layer.bias.detach())
 
 
 @pytest.mark.parametrize(
@@ -139,32 +146,29 @@ def test_a_head_without_bias_has_a_zero_bias():
     ids=["scaled", "softmax", "shortcut", "zero"],
 )
 def test_a_model_with_something_after_the_head_is_refused(after):
-    with pytest.raises(SingError, match=r"tiny: W f \+ b differs from the model's logits.*follows the head"):
+    found = r"tiny ends in no linear head: its 4 logits are not .* \(body \(3 to 2\), head \(2 to 4\)\)"
+    with pytest.raises(SingError, match=found):
         tiny(after)
 
 
 @pytest.mark.parametrize("calls", [0, 2])
 def test_a_head_must_be_called_once(calls):
-    class Odd(Tiny):
-        def forward(self, images):
-            x = self.body(images.mean((2, 3)))
-            y = x.repeat(1, 2)
-            for _ in range(calls):
-                y = self.head(x)
-            return y
-
-    model = Odd().eval()
-    with pytest.raises(SingError, match=r"expected one call with \(B, m\)"):
-        Classifier("odd", model, model.head, lambda image: torch.zeros(3, 4, 4), "0")
+    classifier = tiny()
+    classifier.model.calls = calls
+    classifier.model.after = lambda x, y: x.repeat(1, 2)
+    if not calls:
+        classifier.model.forward = lambda images: images.mean((2, 3))
+    with pytest.raises(SingError, match=f"the head was called {calls} times in one pass, expected once"):
+        classifier(torch.rand(2, 3, 4, 4))
 
 
 def test_no_hook_is_left_behind():
     classifier = tiny()
     classifier(torch.rand(1, 3, 4, 4))
-    assert len(classifier.head._forward_pre_hooks) == 0
+    assert not any(m._forward_pre_hooks for m in classifier.model.modules())
     with pytest.raises(RuntimeError):
         classifier(torch.rand(1, 5, 4, 4))
-    assert len(classifier.head._forward_pre_hooks) == 0
+    assert not any(m._forward_pre_hooks for m in classifier.model.modules())
 
 
 # ------------------------------------------------------------------------------ loading
@@ -182,8 +186,8 @@ def test_an_unknown_classifier_names_the_nearest(name, near):
 
 
 def with_entry(monkeypatch, **changes):
-    entry = dataclasses.replace(classifiers._PACKAGED["efficientnet_lite0"], **changes)
-    monkeypatch.setitem(classifiers._PACKAGED, "efficientnet_lite0", entry)
+    entry = dataclasses.replace(model_sources.PACKAGED["efficientnet_lite0"], **changes)
+    monkeypatch.setitem(model_sources.PACKAGED, "efficientnet_lite0", entry)
     return load_classifier.__wrapped__  # past the cache
 
 

@@ -18,7 +18,7 @@ from sing_utils.encoders import (
     load_encoder,
 )
 from sing_utils.errors import SingError
-from sing_utils.features import extract
+from sing_utils.extraction import extract
 
 TOWERS = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
 TEXTS = ["a cat", "a rocket", "a cup of coffee"]

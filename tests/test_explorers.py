@@ -163,12 +163,12 @@ def test_logits_are_the_classifiers_and_hardly_drift(run, photos):
     logits = ex.logits_of(run, photos)
     values, drifts, most = (array(logits[k]) for k in ("values", "drifts", "most"))
     for k, name in enumerate(NAMES):
-        classifier, f = run.classifier(name), ex.features(run, name, photos)
-        full = f @ classifier.weight.double().mT + classifier.bias.double()
+        head, f = run.head(name), ex.features(run, name, photos)
+        full = f @ head.weight.double().mT + head.bias.double()
         top = full.topk(5)
         assert np.abs(values[k] - top.values.numpy()).max() < 1e-9
         names = np.array(logits["labels"])[array(logits["classes"])[k]]
-        assert names[0, 0] == ex.run_label(int(top.indices[0, 0]))
+        assert names[0, 0] == head.label(int(top.indices[0, 0]))
     assert 0 < most.max() < 1e-9
     assert (np.abs(drifts) <= most[..., None] + 1e-30).all()
 
@@ -319,7 +319,7 @@ def test_dial_costs_grow_beyond_it(run):
     assert costs[-1, 1] == pytest.approx(
         float((change / (spaces.singular_values[0] * f.norm(dim=-1))).max()), rel=1e-6
     )
-    bias = run.classifier(name).bias
+    bias = run.head(name).bias
     moved = ((kept @ W.mT + bias).argmax(-1) != (f @ W.mT + bias).argmax(-1)).double().mean()
     assert costs[-1, 3] == pytest.approx(100 * float(moved))
 

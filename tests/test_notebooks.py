@@ -10,9 +10,9 @@ import nbformat
 import pandas as pd
 import pytest
 import yaml
-from tiny_karlo import build_tiny_karlo
 
 from sing_utils.profiles import Profile
+from sing_utils.rehearsal import build_tiny_karlo
 from sing_utils.runner import find_notebooks, run_profile
 
 ROOT = Path(__file__).resolve().parents[1]

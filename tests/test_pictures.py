@@ -15,7 +15,6 @@ import pytest
 import torch
 from diffusers import UnCLIPImageVariationPipeline
 from PIL import Image
-from tiny_karlo import build_tiny_karlo
 
 from sing_utils import SingError, angle
 from sing_utils.encoders import load_encoder
@@ -24,6 +23,7 @@ from sing_utils.karlo import Karlo
 from sing_utils.mini import MiniUnCLIP
 from sing_utils.nearest import NearestPhotos
 from sing_utils.pictures import MINI_WEIGHTS, load_pictures, restore_norm
+from sing_utils.rehearsal import build_tiny_karlo
 from sing_utils.scores import pairwise_angle
 
 DIM = 32

@@ -52,6 +52,57 @@ def test_a_profile_file_may_list_its_classes(small):
     }
 
 
+# ------------------------------------------------------------------- classifiers with a source
+
+
+@pytest.mark.parametrize("name", ["paper", "workshop"])
+def test_profiles_that_need_the_hub_are_valid(root, name):
+    profile = load_profile(name, root=root)
+    assert name in profile_names(root)
+    assert profile.features is profile.pictures is None
+    assert all(":" in profile.source_of(c) for c in profile.classifiers)
+    assert load_profile(name, root=root, images="album").pictures == "album"
+
+
+def test_the_papers_profile_loads_what_the_paper_cites(root):
+    profile = load_profile("paper", root=root)
+    published = yaml.safe_load((root / "data" / "published" / "classifiers.yaml").read_text())["paper"]
+    assert profile.classifier_sources == {k: v["source"] for k, v in published.items()}
+    assert len(profile.classes) == 16
+    assert all(class_name(k).split()[0] in v for k, v in profile.classes.items() if v != "pirate ship")
+    assert 16 * profile.per_class == 10_000
+
+
+def test_a_mapping_of_classifiers_names_them(small):
+    values = BASE | {"classifiers": {"Mine": "torchvision:resnet18", "Lite": "efficientnet_lite0"}}
+    (small / "data" / "profiles" / "named.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+    profile = load_profile("named", root=small)
+    assert profile.classifiers == ["Mine", "Lite"]
+    assert profile.source_of("Mine") == "torchvision:resnet18"
+    chosen = load_profile("named", root=small, classifiers=["Mine", "timm:resnet18.a1_in1k"])
+    assert chosen.classifier_sources == {"Mine": "torchvision:resnet18"}
+    assert chosen.source_of("timm:resnet18.a1_in1k") == "timm:resnet18.a1_in1k"
+    save_profile(chosen, small / "again.yaml")
+    assert load_profile(str(small / "again.yaml"), root=small) == chosen
+
+
+def test_a_wrong_source_names_the_nearest(small):
+    with pytest.raises(SingError, match="unknown torchvision model 'resnet19'.*did you mean 'resnet1"):
+        load_profile("small", root=small, classifiers={"Mine": "torchvision:resnet19"})
+
+
+def test_two_names_that_would_be_one_file_are_refused(small):
+    with pytest.raises(SingError, match="a classifier is named twice"):
+        load_profile(
+            "small", root=small, classifiers={"a b": "torchvision:resnet18", "a/b": "torchvision:resnet34"}
+        )
+
+
+def test_own_photos_stand_for_pictures(small):
+    profile = load_profile("small", root=small, picture_backend="photos", images="album")
+    assert profile.picture_backend == "photos:album"
+
+
 # ---------------------------------------------------------------------------- unknown keys
 
 

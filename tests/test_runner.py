@@ -12,7 +12,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 from PIL import Image
 
 from sing_utils import SingError
-from sing_utils.features import extract
+from sing_utils.extraction import extract
 from sing_utils.runner import find_notebooks, run_profile
 
 PARAMETERS = 'profile = "small"\nrun_dir = None'

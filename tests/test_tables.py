@@ -135,7 +135,7 @@ def test_photo_scores_equal_the_definitions(run):
             assert row["IS"] == pytest.approx(float(angle(z, z_tilde)), abs=1e-9)
             assert row["class"] == run.index["class"][i]
             logits = [2 * run.f[i, 0], run.f[i, 1] + 0.5]
-            assert row["top1"] == tables.run_label(int(np.argmax(logits)))
+            assert row["top1"] == run.head(name).label(int(np.argmax(logits)))
     assert table["cosine"].min() > 1 - 1e-9  # z is exactly T f here
 
 

@@ -270,7 +270,7 @@ class Photographed:
     """A classifier that sees the same feature in every photo."""
 
     def __init__(self, classifier, f):
-        self.weight, self.bias, self.f = classifier.weight, classifier.bias, f
+        self.head, self.f = classifier.head, f
 
     def prepare(self, photo):
         return torch.zeros(3)

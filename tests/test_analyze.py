@@ -1,0 +1,334 @@
+"""Analysing a head and features without a model: by hand, against the book's own functions, in pieces."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import save_file
+from typer.testing import CliRunner
+
+from sing_utils import HeadSpaces, NoNullSpaceError, SingError, Translator, angle, image_score
+from sing_utils import analyze_files as files
+from sing_utils.analyze import analyze
+from sing_utils.analyze_files import open_features, read_embeddings, save_embeddings
+from sing_utils.cli import app
+from sing_utils.encoders import load_encoder
+from sing_utils.features import FeatureStore
+from sing_utils.head import random_basis
+
+C, M, N, ROWS, K = 4, 10, 3, 70, 2
+
+
+@pytest.fixture
+def numbers(tmp_path):
+    """Files of random numbers: a head, features, a translator, texts."""
+    g = torch.Generator().manual_seed(0)
+    W, b, f = (torch.randn(*s, generator=g) for s in ((C, M), (C,), (ROWS, M)))
+    T, t = torch.randn(N, M, generator=g), torch.randn(K, N, generator=g)
+    save_file({"weight": W, "bias": b}, tmp_path / "head.safetensors")
+    save_file({"features": f}, tmp_path / "features.safetensors")
+    np.save(tmp_path / "features.npy", f.numpy())
+    Translator(T).save(tmp_path / "T.safetensors")
+    save_embeddings(tmp_path / "texts.safetensors", {"a cat": t[0], "a dog": t[1]})
+    return tmp_path, W, b, f, T, t
+
+
+def run(folder, *, features="features.npy", **options):
+    return analyze(folder / "head.safetensors", folder / features, **options)
+
+
+def test_by_hand(tmp_path):
+    """The head sees only the first coordinate. f = (3, 4) loses 16/25 of its energy, f = (1, 1) a half.
+
+    T is the identity. IS is the angle to (1, 0): atan(4/3) = 53.13 and 45. Toward the text (0, 1) the
+    angles are 36.87 and 45 before, 90 after: AS = -53.13 and -45.
+    """
+    save_file({"weight": torch.tensor([[2.0, 0.0]])}, tmp_path / "head.safetensors")
+    np.save(tmp_path / "f.npy", np.array([[3.0, 4.0], [1.0, 1.0]]))
+    Translator(torch.eye(2)).save(tmp_path / "T.safetensors")
+    found = run(
+        tmp_path,
+        features="f.npy",
+        translator=tmp_path / "T.safetensors",
+        texts={"up": torch.tensor([0.0, 1.0])},
+        out=tmp_path / "out",
+    )
+    rows = pd.read_parquet(tmp_path / "out" / "rows.parquet")
+    assert rows["share"].tolist() == pytest.approx([64.0, 50.0])
+    assert rows["IS"].tolist() == pytest.approx([53.13010235, 45.0])
+    texts = pd.read_parquet(tmp_path / "out" / "texts.parquet")
+    assert texts["before"].tolist() == pytest.approx([36.86989765, 45.0])
+    assert texts["after"].tolist() == pytest.approx([90.0, 90.0])
+    assert texts["AS"].tolist() == pytest.approx([-53.13010235, -45.0])
+    assert texts["text"].tolist() == ["up", "up"]
+    head = found.head.iloc[0]
+    assert (head["m"], head["c"], head["rank"], head["null dimension"]) == (2, 1, 1, 1)
+    summary = found.summary.set_index("what")
+    assert summary.loc["null energy", "mean"] == pytest.approx(57.0)
+    assert summary.loc["null energy", "sd"] == pytest.approx(7 * 2**0.5)
+    assert summary.loc["AS", "mean"] == pytest.approx(-49.0650512)
+    assert summary.loc["AS", "mean size"] == pytest.approx(49.0650512)
+
+
+def test_it_is_what_the_books_functions_give(numbers):
+    folder, W, b, f, T, t = numbers
+    texts = read_embeddings(folder / "texts.safetensors")
+    found = run(folder, translator=folder / "T.safetensors", texts=texts, out=folder / "out")
+    spaces = HeadSpaces.from_weight(W)
+    z, z_tilde = f @ T.mT, spaces.remove_null(f) @ T.mT
+    rows = pd.read_parquet(folder / "out" / "rows.parquet")
+    np.testing.assert_allclose(rows["share"], 100 * spaces.null_energy(f), rtol=1e-9)
+    np.testing.assert_allclose(rows["IS"], image_score(z, z_tilde), atol=1e-4)
+    scores = pd.read_parquet(folder / "out" / "texts.parquet")
+    assert scores["row"].tolist() == np.repeat(np.arange(ROWS), K).tolist()
+    for k, name in enumerate(("a cat", "a dog")):
+        own = scores[scores["text"] == name]
+        np.testing.assert_allclose(own["before"], angle(z, t[k].expand_as(z)), atol=1e-4)
+        np.testing.assert_allclose(own["after"], angle(z_tilde, t[k].expand_as(z)), atol=1e-4)
+        np.testing.assert_allclose(own["AS"], own["before"] - own["after"], atol=1e-9)
+    proof = spaces.certificate(f, bias=b)
+    assert found.head["max |W f − W f̃| / (‖W‖ ‖f‖)"][0] == pytest.approx(proof.relative_change)
+    assert found.head["top-1 changes"][0] == proof.top1_changes
+    assert found.head["bound"][0] == proof.bound
+    for name in ("head", "random", "summary"):
+        pd.testing.assert_frame_equal(
+            pd.read_parquet(folder / "out" / f"{name}.parquet"), getattr(found, name)
+        )
+
+
+def test_the_control_is_the_books(numbers):
+    """As `tables.random_energy`: the mean share in random subspaces of the null dimension."""
+    folder, W, _, f, _, _ = numbers
+    found = run(folder, draws=5, seed=3)
+    null_dim = HeadSpaces.from_weight(W).null_dim
+    for draw in range(5):
+        Q = random_basis(M, null_dim, seed=3 + draw)
+        share = ((f.double() @ Q).square().sum(-1) / f.double().square().sum(-1)).mean()
+        assert found.random["share"][draw] == pytest.approx(100 * float(share))
+    assert len(run(folder).random) == 20
+
+
+@pytest.mark.parametrize("piece", [1, 7, 64, 70])
+@pytest.mark.parametrize("features", ["features.npy", "features.safetensors"])
+def test_pieces_make_no_difference(numbers, monkeypatch, piece, features):
+    folder = numbers[0]
+    options = {"translator": folder / "T.safetensors", "texts": read_embeddings(folder / "texts.safetensors")}
+    whole = run(folder, out=folder / "whole", **options)
+    monkeypatch.setattr(files, "_ROWS", piece)
+    assert next(len(f) for _, f in open_features(folder / features).pieces()) == piece
+    parts = run(folder, features=features, out=folder / "parts", **options)
+    pd.testing.assert_frame_equal(parts.summary, whole.summary, rtol=1e-6)
+    for name in ("rows", "texts"):
+        a, b = (pd.read_parquet(folder / x / f"{name}.parquet") for x in ("whole", "parts"))
+        pd.testing.assert_frame_equal(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_a_store_brings_its_paths(root, tmp_path):
+    store = root / "data" / "embedded" / "features" / "efficientnet_lite0"
+    g = torch.Generator().manual_seed(0)
+    save_file({"weight": torch.randn(9, 1280, generator=g)}, tmp_path / "head.safetensors")
+    analyze(tmp_path / "head.safetensors", store, out=tmp_path / "out", draws=1)
+    rows, index = pd.read_parquet(tmp_path / "out" / "rows.parquet"), FeatureStore.open(store).index
+    assert rows["path"].tolist() == index["path"].tolist()
+    assert rows["label"].tolist() == index["label"].tolist()
+    assert not (tmp_path / "out" / "texts.parquet").exists()
+
+
+def test_half_precision_features_are_computed_in_float32(numbers):
+    folder, _, _, f, _, _ = numbers
+    np.save(folder / "half.npy", f.half().numpy())
+    half, whole = run(folder, features="half.npy"), run(folder)
+    assert half.summary["mean"][0] == pytest.approx(whole.summary["mean"][0], rel=1e-3)
+    assert half.head["bound"][0] == whole.head["bound"][0]
+
+
+def test_a_published_translator_with_and_without_its_bias(numbers):
+    folder, W, _, f, T, _ = numbers
+    bias = torch.tensor([3.0, 0.0, 4.0])
+    torch.save({"weight": T, "bias": bias}, folder / "best.pt")
+    plain = run(folder, translator=folder / "T.safetensors")
+    without = run(folder, translator=folder / "best.pt")
+    added = run(folder, translator=folder / "best.pt", with_bias=True)
+    assert without.summary.equals(plain.summary)
+    z, z_tilde = f @ T.mT + bias, HeadSpaces.from_weight(W).remove_null(f) @ T.mT + bias
+    assert added.summary["mean"][1] == pytest.approx(float(image_score(z, z_tilde).mean()), abs=1e-4)
+    assert abs(added.summary["mean"][1] - without.summary["mean"][1]) > 1
+    assert "a bias of norm 5, left out, as in the paper" in without.text
+    assert "a bias of norm 5, added here: other scores than the paper's" in added.text
+    assert "bias" not in plain.text
+
+
+def test_the_summary_says_how_good_the_translator_is(numbers):
+    folder, _, _, f, T, _ = numbers
+    Translator.fit(f, f @ T.mT).save(folder / "fitted.safetensors")
+    assert (
+        "cosine of Tf to z on held-out rows 1.000"
+        in run(folder, translator=folder / "fitted.safetensors").text
+    )
+    assert "does not say how well" in run(folder, translator=folder / "T.safetensors").text
+
+
+# --------------------------------------------------------------------------------- refusing
+
+
+def write(path, tensors, metadata=None):
+    save_file(tensors, path, metadata=metadata)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "message"),
+    [
+        ("f.npy", np.ones((3, M + 1)), f"has width {M + 1} .*expected {M}"),
+        ("f.npy", np.ones(M), r"features of shape \(10,\), expected \(N, m\)"),
+        ("f.npy", np.ones((0, M)), "holds no row"),
+        ("f.npy", np.zeros((3, M)), "zero vector"),
+        ("f.npy", np.full((3, M), np.nan), "NaN"),
+        ("f.npy", np.array([[object()]]), "holds no features .*expected a 2-D array of numbers"),
+        ("f.npy", np.array([["a"] * M]), "expected"),
+        ("f.npy", np.ones((3, M), complex), "expected real numbers"),
+    ],
+)
+def test_features_that_do_not_fit_are_refused(numbers, name, array, message):
+    np.save(numbers[0] / name, array, allow_pickle=True)
+    with pytest.raises(SingError, match=message):
+        run(numbers[0], features=name, out=numbers[0] / "out")
+    assert not list((numbers[0] / "out").glob("*.parquet"))
+
+
+def test_other_files_of_features_are_refused(numbers):
+    folder = numbers[0]
+    write(folder / "x.safetensors", {"f": torch.ones(2, M)})
+    for name in ("junk.npy", "junk.safetensors", "junk.csv"):
+        (folder / name).write_bytes(b"junk")
+    (folder / "empty.npy").touch()
+    for name in ("x.safetensors", "junk.npy", "junk.safetensors", "empty.npy", "none.npy"):
+        with pytest.raises(SingError, match=f"{name} holds no features"):
+            run(folder, features=name)
+    with pytest.raises(SingError, match="junk.csv is no folder, .npy or .safetensors"):
+        run(folder, features="junk.csv")
+    (folder / "empty").mkdir()
+    with pytest.raises(SingError, match="expected a finished feature store"):
+        run(folder, features="empty")
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({"kernel": torch.ones(2, M)}, "holds no head"),
+        ({"weight": torch.ones(M)}, "holds no head"),
+        ({"weight": torch.ones(2, M), "bias": torch.ones(3)}, "holds no head"),
+    ],
+)
+def test_heads_that_are_none_are_refused(numbers, tensors, message):
+    write(numbers[0] / "head.safetensors", tensors)
+    with pytest.raises(SingError, match=message):
+        run(numbers[0])
+
+
+def test_a_head_without_a_null_space_is_named(numbers):
+    write(numbers[0] / "head.safetensors", {"weight": torch.eye(M)})
+    with pytest.raises(NoNullSpaceError, match="has no null space"):
+        run(numbers[0])
+
+
+def test_a_translator_and_texts_must_fit(numbers):
+    folder = numbers[0]
+    Translator(torch.ones(N, M + 1)).save(folder / "other.safetensors")
+    with pytest.raises(SingError, match="takes features of width 11, expected 10"):
+        run(folder, translator=folder / "other.safetensors")
+    with pytest.raises(SingError, match="the embedding of 'a cat' has width 5 .*expected 3"):
+        run(folder, translator=folder / "T.safetensors", texts={"a cat": torch.ones(5)})
+    with pytest.raises(SingError, match="need a translator"):
+        run(folder, texts={"a cat": torch.ones(3)})
+    with pytest.raises(SingError, match="has no bias to add"):
+        run(folder, translator=folder / "T.safetensors", with_bias=True)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "metadata"),
+    [
+        ({"z": torch.ones(2, 3)}, None),
+        ({"embeddings": torch.ones(3)}, None),
+        ({"embeddings": torch.ones(2, 3)}, {"texts": '["a cat"]'}),
+        ({"embeddings": torch.ones(2, 3)}, {"texts": '["a cat", "a cat"]'}),
+        ({"embeddings": torch.ones(2, 3)}, {"texts": "a cat"}),
+        ({"embeddings": torch.ones(2, 3)}, {"texts": "7"}),
+        ({"embeddings": torch.ones(1, 3)}, {"texts": '[["a cat"]]'}),
+    ],
+)
+def test_other_files_of_embeddings_are_refused(tmp_path, tensors, metadata):
+    path = write(tmp_path / "t.safetensors", tensors, metadata)
+    with pytest.raises(SingError, match="holds no embeddings of texts"):
+        read_embeddings(path)
+
+
+def test_embeddings_without_texts_are_numbered(tmp_path):
+    path = write(tmp_path / "t.safetensors", {"embeddings": torch.eye(2)})
+    assert list(read_embeddings(path)) == ["text 0", "text 1"]
+
+
+# ----------------------------------------------------------------------------- the commands
+
+
+def sing(*arguments):
+    """The command in this process: exit code and output; a mistake comes back as its SingError."""
+    result = CliRunner().invoke(app, [*map(str, arguments)])
+    return result.exception if isinstance(result.exception, SingError) else (result.exit_code, result.output)
+
+
+def test_the_commands_from_a_classifier_to_scores(root, tmp_path, monkeypatch):
+    """Export a real head, fit a translator on the book's stored features, and analyse both."""
+    monkeypatch.chdir(tmp_path)
+    stores = root / "data" / "embedded" / "features"
+    code, output = sing("export-head", "--classifier", "efficientnet_lite0", "--out", "head.safetensors")
+    assert (code, output) == (0, "head.safetensors: 1000 classes x 1280 features of efficientnet_lite0.\n")
+    fit = ("fit", "--features", stores / "efficientnet_lite0", "--targets", stores / "embedded")
+    assert "say which encoder" in str(sing(*fit, "--out", "T.safetensors"))
+    code, output = sing(*fit, "--encoder", "embedded", "--out", "T.safetensors")
+    assert code == 0
+    assert re.search(r"fitted on \d+ pictures; on \d+ held out: cosine 0\.[5-9]\d+, R² 0\.", output)
+    assert Translator.load("T.safetensors").meta == {
+        "classifier": "efficientnet_lite0",
+        "encoder": "embedded",
+    }
+    analyse = ("analyze", "--head", "head.safetensors", "--features", stores / "efficientnet_lite0")
+    analyse += ("--translator", "T.safetensors")
+    prompts = ("--encoder", "embedded", "--prompt", "a jellyfish", "--prompt", "a jeep")
+    for wrong in (prompts[:2], prompts[2:], (*prompts, "--embeddings", "texts.safetensors")):
+        assert "either --embeddings, or --encoder with --prompt" in str(sing(*analyse, *wrong))
+    command = [sys.executable, "-m", "sing_utils.cli", *map(str, (*analyse, *prompts, "--out", "out"))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "head: 1000 classes x 1280 features, rank 1000, null dimension 280" in done.stdout
+    assert "AS toward 'a jeep': mean " in done.stdout
+    assert "head.parquet, random.parquet, rows.parquet, summary.parquet, texts.parquet in out" in done.stdout
+    judge = load_encoder("embedded").judge_of("efficientnet_lite0")
+    save_embeddings("texts.safetensors", {"a jeep": judge.encode_text(["a jeep"])[0]})
+    code, output = sing(*analyse, "--embeddings", "texts.safetensors")
+    line = next(x for x in done.stdout.splitlines() if "a jeep" in x)
+    assert line in output  # the same numbers from a file of embeddings
+
+
+def test_only_some_splits_are_fitted(root, tmp_path):
+    stores = root / "data" / "embedded" / "features"
+    fit = ("fit", "--features", stores / "efficientnet_lite0", "--targets", stores / "embedded")
+    index = FeatureStore.open(stores / "efficientnet_lite0").index
+    split = index["split"].iloc[0]
+    out = tmp_path / "T.safetensors"
+    assert sing(*fit, "--encoder", "embedded", "--split", split, "--out", out)[0] == 0
+    report = Translator.load(out).report
+    assert report.n_fit + report.n_held_out == (index["split"] == split).sum() < len(index)
+    assert "0 of" in str(sing(*fit, "--encoder", "embedded", "--split", "none", "--out", out))
+
+
+def test_a_file_that_cannot_be_written_is_said_first(tmp_path):
+    for out in (tmp_path, tmp_path / "no" / "head.safetensors"):
+        found = sing("export-head", "--classifier", "efficientnet_lite0", "--out", out)
+        assert "can't be written, expected a file name in an existing folder" in str(found)

@@ -1,0 +1,352 @@
+"""Classifiers by name: the paper's five, other libraries', one's own; and what is refused."""
+
+from __future__ import annotations
+
+import pickle
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import save_file
+from torch import nn
+from torchvision.models import VisionTransformer
+from torchvision.models.feature_extraction import create_feature_extractor
+from transformers import (
+    ResNetConfig,
+    ResNetForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessor,
+)
+
+from sing_utils import HeadSpaces, SingError
+from sing_utils.classifiers import Classifier, LinearHead, find_head, load_classifier
+from sing_utils.model_sources import Network, load_network, parse_source
+from sing_utils.weights import tensors_only, weights_digest
+
+PUBLISHED = yaml.safe_load(
+    (Path(__file__).parents[1] / "data" / "published" / "classifiers.yaml").read_text()
+)
+
+
+# --------------------------------------------------------------------- the paper's five
+
+
+@pytest.mark.parametrize("name", ["ResNet50", "EfficientNet", "ResNeXt101", "BiTResNet"])
+def test_the_papers_architectures_end_in_the_heads_it_analyses(name):
+    entry = PUBLISHED["paper"][name]
+    classifier = load_classifier.__wrapped__(entry["source"], rehearse=True)
+    W = classifier.head.weight
+    assert W.shape == (1000, entry["width"])
+    assert HeadSpaces.from_weight(W).null_dim == entry["null_dimension"]
+    assert classifier.prepare(Image.new("RGB", (600, 500))).shape == (3, entry["pixels"], entry["pixels"])
+    assert classifier.head.label(1) == "goldfish"
+    assert classifier.identity["library"].split()[0] == entry["source"].partition(":")[0]
+
+
+def test_dino_vit_by_its_own_name():
+    """Its network takes long on a CPU at 512 pixels: the head and transform alone; the forward pass below."""
+    entry = PUBLISHED["paper"]["DINO-ViT"]
+    network = load_network(entry["source"], rehearse=True)
+    layer = network.model.heads.head
+    nn.init.normal_(layer.weight)  # zeros before training
+    assert HeadSpaces.from_weight(layer.weight).null_dim == entry["null_dimension"]
+    assert network.transform(Image.new("RGB", (600, 500))).shape == (3, 512, 512)
+    assert network.model.image_size == 512
+    assert len(network.model.encoder.layers) == 24
+
+
+class ClassToken(nn.Module):
+    """The wrapper that the paper defines for its DINO-ViT (appendix E), in our words.
+
+    The token sequence after the encoder's last norm, its class token, then the head.
+    """
+
+    def __init__(self, vit):
+        super().__init__()
+        self.tokens = create_feature_extractor(vit, {"encoder.ln": "tokens"})
+        self.fc = vit.heads.head
+
+    def forward(self, images):
+        f = self.tokens(images)["tokens"][:, 0]
+        return f, self.fc(f)
+
+
+def test_the_papers_wrapper_is_a_case_of_ours():
+    torch.manual_seed(0)
+    vit = VisionTransformer(32, 8, 2, 4, 48, 96, num_classes=11).eval()
+    nn.init.normal_(vit.heads.head.weight)
+    classifier = Classifier.of("vit", Network(vit, lambda image: torch.zeros(3, 32, 32), None, "0", ""))
+    images = torch.randn(3, 3, 32, 32)
+    with torch.inference_mode():
+        f, logits = ClassToken(vit)(images)
+    out = classifier(images)
+    assert torch.equal(out.features, f)
+    assert torch.equal(out.logits, logits)
+    assert torch.equal(classifier.head.weight, vit.heads.head.weight)
+
+
+@pytest.mark.parametrize("name", sorted(PUBLISHED["later"]))
+def test_the_later_names_are_known(name):
+    source = parse_source(PUBLISHED["later"][name]["source"])
+    assert source.kind in ("timm", "torchvision", "hf")
+
+
+# ------------------------------------------------------------------- finding any head
+
+
+class Pooled(nn.Module):
+    """A 1 x 1 convolution before the pooling, as in fully convolutional classifiers."""
+
+    def __init__(self, after=None):
+        super().__init__()
+        self.body, self.head, self.after = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 4, 1), after or nn.Identity()
+
+    def forward(self, images):
+        return self.after(self.head(self.body(images))).mean((2, 3))
+
+
+def test_a_convolution_before_the_pooling_has_pooled_features():
+    model = Pooled().eval()
+    classifier = Classifier.of("pooled", Network(model, lambda image: torch.zeros(3, 9, 9), None, "0", ""))
+    images = torch.rand(2, 3, 9, 9)
+    out = classifier(images)
+    torch.testing.assert_close(out.features, model.body(images).mean((2, 3)))
+    torch.testing.assert_close(classifier.head.logits(out.features), out.logits)
+
+
+def test_what_follows_a_convolution_before_the_pooling_is_seen():
+    with pytest.raises(SingError, match=r"ends in no linear head.*head \(6 to 4\)"):
+        find_head(Pooled(nn.ReLU()).eval(), torch.rand(2, 3, 9, 9))
+
+
+def test_the_mean_of_two_heads_is_refused():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = nn.Linear(3, 5), nn.Linear(3, 5)
+
+        def forward(self, images):
+            x = images.mean((2, 3))
+            return (self.one(x) + self.two(x)) / 2
+
+    with pytest.raises(SingError, match=r"any of the last linear layers that it calls \(one .*, two "):
+        find_head(Two().eval(), torch.rand(2, 3, 4, 4))
+
+
+def test_a_model_without_any_linear_layer_says_so():
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    with pytest.raises(SingError, match=r"its 3 logits are not .* \(it calls none\)"):
+        find_head(model.eval(), torch.rand(2, 3, 4, 4))
+
+
+def test_a_model_that_returns_no_logits_says_what_it_returned():
+    class Pair(nn.Module):
+        def forward(self, images):
+            return images, images
+
+    with pytest.raises(SingError, match="returned a tuple, expected logits"):
+        find_head(Pair(), torch.rand(2, 3, 4, 4))
+
+
+# ------------------------------------------------------------------------- transformers
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        lambda: ViTForImageClassification(
+            ViTConfig(
+                hidden_size=24,
+                num_hidden_layers=1,
+                num_attention_heads=2,
+                intermediate_size=32,
+                image_size=32,
+                patch_size=8,
+                id2label={0: "cat, kitty", 1: "dog", 2: "owl"},
+            )
+        ),
+        lambda: ResNetForImageClassification(
+            ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], id2label={0: "cat", 1: "dog"})
+        ),
+    ],
+    ids=["vit", "resnet"],
+)
+def test_a_folder_of_transformers(tmp_path, model):
+    torch.manual_seed(0)
+    made = model().eval()
+    made.save_pretrained(tmp_path)
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
+    classifier = load_classifier.__wrapped__(f"hf:{tmp_path}")
+    image = Image.new("RGB", (50, 40), (200, 30, 90))
+    batch = classifier.prepare(image)[None]
+    assert batch.shape == (1, 3, 32, 32)
+    with torch.inference_mode():
+        torch.testing.assert_close(classifier(batch).logits, made(batch).logits)
+    assert classifier.head.label(0) == "cat"
+    assert classifier.identity["weights"] == weights_digest(classifier.model)
+    assert "image_std" in classifier.identity["transform"]
+    again = load_classifier.__wrapped__(f"hf:{tmp_path}", rehearse=True)
+    assert again.sha256 != classifier.sha256
+
+
+def test_another_task_of_transformers_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(SingError, match="is no image classifier of transformers"):
+        load_network(f"hf:{tmp_path}")
+
+
+# ------------------------------------------------------------------------------ one's own
+
+OWN = """
+    import torch
+    from torch import nn
+
+    def build():
+        torch.manual_seed(3)
+        model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 7), nn.Linear(7, 2))
+        model.labels = ["good", "bad"]
+        return model, lambda image: torch.full((3, 5, 5), image.width / 100)
+
+    def number():
+        return 3
+"""
+
+
+@pytest.fixture
+def own(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(textwrap.dedent(OWN))
+    return path
+
+
+def test_ones_own_file(own):
+    classifier = load_classifier.__wrapped__(f"file:{own}:build")
+    assert classifier.head.weight.shape == (2, 7)
+    assert classifier.head.label(1) == "bad"
+    assert classifier.prepare(Image.new("RGB", (50, 9)))[0, 0, 0] == 0.5
+    assert HeadSpaces.from_weight(classifier.head.weight).null_dim == 5
+    before = classifier.identity
+    own.write_text(own.read_text() + "\n# changed\n")
+    assert load_classifier.__wrapped__(f"file:{own}:build").identity != before
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        ("number", "number.* returned a int, expected a torch module"),
+        ("nothing", "defines no function 'nothing'"),
+    ],
+)
+def test_a_file_without_a_model_says_so(own, function, message):
+    with pytest.raises(SingError, match=message):
+        load_network(f"file:{own}:{function}")
+
+
+def test_a_missing_file_says_so(tmp_path):
+    with pytest.raises(SingError, match=r"mine\.py is no file, expected the Python file that defines build"):
+        load_network(f"file:{tmp_path / 'mine.py'}:build")
+
+
+# ------------------------------------------------------------------------------ spelling
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("timm:resnet5O", "unknown timm model 'resnet5O'.*did you mean 'resnet50'"),
+        ("timm:resnet18.a1_in1", "unknown timm weights .*did you mean 'resnet18.a1_in1k'"),
+        ("torchvision:resnet51", "unknown torchvision model 'resnet51'.*did you mean 'resnet50'"),
+        ("torchvision:resnet50@IMAGENET1K_V9", "expected one of DEFAULT, IMAGENET1K_V1.*mean 'IMAGENET1K_V"),
+        ("keras:resnet50", "unknown classifier 'keras:resnet50', expected timm:NAME, torchvision:NAME"),
+        ("timm:", "unknown classifier 'timm:'"),
+        ("file:mine.py", "names no function of a Python file, expected file:PATH.py:FUNCTION"),
+        (
+            "efficientnet_lite3",
+            "or timm:, torchvision:, hf:, file: and a name; did you mean 'efficientnet_lite",
+        ),
+    ],
+)
+def test_a_wrong_name_is_answered_with_the_nearest(spec, message):
+    with pytest.raises(SingError, match=message):
+        parse_source(spec)
+
+
+@pytest.mark.parametrize(
+    "spec", ["timm:resnet18.a1_in1k", "torchvision:squeezenet1_1", "hf:somebody/something@main"]
+)
+def test_weights_that_are_not_here_name_the_cache_and_the_command(spec, tmp_path, monkeypatch):
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+
+    def offline(*_, **__):
+        raise OSError("no network in this test")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
+    with pytest.raises(SingError, match=f"the weights of {spec} are not in .*: run `sing fetch --classifier"):
+        load_network(spec)
+
+
+# -------------------------------------------------------------------------------- safety
+
+
+class Bomb:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (Path.touch, (self.path,))
+
+
+def test_a_checkpoint_that_runs_code_is_refused_before_it_does(tmp_path):
+    torch.save({"weight": Bomb(tmp_path / "ran")}, tmp_path / "evil.pth")
+    with pytest.raises(SingError, match="the checkpoint of it holds more than tensors"), tensors_only("it"):
+        torch.load(tmp_path / "evil.pth", weights_only=False)  # as some libraries do
+    assert not (tmp_path / "ran").exists()
+    with open(tmp_path / "evil.pth", "rb"):
+        torch.load(tmp_path / "evil.pth", weights_only=False)  # the test's own proof that it is one
+    assert (tmp_path / "ran").exists()
+
+
+def test_torchvision_weights_in_the_cache_are_not_trusted_either(tmp_path, monkeypatch):
+    """The cache's file is not checked again by torch: its name is enough for it."""
+    (tmp_path / "checkpoints").mkdir()
+    torch.save(Bomb(tmp_path / "ran"), tmp_path / "checkpoints" / "squeezenet1_1-b8a52dc0.pth")
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    with pytest.raises(SingError, match="holds more than tensors"):
+        load_network("torchvision:squeezenet1_1")
+    assert not (tmp_path / "ran").exists()
+    assert pickle.dumps(1)  # pickles as such still work outside
+
+
+# ----------------------------------------------------------------------------- heads alone
+
+
+def test_a_head_comes_back_as_it_was_saved(tmp_path):
+    head = LinearHead(torch.rand(3, 5), torch.rand(3), ("a", "b", "c"), "ab" * 32, 2e-7)
+    head.save(tmp_path / "head.safetensors")
+    again = LinearHead.load(tmp_path / "head.safetensors")
+    assert torch.equal(again.weight, head.weight)
+    assert torch.equal(again.bias, head.bias)
+    assert (again.labels, again.sha256, again.identity_error) == (head.labels, head.sha256, 2e-7)
+    save_file({"weight": torch.ones(2, 4)}, tmp_path / "bare.safetensors")
+    bare = LinearHead.load(tmp_path / "bare.safetensors")
+    assert torch.equal(bare.bias, torch.zeros(2))
+    assert bare.label(1) == "class 1"
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [{"w": torch.ones(2, 4)}, {"weight": torch.ones(4)}, {"weight": torch.ones(2, 4), "bias": torch.ones(3)}],
+)
+def test_what_is_no_head_is_refused(tmp_path, tensors):
+    save_file(tensors, tmp_path / "x.safetensors")
+    with pytest.raises(SingError, match=r"x.safetensors holds no head .*`weight` \(c, m\)"):
+        LinearHead.load(tmp_path / "x.safetensors")
