@@ -1,6 +1,6 @@
 # Two commands matter: `make book` and `make test`. Both set up what they need, in .venv.
 .DELETE_ON_ERROR:
-.PHONY: help book test setup serve lint format check-notebooks bench clean lock
+.PHONY: help book test setup serve lint format check-notebooks bench torture clean lock
 
 PYTHON ?= python3
 PROFILE ?= embedded
@@ -51,6 +51,10 @@ check-notebooks: setup ## no outputs, no def or class, a parameters cell
 bench: setup ## compare speeds; prints ratios measured in one run
 	$(BIN)/python -m tests.bench
 	$(BIN)/python -m tests.bench_pages
+	$(BIN)/python -m tests.bench_extraction
+
+torture: setup ## kill, damage and crowd feature stores; writes book/torture.md
+	$(BIN)/python tests/torture.py
 
 lock: setup ## resolve requirements.lock anew from pyproject.toml
 	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --upgrade \

@@ -26,7 +26,7 @@ from sing_utils.shards import written
 
 _INDEX = ("path", "label", "split", "sha256")
 _REJECTS = ("path", "reason")
-_ROW_GROUP = 65536  # rows of a table that are in memory at one time
+_ROW_GROUP = 8192  # rows of a table that are in memory at one time
 
 
 class Waiting:

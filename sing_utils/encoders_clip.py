@@ -58,8 +58,11 @@ class ClipEncoder:
 
     @property
     def towers(self) -> tuple[str, ...]:
-        """The one tower, named like the encoder; without dots, which a feature store keeps for itself."""
-        return (self.name.replace(".", "_"),)
+        """The one tower: named after the encoder, but so that no classifier's name contains it.
+
+        Without dots, which a feature store keeps for itself.
+        """
+        return ("encoder-" + self.name.replace(".", "_"),)
 
     def prepare(self, image: Image.Image) -> Tensor:
         """One picture as the model wants it, (3, H, W)."""

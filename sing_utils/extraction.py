@@ -21,6 +21,7 @@ its last whole shard and ends with the bytes that an undisturbed one would have 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Iterator
@@ -214,9 +215,9 @@ class _Job:
             write_bytes(out / _BEGUN, json.dumps({"key": self.key, "batch_size": size}).encode())
             (out / "manifest.json").unlink(missing_ok=True)  # of a damaged store, which is begun anew
             self._compute_missing(out, size, engine)
-            store = self._finish(out, size)
+            self._finish(out, size)
             (out / _BEGUN).unlink(missing_ok=True)
-            return store
+            return FeatureStore.open(out)
 
     def _finished(self, out: Path) -> FeatureStore | None:
         """A whole store of this extraction; None if there is none, or a damaged one."""
@@ -230,7 +231,11 @@ class _Job:
                 f"weights or settings (another {', '.join(differ)}), expected this one: choose another "
                 "--out, or delete that folder."
             )
-        return store if store.is_whole() else None
+        if not store.is_whole():
+            return None
+        with contextlib.suppress(OSError):  # of a run that was killed after its very last write
+            (out / _BEGUN).unlink(missing_ok=True)
+        return store
 
     def _begun_batch_size(self, out: Path) -> int | None:
         """That of an earlier run of this extraction, so that resuming gives the same bytes."""
@@ -289,7 +294,7 @@ class _Job:
             "arguments, which does those anew."
         )
 
-    def _finish(self, out: Path, batch_size: int) -> FeatureStore:
+    def _finish(self, out: Path, batch_size: int) -> None:
         self._require_unchanged(out)
         kept = sum(r.reasons.count("") for r in self._records(out))
         if not kept:
@@ -314,4 +319,3 @@ class _Job:
             batch_size=batch_size,
             made_of=self.made,
         )
-        return FeatureStore.open(out)

@@ -32,7 +32,7 @@ from sing_utils.shards import FORMAT
 from sing_utils.sources import PictureSource
 
 _LIBRARIES = ("torch", "torchvision", "pillow")
-_CHUNK = 65536
+_CHUNK = 8192
 
 
 def made_of(

@@ -246,7 +246,7 @@ def _torchvision(source: Source, rehearse: bool) -> Network:
     weights = torchvision.models.get_model_weights(source.name)[source.version or "DEFAULT"]
     # With weights a builder also sets the size of the input; without, it must be told.
     if rehearse:
-        model = torchvision.models.get_model(source.name, **_builder_options(weights))
+        model = torchvision.models.get_model(source.name, **_builder_options(source.name, weights))
     else:
         model = torchvision.models.get_model(source.name, weights=weights, progress=False)
     labels = tuple(weights.meta["categories"])
@@ -255,11 +255,11 @@ def _torchvision(source: Source, rehearse: bool) -> Network:
     return Network(model, weights.transforms(), labels, weights_digest(model), _library("torchvision"))
 
 
-def _builder_options(weights: Any) -> dict[str, Any]:
+def _builder_options(name: str, weights: Any) -> dict[str, Any]:
     options: dict[str, Any] = {"weights": None, "num_classes": len(weights.meta["categories"])}
-    if "vit_" in weights.url:
+    if name.startswith("vit_"):
         options["image_size"] = weights.meta["min_size"][0]
-    if "inception" in weights.url or "googlenet" in weights.url:
+    if name in ("inception_v3", "googlenet"):
         options["init_weights"] = False  # theirs takes a minute
     return options
 

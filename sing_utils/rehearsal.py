@@ -21,7 +21,7 @@ from PIL import Image
 
 from sing_utils.profiles import Profile
 
-SHAPES = {"fit": 4, "evaluate": 2}  # generated pictures a class
+COUNTS = {"fit": 2, "evaluate": 2}  # generated pictures a class; a class that is steered needs two
 KARLO_WIDTH = 768
 CLASSES = 3
 
@@ -78,7 +78,7 @@ def rehearsal_classes(classes: dict[str, str], wanted: list[str]) -> dict[str, s
 def generate_pictures(folder: Path, labels: list[str]) -> Path:
     """Write coloured discs and stripes, SPLIT/LABEL/NN.png, the same ones at every call."""
     for place, label in enumerate(labels):
-        for split, count in SHAPES.items():
+        for split, count in COUNTS.items():
             for i in range(count):
                 path = folder / split / label / f"{i:02d}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)

@@ -38,7 +38,7 @@ SUFFIXES = {
     *(".avif", ".ppm", ".pgm"),
 }
 SPLITS = {"train", "val", "valid", "validation", "test", "fit", "evaluate"}
-_CHUNK = 65536  # rows that are Python objects at one time
+_CHUNK = 8192  # rows that are Python objects at one time
 
 
 class PictureSource(Protocol):
@@ -118,7 +118,7 @@ def picture_table(rows: Iterable[tuple[str, str, str]]) -> pd.DataFrame:
         tables.append(pa.table(columns))
     if not tables:
         return pd.DataFrame({"path": [], "label": [], "split": []}, dtype="str")
-    return pa.concat_tables(tables).unify_dictionaries().to_pandas()
+    return pa.concat_tables(tables).unify_dictionaries().combine_chunks().to_pandas()
 
 
 @dataclass(frozen=True, eq=False)

@@ -147,7 +147,7 @@ def test_other_widths_are_refused(checkpoint, widths, message):
         ("just words", "is no metadata"),
         ("", "is no metadata"),
         ("a: [", "is no metadata"),
-        ("model_name: !!python/object/apply:os.system ['false']\n", "is no metadata"),
+        ("model_name: !!python/name:os.system\n", "is no metadata"),
     ],
 )
 def test_metadata_that_does_not_fit_is_refused(checkpoint, metadata, message):
@@ -163,6 +163,7 @@ NAN = torch.tensor([[1.0, float("nan")]])
     [
         ({"state_dict": {}}, "holds state_dict, expected one linear layer"),
         ({"weight": torch.ones(2, 3), "bias": torch.ones(2), "epoch": 3}, "holds weight, bias, epoch"),
+        ({"weight": torch.ones(2, 3), "scale": torch.ones(2)}, "holds weight, scale, expected one linear"),
         ({"bias": torch.ones(2)}, "holds bias, expected one linear layer"),
         ({"0.weight": torch.ones(2, 3), "2.weight": torch.ones(2, 2)}, "holds 0.weight, 2.weight"),
         ({"weight": [1.0, 2.0]}, "holds weight, expected one linear layer: floating-point"),
@@ -201,6 +202,13 @@ def test_pickled_code_is_not_run(checkpoint, tmp_path):
     torch.save({"weight": Evil(tmp_path / "ran")}, path, _use_new_zipfile_serialization=False)
     with pytest.raises(SingError, match="is damaged or no checkpoint"):
         Translator.from_checkpoint(path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_metadata_runs_no_code(checkpoint, tmp_path):
+    call = f"!!python/object/apply:os.mkdir ['{tmp_path}/ran']"
+    with pytest.raises(SingError, match="is no metadata"):
+        Translator.from_checkpoint(checkpoint(metadata=f"model_name: {call}\n")[0])
     assert not (tmp_path / "ran").exists()
 
 

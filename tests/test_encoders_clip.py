@@ -120,11 +120,13 @@ def test_it_extracts_into_a_store_and_judges_every_classifier(encoder, pictures,
     for i, picture in enumerate(pictures):
         picture.save(tmp_path / "pictures" / f"{i}.png")
     store = extract(encoder, tmp_path / "pictures", tmp_path / "store", workers=0, progress=False)
+    assert unit(store.read(encoder.towers[0]))
     judge = encoder.judge_of("resnet50")
     assert isinstance(judge, Judge)
     assert judge.encoder is encoder
+    assert encoder.judge_of(f"file:{encoder.name}.py:build").encoder is encoder  # a name alone says nothing
     assert (judge.targets(store) - encoder.encode_images(pictures)).abs().max() < 1e-5
-    with pytest.raises(SingError, match="got embeddings of other, expected also open_clip:tiny"):
+    with pytest.raises(SingError, match="got embeddings of other, expected also encoder-open_clip:tiny"):
         encoder.combine({"other": torch.ones(1, 24)})
 
 

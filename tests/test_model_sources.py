@@ -15,6 +15,8 @@ from torch import nn
 from torchvision.models import VisionTransformer
 from torchvision.models.feature_extraction import create_feature_extractor
 from transformers import (
+    Dinov2Config,
+    Dinov2ForImageClassification,
     ResNetConfig,
     ResNetForImageClassification,
     ViTConfig,
@@ -95,7 +97,62 @@ def test_the_later_names_are_known(name):
     assert source.kind in ("timm", "torchvision", "hf")
 
 
+@pytest.mark.parametrize("name", [n for n in sorted(PUBLISHED["later"]) if n != "DINOv2-L"])
+def test_the_later_architectures_have_the_published_widths(name):
+    """Counted, not computed: the largest has 300 million weights. DINOv2's configuration is on the hub."""
+    entry = PUBLISHED["later"][name]
+    with torch.device("meta"):
+        network = load_network(entry["source"], rehearse=True)
+    linear = [x for x in network.model.modules() if isinstance(x, nn.Linear)]
+    assert tuple(linear[-1].weight.shape) == (1000, entry["width"])
+    assert entry["null_dimension"] == entry["width"] - 1000
+    side = entry["pixels"]
+    assert network.transform(Image.new("RGB", (600, 500))).shape == (3, side, side)
+
+
 # ------------------------------------------------------------------- finding any head
+
+
+@pytest.mark.parametrize(
+    ("spec", "width"),
+    [
+        ("timm:resnet18", 512),
+        ("timm:mobilenetv3_small_050", 1024),
+        ("timm:vit_tiny_patch16_224", 192),
+        ("timm:convnext_atto", 320),
+        ("timm:swin_tiny_patch4_window7_224", 768),
+        ("timm:mixer_s32_224", 512),
+        ("timm:efficientvit_b0", 1280),
+        ("timm:mobilevit_xxs", 320),
+        ("torchvision:mobilenet_v2", 1280),
+        ("torchvision:shufflenet_v2_x0_5", 1024),
+        ("torchvision:densenet121", 1024),
+        ("torchvision:googlenet", 1024),
+        ("torchvision:inception_v3", 2048),
+        ("torchvision:maxvit_t", 512),
+    ],
+)
+def test_heads_of_many_families(spec, width):
+    classifier = load_classifier.__wrapped__(spec, rehearse=True)
+    assert classifier.head.weight.shape == (1000, width)
+    assert classifier.head.identity_error < 1e-5
+    images = torch.stack([classifier.prepare(Image.new("RGB", (300, 200), c)) for c in ("red", "white")])
+    out = classifier(images)
+    assert out.features.shape == (2, width)
+    torch.testing.assert_close(classifier.head.logits(out.features), out.logits, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("spec", "found"),
+    [
+        ("timm:deit_tiny_distilled_patch16_224", r"head \(192 to 1000\), head_dist \(192 to 1000\)"),
+        ("timm:levit_128s", r"head_dist.linear \(384 to 1000\)"),
+        ("torchvision:squeezenet1_1", r"classifier.1 \(512 to 1000\)"),
+    ],
+)
+def test_real_classifiers_without_one_linear_head_are_refused(spec, found):
+    with pytest.raises(SingError, match=f"{spec} ends in no linear head: its 1000 logits .*{found}"):
+        load_classifier.__wrapped__(spec, rehearse=True)
 
 
 class Pooled(nn.Module):
@@ -172,8 +229,18 @@ def test_a_model_that_returns_no_logits_says_what_it_returned():
         lambda: ResNetForImageClassification(
             ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], id2label={0: "cat", 1: "dog"})
         ),
+        lambda: Dinov2ForImageClassification(  # its head reads the class token and the mean of the others
+            Dinov2Config(
+                hidden_size=24,
+                num_hidden_layers=1,
+                num_attention_heads=2,
+                image_size=32,
+                patch_size=8,
+                id2label={0: "cat", 1: "dog"},
+            )
+        ),
     ],
-    ids=["vit", "resnet"],
+    ids=["vit", "resnet", "dinov2"],
 )
 def test_a_folder_of_transformers(tmp_path, model):
     torch.manual_seed(0)
