@@ -348,6 +348,8 @@ def report(profile: Profile, root: Path, *, pictures: int | None = None, seconds
             "",
             f"Time for {count:,} pictures on this machine ({rates.device}, measured {seconds:g} s; rough)",
         ]
+        if len(work) < len(profile.classifiers) + (profile.encoder != "embedded"):
+            lines.append("  (classifiers of your own and of hf: are not counted)")
         for w in work:
             lines.append(f"  {w.name}: {_duration(count * rates.seconds(w))}")
             stored += 4 * w.width * count

@@ -169,6 +169,22 @@ class Profile(BaseModel):
         return self.prompt_template.format(class_name)
 
 
+def rooted(name: str, root: Path) -> str:
+    """A classifier's or encoder's name, its relative file or folder taken from `root` if it is there.
+
+    Notebooks run in a folder of their own, so a path must not depend on where that is.
+
+    >>> rooted("file:README.md:build", Path("/x")), rooted("timm:resnet18", Path("/x"))
+    ('file:README.md:build', 'timm:resnet18')
+    """
+    kind, colon, rest = name.partition(":")
+    before, slash, file = rest.partition("/") if kind == "open_clip" else ("", "", rest)
+    path = file.rpartition(":")[0] if kind == "file" else file
+    if not colon or not path or kind not in ("file", "head", "hf", "karlo", "open_clip"):
+        return name
+    return f"{kind}:{before}{slash}{root / file}" if (root / path).exists() else name
+
+
 def safe_name(name: str) -> str:
     """A name as a file's name.
 
@@ -217,7 +233,7 @@ def load_profile(name: str, /, *, root: Path | None = None, **overrides: Any) ->
     values = _read_mapping(file)
     require_known(values, str(file.name))
     require_known(overrides, "the given parameters")
-    if overrides.get("images") is not None:
+    if overrides.get("images") is not None or overrides.get("features") not in (None, values.get("features")):
         # What the profile says of its own pictures does not hold for others.
         own: dict[str, Any] = dict.fromkeys(("classes", "concept_classes", "source_class"))
         own["low_resolution"] = []

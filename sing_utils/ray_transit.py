@@ -37,7 +37,7 @@ def load_up(item: Decoded | BatchResult) -> dict[str, Any]:
         if not (x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)):
             x = x.contiguous()
         data.append(_bytes(x))
-        return torch.empty(x.shape, dtype=x.dtype, device="meta")
+        return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device="meta")
 
     name = _tensors_of(item)
     rest = replace(item, **{name: map_tensors(take, getattr(item, name))})

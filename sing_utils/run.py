@@ -29,7 +29,7 @@ from sing_utils.features import FeatureStore
 from sing_utils.gallery import image_source
 from sing_utils.head import HeadSpaces
 from sing_utils.pictures import Pictures, load_pictures
-from sing_utils.profiles import Profile, class_name, load_profile, project_root, safe_name
+from sing_utils.profiles import Profile, class_name, load_profile, project_root, rooted, safe_name
 from sing_utils.sources import PictureSource, open_source
 from sing_utils.translator import Translator
 
@@ -87,14 +87,18 @@ class Run:
 
     def classifier(self, name: str) -> Classifier:
         """A classifier, loaded once a process."""
-        return load_classifier(self.profile.source_of(name), rehearse=self.profile.rehearse)
+        return load_classifier(self.source_of(name), rehearse=self.profile.rehearse)
+
+    def source_of(self, name: str) -> str:
+        """What is loaded for a classifier's name."""
+        return rooted(self.profile.source_of(name), self.root)
 
     def head(self, name: str) -> LinearHead:
         """W and b of a classifier. Kept in the run, so that its network is loaded for pictures only."""
-        source, path = self.profile.source_of(name), self.artifact(f"heads/{safe_name(name)}.safetensors")
+        source, path = self.source_of(name), self.artifact(f"heads/{safe_name(name)}.safetensors")
         if name not in self._heads:
             if source.startswith("head:"):
-                self._heads[name] = LinearHead.load(self.root / source.removeprefix("head:"))
+                self._heads[name] = LinearHead.load(source.removeprefix("head:"))
             elif path.exists():
                 self._heads[name] = LinearHead.load(path)
             else:
@@ -111,7 +115,7 @@ class Run:
     @cached_property
     def encoder(self) -> Encoder:
         """The profile's encoder."""
-        return load_encoder(self.profile.encoder, rehearse=self.profile.rehearse)
+        return load_encoder(rooted(self.profile.encoder, self.root), rehearse=self.profile.rehearse)
 
     def judge(self, name: str) -> Judge:
         """The encoder without the classifier's own tower."""
@@ -165,9 +169,8 @@ class Run:
             from sing_utils.ray_engine import ray_engine
 
             load = load_encoder if is_encoder else load_classifier
-            engine = ray_engine(
-                partial(load, p.encoder if is_encoder else p.source_of(name), rehearse=p.rehearse)
-            )
+            source = rooted(p.encoder, self.root) if is_encoder else self.source_of(name)
+            engine = ray_engine(partial(load, source, rehearse=p.rehearse))
         return extract_cached(model, self.pictures, self.feature_cache, workers=p.workers, engine=engine)
 
     def data(self, name: str) -> Data:

@@ -26,7 +26,15 @@ from sing_utils.errors import SingError
 from sing_utils.features import FeatureStore
 from sing_utils.model_sources import parse_source
 from sing_utils.pictures import require_fit
-from sing_utils.profiles import Profile, class_name, load_profile, require_known, safe_name, save_profile
+from sing_utils.profiles import (
+    Profile,
+    class_name,
+    load_profile,
+    require_known,
+    rooted,
+    safe_name,
+    save_profile,
+)
 from sing_utils.run import all_pictures, run_pictures
 
 # Modules that decide how a book looks or how a command reads, not what a notebook computes.
@@ -143,7 +151,7 @@ def _require_inputs(root: Path, profile: Profile, names: dict[str, str]) -> None
             f"source_class: {profile.source_class!r} is no class, expected one of {', '.join(classes[:20])}; "
             f"did you mean {near!r}?"
         )
-    encoder = load_encoder(profile.encoder, rehearse=profile.rehearse)
+    encoder = load_encoder(rooted(profile.encoder, root), rehearse=profile.rehearse)
     texts = [profile.prompt(x) for x in (*classes, *profile.targets)] + profile.phrases
     if long := [t for t in texts if len(t) > _LONG_TEXT]:
         encoder.encode_text(long)  # only these can be too long, and the text tower takes seconds to load
@@ -238,8 +246,8 @@ def _inputs_key(root: Path, profile: Profile, parameters: dict[str, Any]) -> str
     weights = sorted([*(embedded / "encoder").glob("*"), *_weights_of(embedded / "decoder")])
     data += [hashlib.sha256(p.read_bytes()).hexdigest() for p in weights if p.is_file()]
     files = [Path(f) for f in run_pictures(root, profile).files] if profile.pictures is not None else []
-    own = [parse_source(profile.source_of(name)) for name in profile.classifiers]
-    files += [root / s.name for s in own if s.kind in ("file", "head")]
+    own = [parse_source(rooted(profile.source_of(name), root)) for name in profile.classifiers]
+    files += [Path(s.name) for s in own if s.kind in ("file", "head")]
     data += [f"{f} {s.st_size} {s.st_mtime_ns}" for f in files for s in [f.stat()]]
     source = root / (profile.picture_backend.partition(":")[2] or "nowhere")
     if source.is_dir():

@@ -321,3 +321,13 @@ def test_what_the_data_cannot_give_is_said_before_any_notebook_runs(project, ove
         run_profile(project, "small", overrides=overrides, progress=False)
     assert log(project) == []
     assert not (project / "_build").exists()
+
+
+def test_what_a_run_noted_of_its_models_goes_when_its_inputs_change(project, no_kernel):
+    heads = project / "_build" / "runs" / "small" / "artifacts" / "heads"
+    run_profile(project, "small", progress=False)
+    heads.mkdir(parents=True)
+    run_profile(project, "small", progress=False)
+    assert heads.is_dir()
+    run_profile(project, "small", overrides={"seed": 5}, progress=False)
+    assert not heads.exists()
