@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from sing_utils.classifiers import load_classifier
-from sing_utils.doctor import KARLO, Need, needs
 from sing_utils.encoders import load_encoder
 from sing_utils.model_sources import parse_source
+from sing_utils.needs import KARLO, Need, needs
 from sing_utils.profiles import Profile, save_profile
 
 

@@ -25,13 +25,13 @@ from typing import Any, Literal
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
+from sing_utils.adamw import fit_adamw
 from sing_utils.arrays import as_tensor, like, require_finite, require_width
 from sing_utils.errors import SingError
 from sing_utils.head import HeadSpaces
 
-Loss = Literal["mse", "cosine", "both"]
 # Candidate ridges, relative to the mean squared feature entry.
 RIDGES = tuple(10.0 ** (k / 2) for k in range(-12, 5))
 
@@ -367,79 +367,6 @@ def choose_ridge(
     errors = [judge.mse(T) for T in maps]
     best = errors.index(min(errors))
     return maps[best], {"ridge": absolute[best], "loss": "mse"}
-
-
-# ----------------------------------------------------------------------- the paper's procedure
-
-
-def fit_adamw(
-    f: Tensor,
-    z: Tensor,
-    f_test: Tensor,
-    z_test: Tensor,
-    *,
-    loss: Loss = "mse",
-    hidden: int | None = None,
-    epochs: int = 60,
-    batch_size: int = 128,
-    lr: float = 1e-4,
-    weight_decay: float = 0.1,
-    seed: int = 0,
-) -> tuple[Tensor, dict[str, Any]]:
-    """Two bias-free linear layers trained with AdamW (appendix B), folded into T = B A.
-
-    Args:
-        f, z: rows to fit, (N, m) and (N, n).
-        f_test, z_test: rows whose error is recorded each epoch, never used to fit.
-        loss: "mse", "cosine" (1 - cosine), or "both" (their sum, weighted alike).
-        hidden: width between the layers; None means n, the least that loses nothing. The paper does
-            not give it.
-        epochs, batch_size: not given in the paper either.
-        lr, weight_decay: the paper's.
-        seed: of initialisation and batches.
-
-    Returns:
-        T, (n, m), and the details of the fit with its history.
-    """
-    if loss not in ("mse", "cosine", "both"):
-        raise SingError(f"loss {loss!r} is unknown, expected 'mse', 'cosine' or 'both'.")
-    m, n = f.shape[1], z.shape[1]
-    f, z, f_test, z_test = (t.to(torch.float32) for t in (f, z, f_test, z_test))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        layers = nn.Sequential(nn.Linear(m, hidden or n, bias=False), nn.Linear(hidden or n, n, bias=False))
-    layers = layers.to(f.device)
-    optimizer = torch.optim.AdamW(layers.parameters(), lr=lr, weight_decay=weight_decay)
-    generator = torch.Generator().manual_seed(seed)
-    history = [_epoch_rows(0, layers, f, z, f_test, z_test)]
-    for epoch in range(1, epochs + 1):
-        for rows in torch.randperm(len(f), generator=generator).split(batch_size):
-            optimizer.zero_grad(set_to_none=True)
-            _loss(layers(f[rows]), z[rows], loss).backward()
-            optimizer.step()
-        history.append(_epoch_rows(epoch, layers, f, z, f_test, z_test))
-    first, second = (p.detach() for p in layers.parameters())
-    T = second @ first  # (n, m)
-    return T, {"ridge": 0.0, "loss": loss, "history": tuple(r for rows in history for r in rows)}
-
-
-def _loss(out: Tensor, z: Tensor, loss: str) -> Tensor:
-    mse = (out - z).square().sum(-1).mean()  # eq. 4 without its decay, which AdamW applies
-    cosine = 1 - torch.cosine_similarity(out, z, dim=-1).mean()
-    return {"mse": mse, "cosine": cosine, "both": mse + cosine}[loss]
-
-
-@torch.inference_mode()
-def _epoch_rows(
-    epoch: int, layers: nn.Module, f: Tensor, z: Tensor, f_test: Tensor, z_test: Tensor
-) -> list[dict[str, Any]]:
-    rows = []
-    for split, x, y in (("fit", f[: len(f_test)], z[: len(f_test)]), ("held out", f_test, z_test)):
-        out = layers(x)
-        cosine = float(torch.cosine_similarity(out, y, dim=-1).mean())
-        mse = float((out - y).square().sum(-1).mean())
-        rows.append({"epoch": epoch, "split": split, "mse": mse, "cosine": cosine})
-    return rows
 
 
 # ----------------------------------------------------------------------------------- shared

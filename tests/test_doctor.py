@@ -11,9 +11,11 @@ import yaml
 from torchvision.models import get_model_weights, squeezenet1_1
 from typer.testing import CliRunner
 
-from sing_utils import doctor, fetch
+from sing_utils import doctor, fetch, speed
 from sing_utils.cli import app
+from sing_utils.needs import needs
 from sing_utils.profiles import load_profile
+from sing_utils.rehearsal import generate_pictures
 
 
 @pytest.fixture
@@ -37,7 +39,7 @@ def empty_caches(tmp_path, monkeypatch):
 
 
 def test_the_paper_needs_its_models_its_encoder_and_its_decoder(paper, empty_caches):
-    found = {n.what: n for n in doctor.needs(paper)}
+    found = {n.what: n for n in needs(paper)}
     assert list(found) == [*paper.classifiers, "encoder", "pictures"]
     assert not any(n.here for n in found.values())
     assert found["ResNeXt101"].licence == "cc-by-nc-4.0"
@@ -59,13 +61,13 @@ def test_what_is_in_the_cache_is_here(paper, empty_caches):
     (repository / "refs" / "main").write_text("a" * 40)
     (repository / "snapshots" / ("a" * 40)).mkdir(parents=True)
     (repository / "snapshots" / ("a" * 40) / "model.safetensors").touch()
-    assert {n.what for n in doctor.needs(paper) if n.here} == {"ResNet50", "ResNeXt101"}
+    assert {n.what for n in needs(paper) if n.here} == {"ResNet50", "ResNeXt101"}
 
 
 def test_operations_are_those_published(root):
     """ResNet50: 4.09 billion multiply-adds at 224 pixels (torchvision's own table), so 8.18 operations."""
     profile = load_profile("workshop", root=root)
-    resnet, encoder = doctor.work_of(profile)
+    resnet, encoder = speed.work_of(profile)
     published = get_model_weights("resnet50")["IMAGENET1K_V1"].meta["_ops"]
     assert resnet.convolutions + resnet.products == pytest.approx(2e9 * published, rel=0.02)
     assert resnet.products == 2 * 2048 * 1000  # the head alone
@@ -74,11 +76,11 @@ def test_operations_are_those_published(root):
 
 
 def test_time_is_operations_over_measured_rates(paper, root, monkeypatch, empty_caches):
-    work = [doctor.Work("ResNet50", 2048, 8e9, 4e6), doctor.Work("encoder", 768, 0.0, 160e9)]
+    work = [speed.Work("ResNet50", 2048, 8e9, 4e6), speed.Work("encoder", 768, 0.0, 160e9)]
     monkeypatch.setattr(doctor, "work_of", lambda profile: work)
-    monkeypatch.setattr(doctor, "measure", lambda seconds: doctor.Rates("a machine", 8e10, 1.6e11, 100.0))
+    monkeypatch.setattr(doctor, "measure", lambda seconds: speed.Rates("a machine", 8e10, 1.6e11, 100.0))
     text = doctor.report(paper, root)
-    assert "Time for 10,000 pictures on this machine (a machine, measured 10 s" in text
+    assert "Time for 10,000 pictures on this machine (a machine; measured just now" in text
     assert "ResNet50: 16.7 min" in text  # 10,000 x 0.1 s
     assert "encoder: 2.8 h" in text  # 10,000 x 1 s
     assert f"features {4 * (2048 + 768) * 10_000 / 1e6:.0f} MB" in text
@@ -89,7 +91,7 @@ def test_time_is_operations_over_measured_rates(paper, root, monkeypatch, empty_
 
 
 def test_the_measurement_measures():
-    rates = doctor.measure(0.5)
+    rates = speed.measure(0.5)
     assert rates.convolutions > 1e8
     assert rates.products > 1e8
     assert rates.decoded > 1
@@ -98,10 +100,18 @@ def test_the_measurement_measures():
 
 def test_too_little_disk_is_said(paper, root, monkeypatch, empty_caches):
     monkeypatch.setattr(doctor, "work_of", lambda profile: [])
-    monkeypatch.setattr(doctor, "measure", lambda seconds: doctor.Rates("m", 1, 1, 1))
+    monkeypatch.setattr(doctor, "measure", lambda seconds: speed.Rates("m", 1, 1, 1))
     usage = doctor.shutil.disk_usage(root)
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: usage._replace(free=10**6))
     assert "NOT ENOUGH" in doctor.report(paper, root)
+
+
+def test_pictures_that_are_there_are_counted(root, tmp_path):
+    album = generate_pictures(tmp_path / "album", ["disc", "stripes"])
+    profile = load_profile("workshop", root=root, images=str(album))
+    assert doctor.picture_count(profile, root) == 8
+    assert doctor.picture_count(load_profile("workshop", root=root), root) == 1300
+    assert doctor.picture_count(load_profile("paper", root=root), root) == 10_000
 
 
 def test_the_default_profile_needs_nothing(root):

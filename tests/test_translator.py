@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sing_utils import HeadSpaces, SingError, Translator, TranslatorFitter
-from sing_utils.translator import RIDGES, fit_adamw, quality, split_rows
+from sing_utils.adamw import fit_adamw
+from sing_utils.translator import RIDGES, quality, split_rows
 
 M, N = 12, 5
 
@@ -246,7 +247,7 @@ def test_each_loss_lowers_what_it_names(loss):
 
 def test_the_losses_are_what_they_say():
     """The cosine loss ignores the length of z; the squared error does not; both adds them."""
-    from sing_utils.translator import _loss
+    from sing_utils.adamw import _loss
 
     out, z = torch.tensor([[3.0, 0.0], [0.0, 2.0]]), torch.tensor([[1.0, 0.0], [1.0, 0.0]])
     assert float(_loss(out, z, "mse")) == pytest.approx((4 + 5) / 2)

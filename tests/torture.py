@@ -16,6 +16,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import threading
 import time
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -25,6 +26,7 @@ import numpy as np
 import torch
 from fakes import Fake, contents, run
 from PIL import Image
+from tqdm import tqdm
 from zoo import corners_of, zoo
 
 from sing_utils import SingError, extraction
@@ -73,6 +75,7 @@ def fork(work):
     try:
         with open(os.devnull, "w") as nowhere:
             os.dup2(nowhere.fileno(), 2)
+            tqdm.set_lock(threading.RLock())  # tqdm's own is shared by all forks, and dies with its holder
             work()
         code = 0
     finally:
