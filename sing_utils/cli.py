@@ -195,6 +195,7 @@ def extract(
     if select_classes or per_class:
         source = source.select(select_classes or None, per_label=per_class)
     load: Any = partial(load_classifier, classifier) if classifier else partial(load_encoder, str(encoder))
+    chosen = _engine(engine, load, precision)
     store = extraction.extract(
         load(),
         source,
@@ -204,24 +205,29 @@ def extract(
         shard_rows=shard_rows,
         workers=workers,
         precision=precision,
-        engine=_engine(engine, load),
+        engine=chosen,
     )
     typer.echo(f"{len(store)} pictures in {out}, {len(store.rejects)} rejected.")
     for row in store.rejects.head(5).itertuples():
         typer.echo(f"  rejected: {row.path}: {row.reason}", err=True)
 
 
-def _engine(name: str, load: Any) -> Any:
+def _engine(name: str, load: Any, precision: str) -> Any:
     """An engine by name; None is the local one. `load` makes the model, wherever it is called."""
-    if name == "local":
+    if not _is_ray(name):
         return None
-    if name != "ray":
-        raise SingError(f"unknown engine {name!r}, expected local or ray.")
-    if find_spec("ray") is None:
-        raise SingError("--engine ray needs the library `ray`: pip install 'sing_utils[ray]'.")
     from sing_utils.ray_engine import ray_engine
 
-    return ray_engine(load)
+    return ray_engine(load, precision=precision)
+
+
+def _is_ray(engine: str) -> bool:
+    """Whether the engine is Ray, and it is there."""
+    if engine not in ("local", "ray"):
+        raise SingError(f"unknown engine {engine!r}, expected local or ray.")
+    if engine == "ray" and find_spec("ray") is None:
+        raise SingError("--engine ray needs the library `ray`: pip install 'sing_utils[ray]'.")
+    return engine == "ray"
 
 
 @app.command()
@@ -237,8 +243,11 @@ def fit(
     ] = None,
     held_out: Annotated[float, typer.Option(help="Share of the pictures that chooses the ridge.")] = 0.1,
     seed: Annotated[int, typer.Option(min=0, help="Of the split.")] = 0,
+    engine: Annotated[str, typer.Option(help="local, or ray: on a cluster.")] = "local",
 ) -> None:
     """Fit a translator on two feature stores, shard by shard."""
+    from functools import partial
+
     from sing_utils.encoders import load_encoder
     from sing_utils.features import FeatureStore
     from sing_utils.fitting import fit_stores
@@ -247,7 +256,14 @@ def fit(
     store, embeddings = FeatureStore.open(features), FeatureStore.open(targets)
     rows = store.index["split"].isin(split).to_numpy() if split else None
     judge = None if encoder is None else load_encoder(encoder)
-    T = fit_stores(store, embeddings, encoder=judge, rows=rows, held_out=held_out, seed=seed)
+    fitting = partial(fit_stores, store, embeddings, encoder=judge, rows=rows, held_out=held_out, seed=seed)
+    if _is_ray(engine):
+        from sing_utils.ray_cluster import connected, ray_map
+
+        with connected():  # once for both passes over the shards
+            T = fitting(mapper=ray_map())
+    else:
+        T = fitting()
     T.save(out)
     assert T.report is not None
     typer.echo(

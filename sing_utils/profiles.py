@@ -44,6 +44,8 @@ class Profile(BaseModel):
         imagenet_dir: ImageNet's folder, to extract the profile's classes from.
         per_class: pictures of each class to extract, chosen by a hash of their names; None: all.
         engine: "local", or "ray" to extract on a cluster.
+        precision: of the networks' products while extracting: "auto" (float32 on a CPU, 16 bits on a GPU),
+            "float32", "bfloat16" or "float16".
         workers: processes that decode pictures, for the local engine; None: one a core, less one.
         rehearse: random weights of the same architectures; nothing is downloaded, no number means anything.
         classes: label -> name used in prompts; None: every label found in the pictures. A list
@@ -82,6 +84,7 @@ class Profile(BaseModel):
     imagenet_dir: str | None = None
     per_class: int | None = Field(None, ge=2)
     engine: Literal["local", "ray"] = "local"
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     workers: int | None = Field(None, ge=0)
     rehearse: bool = False
     classes: dict[str, str] | None = None

@@ -77,15 +77,36 @@ def connected(address: str | None = None) -> Iterator[None]:
 
 
 def _connect(address: str) -> None:
+    if not address:
+        return _start("auto" if _is_running_here() else "local")
+    reason = "nobody listens there"
+    if _answers(address):
+        try:
+            return _start(address)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:120]
+    raise SingError(
+        f"no Ray answers at {address} ({reason}), expected a cluster: check the address, `ray status` and "
+        "RAY_AUTH_MODE=token, or unset RAY_ADDRESS to use this machine alone."
+    )
+
+
+def _is_running_here() -> bool:
+    """Whether this machine is part of a cluster; not one that ended without saying so."""
+    note = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"
+    return note.is_file() and _answers(note.read_text().strip())
+
+
+def _answers(address: str) -> bool:
+    """Whether somebody listens at host:port; Ray itself would wait for minutes to find out."""
+    host, _, port = address.rpartition(":")
+    if not port.isdigit() or "/" in host:  # another kind of address, which Ray knows
+        return True
     try:
-        _start(address or "auto")
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        if address:
-            raise SingError(
-                f"no Ray answers at {address} ({' '.join(str(error).split())[:120]}), expected a cluster: "
-                "check the address and `ray status`, or unset RAY_ADDRESS to use this machine alone."
-            ) from None
-        _start("local")
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except OSError:
+        return False
+    return True
 
 
 def _start(address: str) -> None:

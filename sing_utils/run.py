@@ -170,8 +170,9 @@ class Run:
 
             load = load_encoder if is_encoder else load_classifier
             source = rooted(p.encoder, self.root) if is_encoder else self.source_of(name)
-            engine = ray_engine(partial(load, source, rehearse=p.rehearse))
-        return extract_cached(model, self.pictures, self.feature_cache, workers=p.workers, engine=engine)
+            engine = ray_engine(partial(load, source, rehearse=p.rehearse), precision=p.precision)
+        options: dict[str, Any] = {"workers": p.workers, "precision": p.precision, "engine": engine}
+        return extract_cached(model, self.pictures, self.feature_cache, **options)
 
     def data(self, name: str) -> Data:
         """Features of a classifier beside its judge's embeddings, for the profile's classes."""

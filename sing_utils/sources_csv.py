@@ -34,14 +34,14 @@ def read_label_table(file: Path) -> FileSource:
     """
     lines = _read_lines(file)
     names = {name.strip().lower(): i for i, name in enumerate(lines[0][1])} if lines else {}
-    place = {c: next((names[n] for n in options if n in names), None) for c, options in _COLUMNS.items()}
-    for column, i in place.items():
-        if i is None:
+    for options in _COLUMNS.values():
+        if not any(name in names for name in options):
             raise SingError(
-                f"{file} has the columns {', '.join(names) or '(none)'}, expected "
-                f"{' or '.join(_COLUMNS[column])} among them: name them in its first line."
+                f"{file} has the columns {', '.join(names) or '(none)'}, expected {' or '.join(options)} "
+                "among them: name them in its first line."
             )
-    path_at, label_at, split_at = place["path"], place["label"], names.get("split")
+    path_at, label_at = (next(names[n] for n in options if n in names) for options in _COLUMNS.values())
+    split_at = names.get("split")
     rows = [
         (_inside(x[path_at], file), x[label_at], "" if split_at is None else x[split_at])
         for _, x in lines[1:]

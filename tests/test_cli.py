@@ -248,19 +248,46 @@ def test_extract_and_every_damage_to_its_store(sing, photos, tmp_path):
     first = extract(sing, photos, out)
     assert first.code == 0, first.err
     assert first.out == f"3 pictures in {out}, 1 rejected.\n"
-    assert "rejected: cat/empty.png: UnidentifiedImageError" in first.err
+    assert "rejected: cat/empty.png: the file is empty (0 bytes)" in first.err
     assert extract(sing, photos, out).out == first.out  # a hit
     whole = {p.name: p.read_bytes() for p in out.iterdir()}
 
     assert_refused(extract(sing, photos, out, "--dtype", "uint8"), "other pictures, weights or settings")
-    for name, spoiled, word in [
-        ("shard-00000.safetensors", whole["shard-00000.safetensors"][:-9], "changed or cut short"),
-        ("manifest.json", whole["manifest.json"][:50], "is damaged"),
-    ]:
-        (out / name).write_bytes(spoiled)
-        assert_refused(extract(sing, photos, out), name, word)
-        (out / name).write_bytes(whole[name])
+    (out / "shard-00000.safetensors").write_bytes(whole["shard-00000.safetensors"][:-9])
+    assert extract(sing, photos, out).out == first.out  # mended
     assert {p.name: p.read_bytes() for p in out.iterdir()} == whole
+    (out / "manifest.json").write_bytes(whole["manifest.json"][:50])
+    assert_refused(extract(sing, photos, out), "manifest.json", "is damaged", "delete it")
+
+
+def test_extract_of_some_labels_from_any_source(sing, photos, tmp_path, make_picture):
+    for i in range(3):
+        make_picture(photos / "a, b" / f"{i}.png", seed=10 + i, size=(40, 30))
+        make_picture(photos / "dog" / f"{i}.png", seed=20 + i, size=(40, 30))
+    chosen = ("--select-classes", "a, b", "--select-classes", "dog", "--per-class", 2, "--batch-size", 3)
+    assert extract(sing, photos, tmp_path / "out", *chosen).out.startswith("4 pictures in")
+    assert_refused(
+        extract(sing, photos, out := tmp_path / "x", "--select-classes", "dgo"), "did you mean 'dog'"
+    )
+    (photos / "l.csv").write_text("path,label\ncat/0.png,x\n")
+    assert extract(sing, photos / "l.csv", tmp_path / "csv").out.startswith("1 pictures in")
+    assert_refused(extract(sing, photos / "none.csv", out), "none.csv can't be read")
+    assert_refused(extract(sing, "hf:a@b@c", out), "expected hf:NAME")
+    assert_refused(
+        extract(sing, photos, out, "--engine", "spark"), "unknown engine 'spark', expected local or ray"
+    )
+    assert_refused(extract(sing, photos, out, "--precision", "half"), "precision 'half' is unknown")
+    assert not out.exists()
+
+
+def test_ray_is_named_where_it_is_missing(monkeypatch):
+    from sing_utils import SingError, cli
+
+    monkeypatch.setattr(cli, "find_spec", lambda name: None)
+    with pytest.raises(
+        SingError, match=r"--engine ray needs the library `ray`: pip install 'sing_utils\[ray\]'"
+    ):
+        cli._engine("ray", None, "auto")
 
 
 def test_extract_of_nothing_readable(sing, tmp_path):

@@ -223,6 +223,14 @@ def test_what_a_killed_process_left_half_written_is_removed(photos, tmp_path):
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
+def test_a_run_that_was_killed_after_its_very_last_write_leaves_no_trace(photos, tmp_path):
+    run(photos, tmp_path / "out")
+    (tmp_path / "out" / "begun.json").write_text("{}")
+    run(photos, tmp_path / "out")
+    run(photos, tmp_path / "whole")
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
 def test_a_finished_store_may_be_read_only(photos, tmp_path, monkeypatch):
     run(photos, tmp_path / "out")
 

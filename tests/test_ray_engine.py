@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import socket
 import sys
 import time
 from functools import partial
@@ -251,6 +252,62 @@ def test_ray_is_an_extra(monkeypatch):
         require_ray()
     with pytest.raises(SingError, match="needs the library `ray`"):
         ray_engine(Mean)
+
+
+# ----------------------------------------------------------------------------------- connecting
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """Addresses at which a Ray was started or looked for; none is."""
+    addresses = []
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda address, **_: addresses.append(address))
+    monkeypatch.setattr(ray, "shutdown", lambda: addresses.append("shutdown"))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    return addresses
+
+
+@pytest.fixture
+def listener():
+    """The address of a port where somebody listens, and of one where nobody does."""
+    with socket.create_server(("127.0.0.1", 0)) as open_port, socket.create_server(("127.0.0.1", 0)) as other:
+        closed = other.getsockname()[1]
+        other.close()
+        yield f"127.0.0.1:{open_port.getsockname()[1]}", f"127.0.0.1:{closed}"
+
+
+def test_which_ray_is_used(started, listener, monkeypatch, tmp_path):
+    there, nowhere = listener
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+
+    def used(address=None):
+        started.clear()
+        with connected(address):
+            assert started[-1] != "shutdown"
+        assert started.pop() == "shutdown"  # an own one is ended; a cluster goes on without this process
+        return started
+
+    assert used() == ["local"]
+    note = tmp_path / "ray" / "ray_current_cluster"
+    note.parent.mkdir()
+    note.write_text(nowhere)  # of a cluster that was killed
+    assert used() == ["local"]
+    note.write_text(there)
+    assert used() == ["auto"]
+    monkeypatch.setenv("RAY_ADDRESS", there)
+    assert used() == [there]
+    assert used("local") == ["local"]
+
+
+def test_a_cluster_that_is_not_there_is_an_error_at_once(started, listener, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", listener[1])
+    with (
+        pytest.raises(SingError, match=f"no Ray answers at {listener[1]} .nobody listens there."),
+        connected(),
+    ):
+        pass
+    assert started == []
 
 
 # --------------------------------------------------------------------------- the same everywhere
