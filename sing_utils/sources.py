@@ -261,7 +261,7 @@ def open_source(spec: str | Path) -> PictureSource:
             - a folder: SPLIT/CLASS/picture, CLASS/picture or flat; ImageNet as it is distributed
               (`sing_utils.sources_imagenet`); .tar shards; or Parquet files with pictures
             - LABELS.csv beside its pictures (`sing_utils.sources_csv`)
-            - WebDataset shards: x.tar, x-{000..009}.tar, folder/*.tar (`sing_utils.sources_tar`)
+            - WebDataset shards: `x.tar`, `x-{000..009}.tar`, `folder/*.tar` (`sing_utils.sources_tar`)
             - hf:NAME[@REVISION][#SPLIT], a data set by name (`sing_utils.sources_hub`)
 
     Raises:
