@@ -38,9 +38,23 @@ from sing_utils.profiles import (
 from sing_utils.run import all_pictures, run_pictures
 
 # Modules that decide how a book looks or how a command reads, not what a notebook computes.
-_NOT_INPUTS = {"book.py", "pagejs.py", "cli.py", "runner.py", "live.py"}
+_NOT_INPUTS = {
+    *("book.py", "pagejs.py", "runner.py", "live.py", "cli.py", "cli_stores.py"),
+    *("doctor.py", "needs.py", "speed.py", "fetch.py"),
+}
 _LONG_TEXT = 200  # characters
-_LIBRARIES = ("torch", "diffusers", "timm", "numpy", "pandas", "altair", "anywidget", "papermill")
+_LIBRARIES = (
+    "torch",
+    "torchvision",
+    "open_clip_torch",
+    "diffusers",
+    "timm",
+    "numpy",
+    "pandas",
+    "altair",
+    "anywidget",
+    "papermill",
+)
 
 
 @dataclass(frozen=True)

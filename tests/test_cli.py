@@ -281,13 +281,13 @@ def test_extract_of_some_labels_from_any_source(sing, photos, tmp_path, make_pic
 
 
 def test_ray_is_named_where_it_is_missing(monkeypatch):
-    from sing_utils import SingError, cli
+    from sing_utils import SingError, cli_stores
 
-    monkeypatch.setattr(cli, "find_spec", lambda name: None)
+    monkeypatch.setattr(cli_stores, "find_spec", lambda name: None)
     with pytest.raises(
         SingError, match=r"--engine ray needs the library `ray`: pip install 'sing_utils\[ray\]'"
     ):
-        cli._engine("ray", None, "auto")
+        cli_stores._engine("ray", None, "auto")
 
 
 def test_extract_of_nothing_readable(sing, tmp_path):

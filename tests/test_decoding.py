@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 import pytest
 from PIL import Image
-from zoo import Animal, corners_of, png, quarters, saved, zoo
+from zoo import CORNERS, Animal, corners_of, png, quarters, saved, zoo
 
 from sing_utils import SingError
 from sing_utils.decoding import MAX_PIXELS, UnreadableError, read_picture
@@ -75,6 +75,14 @@ def test_the_limit_is_on_pixels_and_says_so(pillows, monkeypatch):
     side = int(MAX_PIXELS**0.5) + 2
     with pytest.raises(UnreadableError, match=rf"{side**2} pixels .* at most {MAX_PIXELS}.*scale it down"):
         read_picture(png(side, side, 1, 0, b""))
+
+
+def test_metadata_that_no_one_can_read_does_not_lose_the_picture(monkeypatch):
+    def broken(_):
+        raise IndexError
+
+    monkeypatch.setattr(Image.Image, "getexif", broken)
+    assert corners_of(read_picture(saved(quarters(), "png"))) == CORNERS
 
 
 def test_a_missing_file_and_a_folder(tmp_path):

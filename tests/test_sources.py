@@ -146,6 +146,16 @@ def test_per_label_takes_the_smallest_hashes_and_does_not_depend_on_others(many)
     assert len(source.select(per_label=99)) == 20
 
 
+def test_per_label_in_a_table_that_is_not_sorted(tmp_path):
+    names = [f"{i:02d}.png" for i in (5, 1, 9, 3, 7)]
+    for name in names:
+        picture(tmp_path / name)
+    (tmp_path / "l.csv").write_text("path,label\n" + "".join(f"{n},x\n" for n in names))
+    smallest = sorted(names, key=lambda p: hashlib.sha256(p.encode()).hexdigest())[:2]
+    got = open_source(tmp_path / "l.csv").select(per_label=2).index["path"].tolist()
+    assert got == [n for n in names if n in smallest]
+
+
 @pytest.mark.parametrize(
     ("choice", "message"),
     [

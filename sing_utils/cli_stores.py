@@ -1,0 +1,179 @@
+"""The commands of `sing` that work on feature stores and heads: extract, fit, analyze, export-head."""
+
+from __future__ import annotations
+
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sing_utils.errors import SingError
+
+
+def extract(
+    images: Annotated[
+        str,
+        typer.Option(help="A folder, a .csv of labels, ImageNet, .tar shards or hf:NAME[@REVISION][#SPLIT]."),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of the feature store.")],
+    classifier: Annotated[str | None, typer.Option(help="Whose features to keep.")] = None,
+    encoder: Annotated[str | None, typer.Option(help="Whose image embeddings to keep.")] = None,
+    select_classes: Annotated[
+        list[str] | None, typer.Option(help="Only this label; give it again for more.")
+    ] = None,
+    per_class: Annotated[
+        int | None, typer.Option(min=1, help="At most so many pictures of each label.")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="float32, float16 or uint8.")] = "float32",
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Pictures a forward pass; default: what fits.")
+    ] = None,
+    shard_rows: Annotated[int, typer.Option(min=1, help="Pictures a shard.")] = 1024,
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Processes that decode pictures; default: one a core, less one.")
+    ] = None,
+    precision: Annotated[
+        str, typer.Option(help="auto (16 bits on a GPU), float32, bfloat16 or float16.")
+    ] = "auto",
+    engine: Annotated[str, typer.Option(help="local, or ray for many machines.")] = "local",
+) -> None:
+    """Extract features (or embeddings) of pictures into a resumable store."""
+    from sing_utils import extraction
+    from sing_utils.classifiers import load_classifier, require_classifier
+    from sing_utils.encoders import load_encoder, require_encoder
+    from sing_utils.sources import open_source
+
+    if (classifier is None) == (encoder is None):
+        raise SingError("expected exactly one of --classifier and --encoder: give one of them.")
+    if classifier is not None:
+        require_classifier(classifier)
+    else:
+        require_encoder(str(encoder))
+    source = open_source(images)  # before a model is loaded
+    if select_classes or per_class:
+        source = source.select(select_classes or None, per_label=per_class)
+    load: Any = partial(load_classifier, classifier) if classifier else partial(load_encoder, str(encoder))
+    chosen = _engine(engine, load, precision)
+    store = extraction.extract(
+        load(),
+        source,
+        out,
+        dtype=dtype,
+        batch_size=batch_size,
+        shard_rows=shard_rows,
+        workers=workers,
+        precision=precision,
+        engine=chosen,
+    )
+    typer.echo(f"{len(store)} pictures in {out}, {len(store.rejects)} rejected.")
+    for row in store.rejects.head(5).itertuples():
+        typer.echo(f"  rejected: {row.path}: {row.reason}", err=True)
+
+
+def _engine(name: str, load: Any, precision: str) -> Any:
+    """An engine by name; None is the local one. `load` makes the model, wherever it is called."""
+    if not _is_ray(name):
+        return None
+    from sing_utils.ray_engine import ray_engine
+
+    return ray_engine(load, precision=precision)
+
+
+def _is_ray(engine: str) -> bool:
+    """Whether the engine is Ray, and it is there."""
+    if engine not in ("local", "ray"):
+        raise SingError(f"unknown engine {engine!r}, expected local or ray.")
+    if engine == "ray" and find_spec("ray") is None:
+        raise SingError("--engine ray needs the library `ray`: pip install 'sing_utils[ray]'.")
+    return engine == "ray"
+
+
+def fit(
+    features: Annotated[Path, typer.Option(help="Feature store of a classifier.")],
+    targets: Annotated[Path, typer.Option(help="Store of an encoder, of the same pictures.")],
+    out: Annotated[Path, typer.Option(help="File to write, such as T.safetensors.")],
+    encoder: Annotated[
+        str | None, typer.Option(help="Whose store the targets are; needed if it has several towers.")
+    ] = None,
+    split: Annotated[
+        list[str] | None, typer.Option(help="Only this split's pictures; give it again for more.")
+    ] = None,
+    held_out: Annotated[float, typer.Option(help="Share of the pictures that chooses the ridge.")] = 0.1,
+    seed: Annotated[int, typer.Option(min=0, help="Of the split.")] = 0,
+    engine: Annotated[str, typer.Option(help="local, or ray: on a cluster.")] = "local",
+) -> None:
+    """Fit a translator on two feature stores, shard by shard."""
+    from sing_utils.encoders import load_encoder
+    from sing_utils.features import FeatureStore
+    from sing_utils.fitting import fit_stores
+
+    _require_new_file(out)
+    store, embeddings = FeatureStore.open(features), FeatureStore.open(targets)
+    rows = store.index["split"].isin(split).to_numpy() if split else None
+    judge = None if encoder is None else load_encoder(encoder)
+    fitting = partial(fit_stores, store, embeddings, encoder=judge, rows=rows, held_out=held_out, seed=seed)
+    if _is_ray(engine):
+        from sing_utils.ray_cluster import connected, ray_map
+
+        with connected():  # once for both passes over the shards
+            T = fitting(mapper=ray_map())
+    else:
+        T = fitting()
+    T.save(out)
+    assert T.report is not None
+    typer.echo(
+        f"{out}: fitted on {T.report.n_fit} pictures; on {T.report.n_held_out} held out: "
+        f"cosine {T.report.held_out_cosine:.3f}, R² {T.report.held_out_r2:.3f}."
+    )
+
+
+def analyze(
+    head: Annotated[Path, typer.Option(help="safetensors with weight (c, m) and perhaps bias (c,).")],
+    features: Annotated[Path, typer.Option(help="Feature store, or .safetensors or .npy of (N, m).")],
+    translator: Annotated[
+        Path | None, typer.Option(help="One that was fitted here, or a published best.pt: adds IS.")
+    ] = None,
+    embeddings: Annotated[
+        Path | None, typer.Option(help="safetensors with embeddings (K, n) of texts: adds AS.")
+    ] = None,
+    encoder: Annotated[str | None, typer.Option(help="Or the encoder that embeds the prompts.")] = None,
+    prompt: Annotated[list[str] | None, typer.Option(help="A text; give it again for more.")] = None,
+    with_bias: Annotated[
+        bool, typer.Option("--with-bias", help="Add a published translator's bias; the paper has none.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="Folder for the tables, as Parquet.")] = None,
+) -> None:
+    """Analyse a head and features without their model: null energy, certificate, IS and AS."""
+    from sing_utils.analyze import analyze as analyze_files
+    from sing_utils.analyze_files import read_embeddings
+    from sing_utils.encoders import load_encoder
+
+    if (encoder is None) != (not prompt) or (embeddings is not None and prompt):
+        raise SingError("expected either --embeddings, or --encoder with --prompt: give one of them.")
+    texts = {} if embeddings is None else read_embeddings(embeddings)
+    if encoder is not None and prompt:
+        texts = dict(zip(prompt, load_encoder(encoder).encode_text(prompt), strict=True))
+    found = analyze_files(head, features, translator=translator, texts=texts, with_bias=with_bias, out=out)
+    typer.echo(found.text)
+    if out is not None:
+        typer.echo(f"Tables: {', '.join(sorted(p.name for p in out.glob('*.parquet')))} in {out}")
+
+
+def export_head(
+    classifier: Annotated[str, typer.Option(help="Whose head to write.")],
+    out: Annotated[Path, typer.Option(help="File to write, such as head.safetensors.")],
+) -> None:
+    """Write a classifier's last linear layer, for `sing analyze`."""
+    from sing_utils.classifiers import load_classifier
+
+    _require_new_file(out)
+    head = load_classifier(classifier).head
+    head.save(out)
+    typer.echo(f"{out}: {head.weight.shape[0]} classes x {head.weight.shape[1]} features of {classifier}.")
+
+
+def _require_new_file(out: Path) -> None:
+    if out.is_dir() or not out.absolute().parent.is_dir():
+        raise SingError(f"--out {out} can't be written, expected a file name in an existing folder.")
