@@ -59,6 +59,17 @@ def timed(work, n):
     return Turn((time.perf_counter() - start) / n, (sum(os.times()[:4]) - before) / n)
 
 
+def enough(extractor, source, batch_size, seconds):
+    """As many whole batches of the pictures as the model takes about so many seconds for."""
+    batches = plan(len(source), shard_rows=1024, batch_size=batch_size)
+    list(local_engine(extractor, source, batches[:1]))  # warm
+    ready = next(iter(decoded_batches(extractor, source, batches[:1], workers=0)))
+    compute = Compute.of(extractor)
+    one = timed(lambda: next(iter(launch(extractor, ready, compute).values())).cpu(), batch_size)
+    wanted = max(2, round(seconds / one.clock / batch_size)) * batch_size
+    return source.select(per_label=min(len(source), wanted))
+
+
 def measure(extractor, source, batch_size, folder, *, turns):
     """Forward, decoding and the whole, {name: its turns}."""
     compute, n = Compute.of(extractor), len(source)
@@ -79,7 +90,6 @@ def measure(extractor, source, batch_size, folder, *, turns):
         out = tempfile.mkdtemp(dir=folder)
         extract(extractor, source, out, batch_size=batch_size, progress=False)
 
-    list(local_engine(extractor, source, batches[:1]))  # warm
     work = {"forward": (forward, len(batches) * batch_size), "decode": (decode, n), "whole": (whole, n)}
     done = {name: [] for name in work}
     for _ in range(turns):
@@ -125,7 +135,8 @@ def peak_memory(n):
 def main():
     """Print the tables."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--pictures", type=int, default=192)
+    parser.add_argument("--pictures", type=int, default=1024, help="at most")
+    parser.add_argument("--seconds", type=float, default=15.0, help="of each measurement, about")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--models", nargs="*", default=["efficientnet_lite0", "torchvision:resnet50"])
     parser.add_argument("--peak-memory", type=int, help=argparse.SUPPRESS)
@@ -136,7 +147,7 @@ def main():
 
     gpu = torch.cuda.is_available()
     size = GPU_BATCH if gpu else CPU_BATCH
-    print(f"{given.pictures} JPEGs of 400 x 300, batches of {size}, {CORES} cores, GPU: {gpu}, ", end="")
+    print(f"JPEGs of 400 x 300, batches of {size}, {CORES} cores, GPU: {gpu}, ", end="")
     print(f"{torch.get_num_threads()} threads; pictures a second, the best of {given.turns} turns\n")
     titles = ("forward", "decode", "whole", "of slower", "of shared", "overhead")
     print(f"{'model':<24}" + "".join(f"{t:>{w}}" for t, w in zip(titles, (9, 9, 9, 11, 11, 10), strict=True)))
@@ -145,18 +156,20 @@ def main():
         source = open_source(generate(folder / "photos", given.pictures))
         for name in given.models:
             model = load_classifier(name, rehearse=":" in name)  # random weights: nothing is downloaded
-            print(f"{name:<24}{row(measure(model, source, size, folder, turns=given.turns))}", flush=True)
+            some = enough(model, source, size, given.seconds)
+            print(f"{name:<24}{row(measure(model, some, size, folder, turns=given.turns))}", flush=True)
 
     if not Path("/proc/self/status").exists():
         return
-    few, many = (
+    sizes = (500, 4000, 32_000)
+    peaks = [
         int(
             subprocess.check_output([sys.executable, "-m", "tests.bench_extraction", "--peak-memory", str(n)])
         )
-        for n in (500, 4000)
-    )
-    print(f"\npeak memory: {few / 1e6:.0f} MB for 500 pictures, {many / 1e6:.0f} MB for 4000 ", end="")
-    print(f"({(many - few) / 3500:.0f} bytes a picture)")
+        for n in sizes
+    ]
+    print("\npeak memory:", ", ".join(f"{p / 1e6:.0f} MB for {n}" for n, p in zip(sizes, peaks, strict=True)))
+    print(f"(beyond {sizes[1]}: {(peaks[2] - peaks[1]) / (sizes[2] - sizes[1]):.0f} bytes a picture)")
 
 
 if __name__ == "__main__":
