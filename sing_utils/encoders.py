@@ -189,6 +189,11 @@ class EmbeddedEncoder:
         towers = {f"tower {t}": json.dumps(load_classifier(t).identity) for t in self.towers}
         return {"name": self.name, "weights": self.sha256, **towers}
 
+    @property
+    def device(self) -> torch.device:
+        """Where its towers are; its heads are small and stay on the CPU."""
+        return load_classifier(self.towers[0]).device
+
     def prepare(self, image: Image.Image) -> dict[str, Tensor]:
         """One picture as each tower wants it: {tower: (3, H, W)}."""
         return {t: load_classifier(t).prepare(image) for t in self.towers}
@@ -196,7 +201,7 @@ class EmbeddedEncoder:
     @torch.inference_mode()
     def compute(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Prepared pictures {tower: (B, 3, H, W)} -> {tower: (B, n)}, normalised."""
-        features = {t: load_classifier(t)(batch[t]).features for t in self.towers}
+        features = {t: load_classifier(t)(batch[t]).features.cpu() for t in self.towers}
         return {t: self.embed_features(t, f) for t, f in features.items()}
 
     def encode_images(self, images: Sequence[Image.Image]) -> Tensor:
