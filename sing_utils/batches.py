@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from sing_utils.decoding import UnreadableError, read_picture
+from sing_utils.errors import SingError
 from sing_utils.sources import PictureSource
 
 
@@ -136,6 +137,13 @@ def _decode(source: PictureSource, row: int, prepare: Callable[[Image.Image], An
 
 def _stack(prepared: list[Any]) -> Any:
     """Stacked, pictures with their channels last, which is how models are laid out in memory."""
+    shapes = {tuple(x.shape) for x in prepared if isinstance(x, Tensor)}
+    if len(shapes) > 1:
+        one, other = sorted(shapes)[:2]
+        raise SingError(
+            f"the model's transform gives pictures of shapes {one} and {other}, expected one shape for all: "
+            "let it resize."
+        )
     return map_tensors(
         lambda x: x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x,
         default_collate(prepared),

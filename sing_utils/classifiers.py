@@ -15,6 +15,7 @@ is the logits. So a network of any library will do; `sing_utils.model_sources` l
 from __future__ import annotations
 
 import json
+import re
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -90,6 +91,8 @@ class LinearHead:
                 meta, names = dict(tensors.metadata() or {}), set(tensors.keys())
                 weight = tensors.get_tensor("weight")
                 bias = tensors.get_tensor("bias") if "bias" in names else torch.zeros(len(weight))
+            if meta.get("format") == "sing":
+                raise KeyError("it is a translator")
             if weight.ndim != 2 or bias.shape != weight.shape[:1]:
                 raise KeyError(f"weight {tuple(weight.shape)}, bias {tuple(bias.shape)}")
         except (OSError, SafetensorError, KeyError) as error:
@@ -97,7 +100,10 @@ class LinearHead:
                 f"{path} holds no head ({' '.join(str(error).split())[:80]}), expected a safetensors file "
                 "with `weight` (c, m) and perhaps `bias` (c,): `sing export-head` writes one."
             ) from None
-        labels = json.loads(meta.get("labels", "null"))
+        try:
+            labels = json.loads(meta.get("labels", "null"))
+        except ValueError:
+            labels = None  # another program's, in its own form
         measured = float(meta.get("identity_error", "nan"))
         return cls(
             weight, bias.to(weight), tuple(labels) if labels else None, meta.get("sha256", ""), measured
@@ -143,6 +149,11 @@ class Classifier:
             SingError: if it does not end in a linear head.
         """
         layer, error = find_head(network.model, _random_images(network.transform), name=name)
+        if network.labels is not None and len(network.labels) != len(_matrix(layer)[0]):
+            raise SingError(
+                f"{name} has {len(network.labels)} labels for {len(_matrix(layer)[0])} classes, expected one "
+                "each: mend `labels`, or leave it out."
+            )
         rest = (network.transform, network.sha256, network.labels, network.library)
         return cls(name, network.model, layer, *rest, error)
 
@@ -175,7 +186,8 @@ class Classifier:
         return {
             "name": self.name,
             "weights": self.sha256,
-            "transform": str(self.transform),
+            # Without the address in memory that a function's text has, which is another in each process.
+            "transform": re.sub(r" at 0x[0-9a-f]+", "", str(self.transform)),
             "library": self.library,
         }
 

@@ -44,14 +44,15 @@ def run(
 ) -> None:
     """Execute the notebooks of a profile, those that need it."""
     from sing_utils.profiles import load_profile, project_root
-    from sing_utils.rehearsal import rehearsal_parameters
+    from sing_utils.rehearsal import GENERATED, rehearsal_parameters
     from sing_utils.runner import run_profile
 
     root, overrides = project_root(), parse_parameters(parameter or [])
     if rehearse:
         loaded = load_profile(profile, root=root, **overrides)
         run_dir = run_dir or f"_build/runs/{loaded.name}-rehearsal"
-        overrides = rehearsal_parameters(root, loaded) | overrides
+        made = rehearsal_parameters(root, loaded)
+        overrides = made | {k: v for k, v in overrides.items() if k not in GENERATED}
     done = run_profile(
         root,
         profile,

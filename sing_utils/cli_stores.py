@@ -18,13 +18,19 @@ def extract(
         typer.Option(help="A folder, a .csv of labels, ImageNet, .tar shards or hf:NAME[@REVISION][#SPLIT]."),
     ],
     out: Annotated[Path, typer.Option(help="Folder of the feature store.")],
-    classifier: Annotated[str | None, typer.Option(help="Whose features to keep.")] = None,
-    encoder: Annotated[str | None, typer.Option(help="Whose image embeddings to keep.")] = None,
+    classifier: Annotated[
+        str | None,
+        typer.Option(help="Whose features to keep: timm:, torchvision:, hf:, file:PATH.py:FUNCTION, ..."),
+    ] = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option(help="Whose image embeddings to keep: embedded, karlo or open_clip:MODEL/PRETRAINED."),
+    ] = None,
     select_classes: Annotated[
         list[str] | None, typer.Option(help="Only this label; give it again for more.")
     ] = None,
     per_class: Annotated[
-        int | None, typer.Option(min=1, help="At most so many pictures of each label.")
+        int | None, typer.Option(min=1, help="At most so many pictures of each label, in each split.")
     ] = None,
     dtype: Annotated[str, typer.Option(help="float32, float16 or uint8.")] = "float32",
     batch_size: Annotated[
@@ -111,6 +117,11 @@ def fit(
 
     _require_new_file(out)
     store, embeddings = FeatureStore.open(features), FeatureStore.open(targets)
+    if embeddings.names == ["features"]:
+        raise SingError(
+            f"--targets {targets} holds a classifier's features, expected an encoder's store: extract one "
+            "with `sing extract --encoder`."
+        )
     rows = store.index["split"].isin(split).to_numpy() if split else None
     judge = None if encoder is None else load_encoder(encoder)
     fitting = partial(fit_stores, store, embeddings, encoder=judge, rows=rows, held_out=held_out, seed=seed)

@@ -26,6 +26,13 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from sing_utils.errors import SingError
 
 DECODING = 2  # raised when the pixels of any kind of picture change; part of a store's key
+# Kinds of pictures that Pillow decodes by itself. For some others it would start a program.
+Image.init()
+FORMATS: list[str] = [
+    kind
+    for kind in ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "GIF", "TIFF", "BMP", "DIB", "PPM", "JPEG2000", "ICO")
+    if kind in Image.OPEN
+]
 MAX_PIXELS = 178_956_970  # half a gigabyte as RGB, and Pillow's own limit
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -67,7 +74,7 @@ def read_picture(source: str | Path | bytes) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd metadata, which does not matter here
-            with Image.open(io.BytesIO(data)) as image:
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 return _decode(image)
     except UnreadableError:
         raise
@@ -77,7 +84,7 @@ def read_picture(source: str | Path | bytes) -> Image.Image:
         raise UnreadableError(_too_large(int(re.findall(r"\d+", str(error))[0]))) from None
     # A decoder may stumble over a broken file in any way; but memory is this machine's trouble.
     except Exception as error:
-        if isinstance(error, MemoryError):
+        if isinstance(error, MemoryError | NameError | ImportError):  # or this code's
             raise
         reason = " ".join(str(error).split())[:200]
         raise UnreadableError(f"the picture is damaged ({type(error).__name__}: {reason})") from None

@@ -11,9 +11,10 @@ import os
 import shutil
 from pathlib import Path
 
+from sing_utils.errors import SingError
 from sing_utils.needs import Need, ask_sizes, needs
 from sing_utils.profiles import Profile
-from sing_utils.run import run_pictures
+from sing_utils.run import all_pictures, run_pictures
 from sing_utils.speed import Rates, Work, measure, work_of
 
 IMAGENET_CLASS = 1300  # training pictures a class, at most
@@ -45,8 +46,11 @@ def report(profile: Profile, root: Path, *, seconds: float = 10.0) -> str:
 
 def picture_count(profile: Profile, root: Path) -> int:
     """Pictures that a run extracts: those that are there, else what the profile's classes say."""
-    if profile.pictures is not None and ((root / profile.pictures).exists()):
-        return len(run_pictures(root, profile))
+    if profile.pictures is not None:
+        try:
+            return len(run_pictures(root, profile))
+        except SingError:
+            pass  # the report says that they are missing
     return (profile.per_class or IMAGENET_CLASS) * len(profile.classes or {"": ""})
 
 
@@ -87,8 +91,11 @@ def _line(need: Need) -> str:
 
 def _pictures_lines(profile: Profile, root: Path) -> list[str]:
     if profile.pictures is not None:
-        there = (root / profile.pictures).exists() or profile.pictures.startswith("hf:")
-        return [f"Pictures: {profile.pictures}: {'here' if there else 'MISSING: there is no such folder'}"]
+        try:
+            all_pictures(root, profile)
+        except SingError as error:
+            return [f"Pictures: {profile.pictures}: MISSING: {error}"]
+        return [f"Pictures: {profile.pictures}: here"]
     if profile.features is not None:
         return [f"Pictures: none needed, features are in {profile.features}"]
     return ["Pictures: MISSING: give -p imagenet_dir=FOLDER (ImageNet) or -p images=FOLDER (your own)"]

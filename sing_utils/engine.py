@@ -22,6 +22,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -105,7 +106,7 @@ def decoded_batches(
     try:
         yield from loader
     except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+        if not re.search(r"exited unexpectedly|killed by signal", str(error)):
             raise
         raise SingError(
             f"a process that decodes pictures ended ({str(error)[:120]}), expected it to live: memory, also "

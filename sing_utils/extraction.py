@@ -222,6 +222,7 @@ class _Job:
     def _finished(self, out: Path) -> FeatureStore | None:
         """A whole store of this extraction; None if there is none, or a damaged one."""
         if not (out / "manifest.json").exists():
+            self._require_own_beginning(out)
             return None
         store = FeatureStore(out, read_manifest(out))
         if store.manifest["key"] != self.key:
@@ -236,6 +237,18 @@ class _Job:
         with contextlib.suppress(OSError):  # of a run that was killed after its very last write
             (out / _BEGUN).unlink(missing_ok=True)
         return store
+
+    def _require_own_beginning(self, out: Path) -> None:
+        """What another extraction began is not taken over without a word."""
+        try:
+            begun = json.loads((out / _BEGUN).read_text())["key"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return
+        if begun != self.key:
+            raise SingError(
+                f"{out} holds the beginning of another extraction (other pictures, weights or settings), "
+                "expected this one's: choose another --out, or delete that folder."
+            )
 
     def _begun_batch_size(self, out: Path) -> int | None:
         """That of an earlier run of this extraction, so that resuming gives the same bytes."""

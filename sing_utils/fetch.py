@@ -15,6 +15,7 @@ from pathlib import Path
 
 from sing_utils.classifiers import load_classifier
 from sing_utils.encoders import load_encoder
+from sing_utils.errors import SingError
 from sing_utils.model_sources import parse_source
 from sing_utils.needs import KARLO, Need, needs
 from sing_utils.profiles import Profile, save_profile
@@ -26,8 +27,15 @@ def fetch(profile: Profile) -> Iterator[str]:
     Raises:
         SingError: if something is missing and can't be fetched.
     """
+    failed = []
     for need in needs(profile):
-        yield f"{need.what}: {need.source}: {_loader(need)()}"
+        try:
+            yield f"{need.what}: {need.source}: {_loader(need)()}"
+        except SingError as error:
+            failed.append(need.what)
+            yield f"{need.what}: {error}"
+    if failed:
+        raise SingError(f"{', '.join(failed)} could not be fetched, expected all: see above.")
 
 
 def _loader(need: Need) -> Callable[[], str]:
@@ -81,7 +89,15 @@ def pin(profile: Profile, path: Path) -> list[str]:
         is_pinned = commit is not None and kind in ("timm", "hf")
         sources[need.what] = pinned(need.source, str(commit)) if is_pinned else need.source
         done += [need.what] if is_pinned else []
-    save_profile(profile.model_copy(update={"classifier_sources": sources}), path)
+    values: dict[str, object] = {"classifier_sources": sources}
+    encoder = next(n for n in needs(profile) if n.what == "encoder")
+    commit = cached_commit(encoder.repository) if encoder.repository else None
+    if commit is not None and encoder.source.startswith("open_clip:"):
+        values["encoder"] = pinned(encoder.source, commit)
+        done.append("the encoder")
+    if profile.picture_backend.startswith("photos:"):
+        values["picture_backend"] = "photos"  # those of whoever runs it
+    save_profile(profile.model_copy(update=values), path)
     return done
 
 
@@ -97,5 +113,6 @@ def cached_commit(repository: str) -> str | None:
     found = [r for repo in repositories if repo.repo_id == repository for r in repo.revisions]
     if not found:
         return None
-    newest = max(found, key=lambda r: r.last_modified)
+    # The one that a name without a commit means; else what was last fetched.
+    newest = max(found, key=lambda r: ("main" in r.refs, r.last_modified))
     return newest.commit_hash if re.fullmatch(r"[0-9a-f]{40}", newest.commit_hash) else None

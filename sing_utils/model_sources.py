@@ -17,16 +17,19 @@ import difflib
 import importlib.util
 import sys
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import chdir, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import timm
 import torch
 import torchvision
+from huggingface_hub import constants
 from PIL import Image
 from timm.data import ImageNetInfo, create_transform, resolve_model_data_config
 from torch import Tensor, nn
@@ -74,6 +77,7 @@ def parse_source(spec: str) -> Source:
     """
     kind, colon, rest = spec.partition(":")
     if not colon:
+        _suggest_kind(spec)
         _require_known(spec, PACKAGED, "classifier", ", or timm:, torchvision:, hf:, file: and a name")
         return Source("package", spec)
     if kind not in KINDS or not rest:
@@ -99,6 +103,21 @@ def parse_source(spec: str) -> Source:
         if tag:
             _require_known(tag, [*weights, "DEFAULT"], f"weights of {name}")
     return Source(kind, name, tag or None)
+
+
+def _suggest_kind(name: str) -> None:
+    """Raise a SingError for a name that only lacks its kind."""
+    if name in PACKAGED:
+        return
+    wanted = ""
+    if name in torchvision.models.list_models(torchvision.models):
+        wanted = f"torchvision:{name}"
+    elif timm.is_model(name.partition(".")[0]):
+        wanted = f"timm:{name}"
+    elif ".py" in name:
+        wanted = f"file:{name if ':' in name else name + ':FUNCTION'}"
+    if wanted:
+        raise SingError(f"unknown classifier {name!r}, expected a name with its kind: write {wanted}.")
 
 
 def load_network(spec: str, *, rehearse: bool = False) -> Network:
@@ -127,13 +146,13 @@ def load_network(spec: str, *, rehearse: bool = False) -> Network:
 
 
 def _missing(spec: str, error: Exception) -> str:
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    hub = torch.hub.get_dir() if spec.startswith("torchvision:") else HF_HUB_CACHE
+    hub = torch.hub.get_dir() if spec.startswith("torchvision:") else constants.HF_HUB_CACHE
+    offline = "; HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else ""
     reason = " ".join(str(error).split())[:120]
     return (
         f"the weights of {spec} are not in {hub} and can't be fetched now ({type(error).__name__}: "
-        f"{reason}): run `sing fetch --classifier {spec}` where there is a network, or check the name."
+        f"{reason}{offline}): run `sing fetch --classifier {spec}` where there is a network, or check "
+        "the name."
     )
 
 
@@ -244,6 +263,9 @@ def imagenet_labels() -> tuple[str, ...]:
 
 def _torchvision(source: Source, rehearse: bool) -> Network:
     weights = torchvision.models.get_model_weights(source.name)[source.version or "DEFAULT"]
+    file = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rpartition("/")[2]
+    if constants.HF_HUB_OFFLINE and not rehearse and not file.is_file():
+        raise OSError(f"{file.name} is not there")
     # With weights a builder also sets the size of the input; without, it must be told.
     if rehearse:
         model = torchvision.models.get_model(source.name, **_builder_options(source.name, weights))
@@ -267,14 +289,17 @@ def _builder_options(name: str, weights: Any) -> dict[str, Any]:
 def _hf(source: Source, rehearse: bool) -> Network:
     from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
 
-    pinned = {"revision": source.version} if source.version else {}
+    # Code of a repository is never run, and nobody is asked whether it may be.
+    options: dict[str, Any] = {"trust_remote_code": False}
+    if source.version:
+        options["revision"] = source.version
     try:
         if rehearse:
-            config = AutoConfig.from_pretrained(source.name, **pinned)
+            config = AutoConfig.from_pretrained(source.name, **options)
             model = AutoModelForImageClassification.from_config(config)
         else:
-            model = AutoModelForImageClassification.from_pretrained(source.name, **pinned)
-        processor = AutoImageProcessor.from_pretrained(source.name, **pinned)
+            model = AutoModelForImageClassification.from_pretrained(source.name, **options)
+        processor = AutoImageProcessor.from_pretrained(source.name, **options)
     except ValueError as error:  # a configuration of another task
         raise SingError(
             f"hf:{source.name} is no image classifier of transformers ({str(error).splitlines()[0][:120]}), "
@@ -306,12 +331,21 @@ def _file(source: Source, rehearse: bool) -> Network:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # so that its objects can be sent to other processes
-    spec.loader.exec_module(module)
-    build = getattr(module, function, None)
+    sys.modules[spec.name] = module  # so that its objects can be sent to processes that are forked
+    try:
+        with _at_home(path.resolve().parent):
+            spec.loader.exec_module(module)
+            build = getattr(module, function, None)
+            made = build() if callable(build) else None
+    except UnpicklingError:
+        raise  # `tensors_only` says what that means
+    except Exception as error:
+        raise SingError(
+            f"{path}:{function}() stopped with {type(error).__name__}: {error}, expected a model: try "
+            f"`python -c 'import {path.stem}; {path.stem}.{function}()'` in its folder."
+        ) from error
     if not callable(build):
         raise SingError(f"{path} defines no function {function!r}, expected one that returns the model.")
-    made = build()
     model, transform = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     if not isinstance(model, nn.Module):
         raise SingError(
@@ -324,6 +358,15 @@ def _file(source: Source, rehearse: bool) -> Network:
     return Network(
         model, transform or _own_transform(model), labels, weights_digest(model), f"{path.name} {code}"
     )
+
+
+@contextmanager
+def _at_home(folder: Path) -> Iterator[None]:
+    """In the folder of one's own file, from which it may import and read."""
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))  # for good: a model may import when it is called
+    with chdir(folder):
+        yield
 
 
 def _own_transform(model: nn.Module) -> Transform:

@@ -112,7 +112,8 @@ def _encoder(name: str) -> Need:
         return Need("encoder", name, "", 0, "in this checkout", True, "")
     import open_clip
 
-    model, _, tag = name.removeprefix("open_clip:").partition("/")
+    model, _, rest = name.removeprefix("open_clip:").partition("/")
+    tag, _, revision = rest.partition("@")
     cfg = open_clip.get_pretrained_cfg(model, tag)
     if not cfg:  # a file
         return Need("encoder", name, "", 0, "your own", Path(tag).is_file(), "")
@@ -122,7 +123,13 @@ def _encoder(name: str) -> Need:
     )
     size = 4 * sum(p.numel() for p in blank_clip(model).parameters())
     return Need(
-        "encoder", name, repository, size, licence or "see its card", _in_cache(repository, None), fetch
+        "encoder",
+        name,
+        repository,
+        size,
+        licence or "see its card",
+        _in_cache(repository, revision or None),
+        fetch,
     )
 
 

@@ -42,7 +42,8 @@ class Profile(BaseModel):
         images: pictures to extract from instead of using `features`: a folder, or any other source that
             `sing_utils.sources` knows; None: use the features. Their classes are the pictures' own.
         imagenet_dir: ImageNet's folder, to extract the profile's classes from.
-        per_class: pictures of each class to extract, chosen by a hash of their names; None: all.
+        per_class: pictures of each class, in each split, to extract, chosen by a hash of their names;
+            None: all.
         engine: "local", or "ray" to extract on a cluster.
         precision: of the networks' products while extracting: "auto" (float32 on a CPU, 16 bits on a GPU),
             "float32", "bfloat16" or "float16".
@@ -82,7 +83,7 @@ class Profile(BaseModel):
     features: str | None = "data/embedded/features"
     images: str | None = None
     imagenet_dir: str | None = None
-    per_class: int | None = Field(None, ge=2)
+    per_class: int | None = Field(None, ge=1)
     engine: Literal["local", "ray"] = "local"
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     workers: int | None = Field(None, ge=0)
@@ -241,7 +242,18 @@ def load_profile(name: str, /, *, root: Path | None = None, **overrides: Any) ->
         own: dict[str, Any] = dict.fromkeys(("classes", "concept_classes", "source_class"))
         own["low_resolution"] = []
         overrides = own | overrides
-    return _validated(_resolve(values | overrides, values, root))
+    return _validated(_rooted_values(_resolve(values | overrides, values, root), root))
+
+
+def _rooted_values(values: dict[str, Any], root: Path) -> dict[str, Any]:
+    """Folders that are checked by name alone, from the checkout and not from where a notebook runs."""
+    if isinstance(values.get("encoder"), str):
+        values["encoder"] = rooted(values["encoder"], root)
+    images = values.get("images")
+    if isinstance(images, str) and images.startswith("hf:"):
+        folder, hash_, split = images.removeprefix("hf:").partition("#")
+        values["images"] = f"hf:{root / folder}{hash_}{split}" if (root / folder).is_dir() else images
+    return values
 
 
 def save_profile(profile: Profile, path: Path) -> None:

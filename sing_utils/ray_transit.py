@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -107,6 +108,9 @@ def without_networks(extractor: Extractor) -> bytes:
                 return _NoNetwork, ()
             return super().reducer_override(x)
 
+    own = [m for name, m in list(sys.modules.items()) if name.startswith("sing_own_")]
+    for module in own:  # from `file:PATH.py`: other processes have no such module
+        cloudpickle.register_pickle_by_value(module)
     file = io.BytesIO()
     try:
         Pickler(file).dump(extractor)

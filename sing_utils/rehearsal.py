@@ -22,6 +22,11 @@ from PIL import Image
 from sing_utils.profiles import Profile
 
 COUNTS = {"fit": 2, "evaluate": 2}  # generated pictures a class; a class that is steered needs two
+# What a rehearsal makes itself, whatever was asked for; everything else may be given.
+GENERATED = (
+    *("rehearse", "images", "imagenet_dir", "per_class", "engine"),
+    *("classes", "concept_classes", "source_class", "picture_backend", "picture_options"),
+)
 KARLO_WIDTH = 768
 CLASSES = 3
 

@@ -7,6 +7,7 @@ run.save_table("scores", scores)          # results/scores.parquet
 
 from __future__ import annotations
 
+import hashlib
 import html
 import json
 from dataclasses import dataclass, field
@@ -95,7 +96,9 @@ class Run:
 
     def head(self, name: str) -> LinearHead:
         """W and b of a classifier. Kept in the run, so that its network is loaded for pictures only."""
-        source, path = self.source_of(name), self.artifact(f"heads/{safe_name(name)}.safetensors")
+        source = self.source_of(name)
+        of_what = _digest(source, self.profile.rehearse)
+        path = self.artifact(f"heads/{safe_name(name)}-{of_what}.safetensors")
         if name not in self._heads:
             if source.startswith("head:"):
                 self._heads[name] = LinearHead.load(source.removeprefix("head:"))
@@ -145,10 +148,18 @@ class Run:
         """
         if self.profile.pictures is None:
             return FeatureStore.open(self.root / str(self.profile.features) / safe_name(name))
-        note = self.artifact(f"features/{safe_name(name)}.json")
+        note = self.artifact(f"features/{safe_name(name)}-{self._of_pictures(name)}.json")
         if not note.exists():
             note.write_text(json.dumps({"store": self._extract(name).path.name}))
         return FeatureStore.open(self.feature_cache / json.loads(note.read_text())["store"])
+
+    def _of_pictures(self, name: str) -> str:
+        """What a note about a store holds for: model, pictures as they are now, and how."""
+        p = self.profile
+        model = p.encoder if name == p.encoder else self.source_of(name)
+        stats = ((str(f), s.st_size, s.st_mtime_ns) for f in self.pictures.files for s in [f.stat()])
+        rows = self.pictures.index.to_csv(index=False)
+        return _digest(model, p.rehearse, p.precision, rows, list(stats))
 
     @property
     def feature_cache(self) -> Path:
@@ -339,6 +350,10 @@ def open_run(
     return Run(loaded, root, folder)
 
 
+def _digest(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
 def all_pictures(root: Path, profile: Profile) -> PictureSource:
     """The pictures that a profile names, of all classes."""
     given = str(profile.pictures)
@@ -355,7 +370,13 @@ def run_pictures(root: Path, profile: Profile) -> PictureSource:
 
 def _evaluation(index: pd.DataFrame) -> pd.Series:
     """Rows kept for evaluation: by their split, or a fifth by the picture's hash."""
-    if (index["split"] != "").any():
-        return index["split"].isin(EVALUATION_SPLITS)
+    by_split = index["split"].isin(EVALUATION_SPLITS)
+    if by_split.any() and not by_split.all():
+        return by_split
     # By content, so that a picture keeps its side whatever else is in the folder.
-    return index["sha256"].str[:8].map(lambda h: int(h, 16) % 5 == 0)
+    chosen = index["sha256"].str[:8].map(lambda h: int(h, 16) % 5 == 0)
+    # A small class would get none or one, of which nothing could be said: it gets its first two.
+    rank = index.groupby("label", observed=True)["sha256"].rank(method="first")
+    size = index.groupby("label", observed=True)["sha256"].transform("size")
+    few = chosen.groupby(index["label"], observed=True).transform("sum") < 2
+    return chosen.where(~few, rank <= (size // 2).clip(upper=2))

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from sing_utils.encoders import load_encoder
 from sing_utils.errors import SingError
 from sing_utils.features import FeatureStore
-from sing_utils.model_sources import parse_source
+from sing_utils.model_sources import Source, parse_source
 from sing_utils.pictures import require_fit
 from sing_utils.profiles import (
     Profile,
@@ -46,6 +46,7 @@ _LONG_TEXT = 200  # characters
 _LIBRARIES = (
     "torch",
     "torchvision",
+    "transformers",
     "open_clip_torch",
     "diffusers",
     "timm",
@@ -239,7 +240,7 @@ def _execute(
     except PapermillExecutionError as error:
         raise SingError(
             f"{notebook.name} stopped in cell {error.cell_index}: {error.ename}: {error.evalue} "
-            f"(the whole traceback is in {folder.name}/failed/{notebook.name})."
+            f"(the whole traceback is in {attempt.resolve()})."
         ) from None
     os.replace(attempt, out)
     stamp.write_text(key)
@@ -261,7 +262,9 @@ def _inputs_key(root: Path, profile: Profile, parameters: dict[str, Any]) -> str
     data += [hashlib.sha256(p.read_bytes()).hexdigest() for p in weights if p.is_file()]
     files = [Path(f) for f in run_pictures(root, profile).files] if profile.pictures is not None else []
     own = [parse_source(rooted(profile.source_of(name), root)) for name in profile.classifiers]
-    files += [Path(s.name) for s in own if s.kind in ("file", "head")]
+    files += [f for s in own for f in _beside(s)]
+    encoder = rooted(profile.encoder, root).partition(":")[2]
+    files += _files_of(Path(encoder)) or _files_of(Path(encoder.partition("/")[2]))
     data += [f"{f} {s.st_size} {s.st_mtime_ns}" for f in files for s in [f.stat()]]
     source = root / (profile.picture_backend.partition(":")[2] or "nowhere")
     if source.is_dir():
@@ -269,6 +272,20 @@ def _inputs_key(root: Path, profile: Profile, parameters: dict[str, Any]) -> str
         data += [f"{p} {s.st_size} {s.st_mtime_ns}" for p, s in stats]
     versions = {name: _version(name) for name in _LIBRARIES}
     return _digest(profile.model_dump_json(), json.dumps([parameters, code, data, versions]))
+
+
+def _beside(source: Source) -> list[Path]:
+    """Files on which a model of one's own depends: the whole folder of its file, which may hold weights."""
+    if source.kind == "file":
+        return [f for f in sorted(Path(source.name).parent.iterdir()) if f.is_file()]
+    return _files_of(Path(source.name)) if source.kind in ("head", "hf") else []
+
+
+def _files_of(path: Path) -> list[Path]:
+    """A file, or all files of a folder; none if it is neither."""
+    if path.name and path.is_file():
+        return [path]
+    return sorted(f for f in path.rglob("*") if f.is_file()) if path.name and path.is_dir() else []
 
 
 def _weights_of(decoder: Path) -> list[Path]:

@@ -17,6 +17,7 @@ import hashlib
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -184,9 +185,9 @@ def make_writable(out: Path) -> None:
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
-        probe = out / _TEMPORARY.format("probe")
-        probe.touch()
-        probe.unlink()
+        # A name of its own, which no other process takes or clears away.
+        with tempfile.TemporaryFile(dir=out):
+            pass
     except OSError as error:
         raise SingError(
             f"cannot write to {out} ({error.strerror}), expected a writable folder: choose another."

@@ -82,7 +82,7 @@ class PictureSource(Protocol):
         per_label: int | None = None,
         splits: Collection[str] | None = None,
     ) -> Self:
-        """Only some labels and splits; at most `per_label` pictures of each label.
+        """Only some labels and splits; at most `per_label` pictures of each label in each split.
 
         Which ones does not depend on the others: those whose paths have the smallest SHA-256.
 
@@ -173,7 +173,8 @@ def _first_by_hash(index: pd.DataFrame, per_label: int, rows: np.ndarray[Any, An
     if per_label < 1:
         raise SingError(f"per_label is {per_label}, expected at least 1 picture a label.")
     hashes = pd.Series([hashlib.sha256(p.encode()).hexdigest() for p in index["path"]])
-    by_label = hashes.groupby(index["label"].to_numpy(), observed=True, sort=False)
+    keys = [index[column].astype(str).to_numpy() for column in ("label", "split")]
+    by_label = hashes.groupby(keys, observed=True, sort=False)
     return rows[(by_label.rank(method="first") <= per_label).to_numpy()]
 
 

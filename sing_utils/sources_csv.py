@@ -70,9 +70,7 @@ def _read_lines(file: Path) -> list[tuple[int, list[str]]]:
 def _inside(path: str, file: Path) -> str:
     pure = PurePosixPath(path.strip().replace("\\", "/"))
     if not pure.parts or pure.is_absolute() or ".." in pure.parts or ":" in pure.parts[0]:
-        raise SingError(
-            f"{file} lists {path!r}, expected paths inside its own folder: move the pictures there."
-        )
+        raise SingError(f"{file} lists {path!r}, expected paths relative to its own folder, and inside it.")
     return str(pure)
 
 
@@ -86,5 +84,5 @@ def _require_listed(paths: list[str], file: Path) -> None:
     if missing:
         raise SingError(
             f"{file} lists {len(missing)} of {len(paths)} pictures that are not there, such as "
-            f"{missing[0]!r}, expected paths relative to {file.parent}."
+            f"{missing[0]!r}, expected paths relative to the folder of {file.name}."
         )

@@ -8,6 +8,7 @@ No code of a data set is run. What was downloaded before works offline, with HF_
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Iterator
@@ -48,7 +49,8 @@ class HubSource(Source):
         for p in used:
             yield from (Path(f["filename"]) for f in self.parts[p].cache_files)
         if self._path(0) is not None:
-            yield from (Path(path) for i in range(len(self)) if (path := self._path(i)))
+            paths = (path for i in range(len(self)) if (path := self._path(i)))
+            yield from (self._allowed(path) for path in paths if self._is_allowed(path))
 
     def read(self, i: int) -> bytes:
         """The bytes of picture i."""
@@ -56,6 +58,11 @@ class HubSource(Source):
         if picture["bytes"] is not None:
             return bytes(picture["bytes"])
         return self._allowed(picture["path"]).read_bytes()
+
+    def _is_allowed(self, path: str) -> bool:
+        with contextlib.suppress(OSError):
+            return self._allowed(path).is_file()
+        return False
 
     def _allowed(self, path: str) -> Path:
         """A data set may not make us read other files of this machine."""

@@ -173,7 +173,11 @@ def _relative(root: Path, part: Path, path: str) -> str:
 
 
 def _has_classes(folder: Path) -> bool:
-    return folder.is_dir() and any(_WNID.fullmatch(p.name) and p.is_dir() for p in folder.iterdir())
+    """Whether most folders in it are WordNet ids; else it is somebody's own layout."""
+    if not folder.is_dir():
+        return False
+    names = [p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")]
+    return 2 * sum(_WNID.fullmatch(name) is not None for name in names) > len(names)
 
 
 def _is_flat_val(folder: Path) -> bool:

@@ -160,7 +160,7 @@ def _samples(tar: Path) -> list[_Sample]:
 
 def _members(tar: Path) -> Iterator[tarfile.TarInfo]:
     """The pictures and labels of a tar; refuses what can't be read in place."""
-    end, last = tar.stat().st_size, -1
+    end, last, after = tar.stat().st_size, -1, 0
     try:
         with tarfile.open(tar, "r:") as archive:
             for member in archive:
@@ -168,13 +168,23 @@ def _members(tar: Path) -> Iterator[tarfile.TarInfo]:
                 if member.size < 0 or member.offset_data <= last or member.offset_data + member.size > end:
                     raise SingError(f"{tar} is damaged or cut short at {member.name!r}: fetch it again.")
                 last = member.offset_data
+                after = -(-(last + member.size) // 512) * 512
                 if is_picture(member.name) or member.name.endswith(_LABELS):
                     _require_plain(tar, member)
                     yield member
+        if not _is_ended(tar, after):  # tarfile takes a cut in a header for the end
+            raise SingError(f"{tar} is cut short: it has no end-of-archive mark; fetch it again.")
     except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
         compressed = tar.suffix.lower() != ".tar"
         mend = "unpack it to a plain .tar" if compressed else "fetch it again; compressed ones don't work"
         raise SingError(f"{tar} can't be read as a plain .tar ({error}): {mend}.") from None
+
+
+def _is_ended(tar: Path, after: int) -> bool:
+    """Whether a block of zeros follows the last member, as it does in every whole tar."""
+    with open(tar, "rb") as file:
+        file.seek(after)
+        return file.read(512) == bytes(512)
 
 
 def _require_plain(tar: Path, member: tarfile.TarInfo) -> None:

@@ -10,6 +10,7 @@ and small (depthwise ones) runs slower than the rate says, by a factor of two or
 from __future__ import annotations
 
 import io
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -67,8 +68,12 @@ def blank_clip(model: str) -> Any:
     """A CLIP without memory for its weights."""
     import open_clip
 
-    with torch.device("meta"):
-        return open_clip.create_model(model, pretrained=None, device="meta").eval()
+    logging.disable(logging.WARNING)  # that it has no weights, which is what is wanted
+    try:
+        with torch.device("meta"):
+            return open_clip.create_model(model, pretrained=None, device="meta").eval()
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def work_of(profile: Profile) -> list[Work]:

@@ -321,14 +321,16 @@ def class_medians(scores: pd.DataFrame, run: Run) -> pd.DataFrame:
     """Median |AS| of each classifier and class with its bootstrap interval, degrees."""
     rows = []
     for (name, c), own in scores.groupby(["classifier", "class"], sort=False):
-        ci = _bootstrap(run, lambda a: np.median(a, -1), own["AS"].abs())
+        size = own["AS"].abs()
+        one = {"value": float(size.iloc[0]), "low": float("nan"), "high": float("nan")}  # has no interval
+        interval = one if len(own) < 2 else _interval(_bootstrap(run, lambda a: np.median(a, -1), size))
         low_resolution = own["label"].iloc[0] in run.profile.low_resolution
         rows.append(
             {
                 "classifier": name,
                 "class": c,
                 "photos": len(own),
-                **_interval(ci),
+                **interval,
                 "enlarged": low_resolution,
             }
         )

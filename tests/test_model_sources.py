@@ -330,9 +330,15 @@ def test_a_missing_file_says_so(tmp_path):
         ("torchvision:resnet50@IMAGENET1K_V9", "expected one of DEFAULT, IMAGENET1K_V1.*mean 'IMAGENET1K_V"),
         ("keras:resnet50", "unknown classifier 'keras:resnet50', expected timm:NAME, torchvision:NAME"),
         ("timm:", "unknown classifier 'timm:'"),
+        (
+            "resnet50",
+            "unknown classifier 'resnet50', expected a name with its kind: write torchvision:resnet50",
+        ),
+        ("resnet18.a1_in1k", "write timm:resnet18.a1_in1k"),
+        ("mine.py", "write file:mine.py:FUNCTION"),
         ("file:mine.py", "names no function of a Python file, expected file:PATH.py:FUNCTION"),
         (
-            "efficientnet_lite3",
+            "efficientnet_lite9",
             "or timm:, torchvision:, hf:, file: and a name; did you mean 'efficientnet_lite",
         ),
     ],

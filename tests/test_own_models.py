@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import io
+import json
+import subprocess
+import sys
+import tarfile
+import textwrap
+
 import pytest
 import torch
 
 from sing_utils import SingError
-from sing_utils.rehearsal import generate_pictures
+from sing_utils.classifiers import load_classifier
+from sing_utils.decoding import UnreadableError, read_picture
+from sing_utils.model_sources import load_network
+from sing_utils.profiles import load_profile
+from sing_utils.rehearsal import GENERATED, generate_pictures, rehearsal_parameters
 from sing_utils.run import open_run
+from sing_utils.runner import _inputs_key
+from sing_utils.sources import open_source
 
 OWN = """
 import numpy as np
@@ -67,7 +80,7 @@ def test_a_csv_of_labels_makes_a_run(own_run, tmp_path):
 
 
 def test_few_pictures_of_each_class(own_run):
-    assert own_run(per_class=3).data("Mine").index.groupby("label").size().tolist() == [3, 3]
+    assert own_run(per_class=1).data("Mine").index.groupby(["label", "split"]).size().tolist() == [1] * 4
 
 
 def test_a_head_alone_needs_stored_features(own_run, tmp_path):
@@ -82,3 +95,126 @@ def test_a_head_alone_needs_stored_features(own_run, tmp_path):
     assert len(run.data("Mine").f) == 8
     with pytest.raises(SingError, match=r"head.safetensors is a head without a network, expected one here"):
         run.classifier("Mine")
+
+
+# --------------------------------------------------------------- what a review and a newcomer found
+
+
+def own_file(folder, text):
+    folder.mkdir(exist_ok=True)
+    (folder / "mine.py").write_text(textwrap.dedent(text))
+    return f"file:{folder / 'mine.py'}:build"
+
+
+def test_another_process_finds_the_store_of_ones_own_model(own_run, tmp_path):
+    """Its transform is a function, whose text holds an address in memory."""
+    spec = f"file:{tmp_path / 'mine.py'}:build"
+    code = (
+        "import sys; from sing_utils.classifiers import load_classifier; "
+        "from sing_utils.extraction import extract; c = load_classifier(sys.argv[1]); "
+        "extract(c, sys.argv[2], sys.argv[3], workers=0)"
+    )
+    for _ in range(2):
+        command = [sys.executable, "-c", code, spec, str(tmp_path / "album"), str(tmp_path / "store")]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-500:]
+
+
+def test_ones_own_file_may_import_and_read_what_lies_beside_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    spec = own_file(
+        tmp_path / "models",
+        """
+        import torch
+        import parts_of_mine
+
+        def build():
+            model = parts_of_mine.net()
+            model[2].load_state_dict(torch.load("net.pth", weights_only=True))
+            return model
+        """,
+    )
+    (tmp_path / "models" / "parts_of_mine.py").write_text(
+        "from torch import nn\n"
+        "def net():\n    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2))\n"
+    )
+    torch.save({"weight": torch.ones(2, 3), "bias": torch.zeros(2)}, tmp_path / "models" / "net.pth")
+    assert torch.equal(load_network(spec).model[2].weight, torch.ones(2, 3))
+    (tmp_path / "models" / "net.pth").unlink()
+    with pytest.raises(SingError, match=r"build\(\) stopped with FileNotFoundError: .*net.pth"):
+        load_network(spec)
+
+
+def test_labels_must_be_as_many_as_classes(tmp_path):
+    spec = own_file(tmp_path, OWN.replace('["stripes", "disc"]', '["stripes", "disc", "both"]'))
+    with pytest.raises(SingError, match="has 3 labels for 2 classes, expected one each"):
+        load_classifier.__wrapped__(spec)
+
+
+def test_code_in_a_repository_is_not_run(tmp_path):
+    config = {"model_type": "evil", "auto_map": {"AutoConfig": "evil.Config"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Config: pass\n")
+    code = f"from sing_utils.model_sources import load_network; load_network('hf:{tmp_path}')"
+    done = subprocess.run(
+        [sys.executable, "-c", code], input="y\n" * 9, capture_output=True, text=True, check=False
+    )
+    assert done.returncode != 0
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_run_notices_other_pictures_at_once(own_run, tmp_path):
+    assert own_run().data("Mine").index["label"].nunique() == 2
+    generate_pictures(tmp_path / "other", ["disc", "stripes", "more"])
+    assert own_run(images="other").data("Mine").index["label"].nunique() == 3
+    (tmp_path / "album" / "fit" / "disc" / "00.png").unlink()
+    assert len(own_run().data("Mine").f) == 7
+
+
+def test_weights_beside_ones_own_file_are_inputs_of_a_run(own_run, tmp_path):
+    (tmp_path / "sing_utils").mkdir()
+    profile = own_run().profile
+    before = _inputs_key(tmp_path, profile, {})
+    (tmp_path / "net.pth").write_bytes(b"1")
+    assert _inputs_key(tmp_path, profile, {}) != before
+
+
+def test_a_rehearsal_makes_its_own_pictures_whatever_was_given(root, tmp_path):
+    loaded = load_profile("workshop", root=root, images="album")
+    given = rehearsal_parameters(tmp_path, loaded) | {
+        k: v for k, v in {"images": "album", "seed": 3}.items() if k not in GENERATED
+    }
+    rehearsed = load_profile("workshop", root=root, **given)
+    assert rehearsed.images != "album"
+    assert rehearsed.seed == 3
+
+
+def test_an_encoder_of_ones_own_is_found_from_the_checkout(root, tmp_path, monkeypatch):
+    (tmp_path / "data" / "profiles").mkdir(parents=True)
+    (tmp_path / "clip").mkdir()
+    values = {
+        "name": "x",
+        "classifiers": ["efficientnet_lite0"],
+        "concepts": ["a", "b"],
+        "encoder": "karlo:clip",
+    }
+    (tmp_path / "data" / "profiles" / "x.yaml").write_text(json.dumps(values))
+    monkeypatch.chdir(tmp_path / "data")
+    assert load_profile("x", root=tmp_path).encoder == f"karlo:{tmp_path / 'clip'}"
+
+
+def test_a_picture_that_would_start_a_program_is_rejected():
+    with pytest.raises(UnreadableError, match="cannot identify"):
+        read_picture(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n")
+
+
+def test_a_tar_cut_in_a_header_is_refused(tmp_path):
+    whole = io.BytesIO()
+    with tarfile.open(fileobj=whole, mode="w") as archive:
+        for i in range(3):
+            member = tarfile.TarInfo(f"{i}.png")
+            member.size = 100
+            archive.addfile(member, io.BytesIO(bytes([i]) * 100))
+    (tmp_path / "x.tar").write_bytes(whole.getvalue()[: 2 * 1024 + 100])
+    with pytest.raises(SingError, match="cut short"):
+        open_source(tmp_path / "x.tar")

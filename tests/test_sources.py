@@ -139,9 +139,10 @@ def test_per_label_takes_the_smallest_hashes_and_does_not_depend_on_others(many)
     source = open_source(many)
     chosen = source.select(per_label=2)
     for label in ("c0", "c1", "c2"):
-        paths = [p for p, x, _ in rows(source) if x == label]
-        smallest = sorted(paths, key=lambda p: hashlib.sha256(p.encode()).hexdigest())[:2]
-        assert [p for p, x, _ in rows(chosen) if x == label] == sorted(smallest)
+        for split in ("train", "val"):
+            paths = [p for p, x, s in rows(source) if (x, s) == (label, split)]
+            smallest = sorted(paths, key=lambda p: hashlib.sha256(p.encode()).hexdigest())[:2]
+            assert [p for p, x, s in rows(chosen) if (x, s) == (label, split)] == sorted(smallest)
         assert list(rows(source.select([label], 2))) == [r for r in rows(chosen) if r[1] == label]
     assert len(source.select(per_label=99)) == 20
 
@@ -209,10 +210,13 @@ def test_labels_that_look_like_numbers_or_nothing_stay_as_they_are(tmp_path):
         ("name,label\na.png,x\n", "expected path or file or filename"),
         ("path,label\na.png,x\nb.png,y\n", r"lists 1 of 2 pictures that are not there, such as 'b.png'"),
         ("path,label\na.png,x\n./a.png,y\n", "lists 'a.png' 2 times"),
-        ("path,label\n../a.png,x\n", "lists '../a.png', expected paths inside its own folder"),
-        ("path,label\n/etc/a.png,x\n", "expected paths inside its own folder"),
-        ("path,label\nC:\\a.png,x\n", "expected paths inside its own folder"),
-        ("path,label\n,x\n", "expected paths inside its own folder"),
+        (
+            "path,label\n../a.png,x\n",
+            "lists '../a.png', expected paths relative to its own folder, and inside it",
+        ),
+        ("path,label\n/etc/a.png,x\n", "expected paths relative to its own folder, and inside it"),
+        ("path,label\nC:\\a.png,x\n", "expected paths relative to its own folder, and inside it"),
+        ("path,label\n,x\n", "expected paths relative to its own folder, and inside it"),
         ("path,label\n", "lists no picture"),
         ("", "has the columns \\(none\\), expected path"),
         ("path,label\na.png,tabby, cat\n", r"line 2, has 3 fields, expected 2.*between quotes"),
@@ -293,6 +297,14 @@ def test_imagenet_from_any_of_its_folders(tmp_path, inside):
     source = open_source(tmp_path / inside)
     assert [r[1] for r in rows(source) if r[2] == "val"] == [WNIDS[1], WNIDS[2], WNIDS[0]]
     assert all((tmp_path / inside / p).is_file() for p in source.index["path"])
+
+
+def test_a_folder_with_as_many_classes_of_ones_own_is_not_imagenet(tmp_path):
+    for place in ("train/n01440764", "train/my_cats", "test/my_cats"):
+        picture(tmp_path / place / "a.JPEG")
+    assert {r[1:] for r in rows(open_source(tmp_path))} == {
+        ("n01440764", "train"), ("my_cats", "train"), ("my_cats", "test")
+    }  # fmt: skip
 
 
 def test_imagenet_in_class_folders(tmp_path):

@@ -86,8 +86,21 @@ def test_photo_counts(run):
 )
 def test_evaluation_rows(splits, expected):
     hashes = ["00000000", "00000001", "00000005", "fffffffe", "0"][: len(splits)]
-    index = pd.DataFrame({"split": splits, "sha256": [h.ljust(64, "a") for h in hashes]})
+    index = pd.DataFrame({"split": splits, "label": "x", "sha256": [h.ljust(64, "a") for h in hashes]})
     assert _evaluation(index).tolist() == expected
+
+
+def test_a_small_class_keeps_two_photos_to_evaluate():
+    """Of those whose hashes would leave it none or one; and splits that are all of one kind are none."""
+    big = [f"{i:08x}" for i in range(20)]  # every fifth
+    small = ["00000003", "00000001", "00000008", "00000006"]
+    index = pd.DataFrame({"label": ["big"] * 20 + ["small"] * 4 + ["pair"] * 2})
+    index["sha256"] = [*big, *small, "00000002", "00000001"]
+    index["split"] = "train"
+    chosen = _evaluation(index)
+    assert chosen[index["label"] == "big"].tolist() == [i % 5 == 0 for i in range(20)]
+    assert chosen[index["label"] == "small"].tolist() == [True, True, False, False]
+    assert chosen[index["label"] == "pair"].tolist() == [False, True]
 
 
 # ---------------------------------------------------------------------------- translators
