@@ -171,7 +171,7 @@ def _combination(
         if len(targets.names) != 1:
             raise SingError(
                 f"{targets.path} holds {', '.join(targets.names)}, expected one tensor: say which encoder "
-                "made them, so that they are combined as it does."
+                "(--encoder NAME) made them, so that they are combined as it does."
             )
         return tuple(targets.names), lambda towers: next(iter(towers.values()))
     classifier = str(features.manifest["extractor"].get("name", ""))
