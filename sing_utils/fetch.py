@@ -16,8 +16,9 @@ from pathlib import Path
 from sing_utils.classifiers import load_classifier
 from sing_utils.encoders import load_encoder
 from sing_utils.errors import SingError
+from sing_utils.karlo import REPOSITORY, find_weights
 from sing_utils.model_sources import parse_source
-from sing_utils.needs import KARLO, Need, needs
+from sing_utils.needs import Need, needs
 from sing_utils.profiles import Profile, save_profile
 
 
@@ -62,10 +63,8 @@ def fetch_encoder(name: str) -> str:
 
 
 def _fetch_pictures(need: Need) -> str:
-    if need.repository == KARLO:
-        from sing_utils.karlo import find_weights
-
-        find_weights(KARLO)
+    if need.repository == REPOSITORY:
+        find_weights(REPOSITORY)
     return "here"
 
 
@@ -75,9 +74,9 @@ def pinned(spec: str, commit: str) -> str:
 
 
 def pin(profile: Profile, path: Path) -> list[str]:
-    """Write the profile with every hub classifier pinned to the commit that is in the cache.
+    """Write the profile with classifiers of the hub, and open_clip's encoder, pinned to cached commits.
 
-    torchvision's weights need none: their file's name carries their checksum.
+    torchvision's weights need none: their file's name carries their checksum. Karlo can't be pinned.
 
     Returns:
         The names that were pinned.

@@ -18,11 +18,11 @@ import torch
 import torchvision
 
 from sing_utils.errors import SingError
+from sing_utils.karlo import REPOSITORY as KARLO
 from sing_utils.model_sources import PACKAGED, packaged_file, parse_source
 from sing_utils.profiles import Profile
 from sing_utils.speed import blank_clip, blank_network
 
-KARLO = "kakaobrain/karlo-v1-alpha-image-variations"
 # Where a licence is not written beside the weights' own settings in the library.
 LICENCES = {
     KARLO: "CreativeML OpenRAIL-M",
