@@ -64,8 +64,9 @@ def _download_lines(profile: Profile, missing: list[Need], download: int) -> lis
 
 def _time_lines(profile: Profile, work: list[Work], rates: Rates, count: int) -> list[str]:
     lines = [f"Time for {count:,} pictures on this machine ({rates.device}; measured just now, rough)"]
-    if len(work) < len(profile.classifiers) + (profile.encoder != "embedded"):
-        lines.append("  (classifiers of your own and of hf: are not counted)")
+    counted = profile.encoder.partition(":")[0] not in ("embedded", "planted")
+    if len(work) < len(profile.classifiers) + counted:
+        lines.append("  (classifiers of your own, of hf: and of planted: are not counted)")
     lines += [f"  {w.name}: {_duration(count * rates.seconds(w))}" for w in work]
     workers = profile.workers or max(1, (os.cpu_count() or 2) - 1)
     decoding = count * len(work) / rates.decoded / workers

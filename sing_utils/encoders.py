@@ -304,20 +304,22 @@ def load_embedded(folder: str | Path = EMBEDDED_WEIGHTS) -> EmbeddedEncoder:
     return EmbeddedEncoder("embedded", n, towers, heads, text["mean"], text["weight"], sha256)
 
 
-_KINDS = ("embedded", "karlo", "karlo:FOLDER", "open_clip:MODEL/PRETRAINED")
+_PLANTED = ("planted", "planted:weak")
+_KINDS = ("embedded", *_PLANTED, "karlo", "karlo:FOLDER", "open_clip:MODEL/PRETRAINED")
 
 
 def require_encoder(name: str) -> None:
     """Raise a SingError that names the nearest known encoder unless `name` is one; nothing is loaded."""
-    kind, colon, source = name.partition(":")
+    kind, _, source = name.partition(":")
     if kind == "open_clip":
         from sing_utils.encoders_open_clip import parse_open_clip
 
         parse_open_clip(name)
     elif kind == "karlo" and source:
         _require_source(name, source)
-    elif colon or name not in ("embedded", "karlo"):
-        near = difflib.get_close_matches(kind, ("embedded", "karlo", "open_clip"), n=1, cutoff=0.0)[0]
+    elif name not in ("embedded", *_PLANTED, "karlo"):
+        known = ("embedded", "planted", "karlo", "open_clip")
+        near = difflib.get_close_matches(kind, known, n=1, cutoff=0.0)[0]
         raise SingError(
             f"unknown encoder {name!r}, expected one of {', '.join(_KINDS)}; did you mean {near!r}?"
         )
@@ -335,15 +337,20 @@ def load_encoder(name: str, *, rehearse: bool = False) -> Encoder:
     """Load a vision-language encoder by name, once a process.
 
     Args:
-        name: embedded; karlo or karlo:FOLDER; open_clip:MODEL/TAG[@REVISION] or open_clip:MODEL/FILE.
+        name: embedded; planted or planted:weak; karlo or karlo:FOLDER; open_clip:MODEL/TAG[@REVISION] or
+            open_clip:MODEL/FILE.
         rehearse: the same architecture with random weights, and nothing is downloaded. The embedded
-            encoder stays as it is: it comes with the book.
+            encoder and the planted ones stay as they are: they come with the book.
 
     Raises:
         SingError: for an unknown name, weights that were changed, that are missing and can't be fetched,
             or that would run code when they are read.
     """
     require_encoder(name)
+    if name in _PLANTED:
+        from sing_utils.planted_models import load_planted_encoder
+
+        return load_planted_encoder(name)
     return _load_embedded() if name == "embedded" else _load_clip(name, rehearse)
 
 

@@ -126,6 +126,12 @@ def drawn_note(run: Run) -> str:
         return (
             f"A picture is the photograph of {source} whose embedding is nearest to the translated feature."
         )
+    if kind == "planted":
+        return (
+            "Pictures are drawn from what is read off a translated feature: colours are mixed by their "
+            "probability, and what it does not say is grey and faint. Between two drawn pictures the page "
+            "shows a blend."
+        )
     return (
         f"Pictures are drawn by the decoder “{kind}” from translated features, all from one noise and at one "
         "length (eq. 14): impressions of what a feature means, not the photograph. Between two drawn "

@@ -7,6 +7,7 @@
     torchvision:NAME[@WEIGHTS]         WEIGHTS: such as IMAGENET1K_V1; without it the default ones
     hf:REPO[@REVISION], hf:FOLDER      an image classifier of transformers
     file:PATH.py:FUNCTION              FUNCTION() -> model, or (model, transform)
+    planted:HEAD                       of the planted world, whose null space is known
     head:FILE.safetensors              W and b alone, for stored features: no network at all
 
 >>> parse_source("torchvision:resnet50@IMAGENET1K_V1")
@@ -39,7 +40,7 @@ from torch import Tensor, nn
 from sing_utils.errors import SingError
 from sing_utils.weights import file_digest, tensors_only, weights_digest
 
-KINDS = ("timm", "torchvision", "hf", "file", "head")
+KINDS = ("timm", "torchvision", "hf", "file", "planted", "head")
 Transform = Callable[[Image.Image], Tensor]
 
 
@@ -85,7 +86,7 @@ def parse_source(spec: str) -> Source:
     if kind not in KINDS or not rest:
         raise SingError(
             f"unknown classifier {spec!r}, expected timm:NAME, torchvision:NAME[@WEIGHTS], "
-            "hf:REPO[@REVISION], file:PATH.py:FUNCTION, head:FILE.safetensors, or one of "
+            "hf:REPO[@REVISION], file:PATH.py:FUNCTION, planted:HEAD, head:FILE.safetensors, or one of "
             f"{', '.join(sorted(PACKAGED))}."
         )
     if kind == "file":
@@ -93,6 +94,11 @@ def parse_source(spec: str) -> Source:
         if not path.endswith(".py") or not function.isidentifier():
             raise SingError(f"{spec!r} names no function of a Python file, expected file:PATH.py:FUNCTION.")
         return Source(kind, path, function)
+    if kind == "planted":
+        from sing_utils.planted import HEADS
+
+        _require_known(rest, HEADS, "planted head")
+        return Source(kind, rest)
     name, _, tag = rest.partition("@")
     if kind == "timm":
         _require_known(name.partition(".")[0], timm.list_models(), "timm model")
@@ -134,7 +140,14 @@ def load_network(spec: str, *, rehearse: bool = False) -> Network:
             checksum, or that would run code when they are read.
     """
     source = parse_source(spec)
-    load = {"package": _package, "timm": _timm, "torchvision": _torchvision, "hf": _hf, "file": _file}
+    load = {
+        "package": _package,
+        "timm": _timm,
+        "torchvision": _torchvision,
+        "hf": _hf,
+        "file": _file,
+        "planted": _planted,
+    }
     if source.kind == "head":
         raise SingError(f"{spec} is a head without a network, expected one here: features must be stored.")
     with torch.random.fork_rng(devices=[]), tensors_only(spec):
@@ -360,6 +373,15 @@ def _file(source: Source, rehearse: bool) -> Network:
     return Network(
         model, transform or _own_transform(model), labels, weights_digest(model), f"{path.name} {code}"
     )
+
+
+def _planted(source: Source, rehearse: bool) -> Network:
+    from sing_utils.planted_heads import build_classifier  # imports encoders, which import this module
+
+    model, transform = build_classifier(source.name)
+    labels = model.labels
+    # Trained on drawn scenes and small: a rehearsal takes it as it is.
+    return Network(model, transform, labels, weights_digest(model), _library("timm"))
 
 
 @contextmanager

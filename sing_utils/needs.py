@@ -92,6 +92,8 @@ def _classifier(name: str, spec: str) -> Need:
     if source.kind == "hf":
         here = Path(source.name).is_dir() or _in_cache(source.name, source.version)
         return Need(name, spec, source.name, None, "see its card", here, fetch)
+    if source.kind == "planted":
+        return Need(name, spec, "", 0, "in this checkout", True, "")
     return Need(name, spec, "", 0, "your own", Path(source.name).is_file(), "")
 
 
@@ -108,7 +110,7 @@ def _encoder(name: str) -> Need:
     fetch = f"sing fetch --encoder {name}"
     if name.startswith("karlo"):
         return _karlo("encoder", name)
-    if name == "embedded":
+    if name.partition(":")[0] in ("embedded", "planted"):
         return Need("encoder", name, "", 0, "in this checkout", True, "")
     import open_clip
 

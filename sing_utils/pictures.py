@@ -122,6 +122,10 @@ def _decoder(kind: str, source: str, **options: Any) -> Pictures:
 
         name = f"mini:{source}" if source else "mini"
         return MiniUnCLIP.load(source or MINI_WEIGHTS, name=name, **options)
+    if kind == "planted":
+        from sing_utils.planted_models import Renderer
+
+        return Renderer(**options)
     from sing_utils.karlo import REPOSITORY, Karlo
 
     return Karlo.load(source or REPOSITORY, **options)
@@ -130,10 +134,10 @@ def _decoder(kind: str, source: str, **options: Any) -> Pictures:
 def require_backend(name: str) -> str:
     """`name`, or a SingError if there is no such way to pictures."""
     kind, _, source = name.partition(":")
-    if kind not in ("mini", "karlo") and not (kind == "photos" and source):
+    if name != "planted" and kind not in ("mini", "karlo") and not (kind == "photos" and source):
         raise SingError(
             f"unknown picture backend {name!r}, expected mini or karlo (with :FOLDER for weights of your "
-            "own), or photos:FOLDER."
+            "own), planted, or photos:FOLDER."
         )
     return name
 
@@ -145,7 +149,8 @@ def load_pictures(
 
     Args:
         name: "mini" (the embedded profile's decoder), "karlo" (UnCLIP, fetched from the model hub or
-            found in its cache), either with ":FOLDER" for weights of your own, or "photos:FOLDER".
+            found in its cache), either with ":FOLDER" for weights of your own; "planted" (scenes drawn
+            from what is read off the embedding), or "photos:FOLDER".
         encoder: whose embeddings will be given; must fit in width; needed for photos.
         base: folder that a relative FOLDER starts from; None: the working folder.
         options: of `MiniUnCLIP.load` or `Karlo.load`, such as steps or save_memory.
@@ -179,6 +184,10 @@ def require_fit(name: str, encoder: Encoder, *, base: Path | None = None) -> Non
             list_pictures(source)
         return
     width = KARLO_WIDTH if kind == "karlo" and not source else None
+    if kind == "planted":
+        from sing_utils.planted_models import DIM
+
+        width = DIM
     folder = Path(source) if source else MINI_WEIGHTS
     if kind == "mini" or folder.is_dir():
         width = width or _width_of(kind, folder)
@@ -186,7 +195,7 @@ def require_fit(name: str, encoder: Encoder, *, base: Path | None = None) -> Non
         raise SingError(
             f"the decoder {name!r} takes embeddings of width {width}, but the encoder {encoder.name!r} "
             f"gives {encoder.dim}: choose the decoder that belongs to the encoder (mini to embedded, "
-            "karlo to karlo)."
+            "planted to planted, karlo to karlo)."
         )
 
 

@@ -29,6 +29,7 @@ GENERATED = (
 )
 KARLO_WIDTH = 768
 CLASSES = 3
+SCENES = "planted:150"
 
 
 def rehearsal_parameters(root: Path, profile: Profile) -> dict[str, Any]:
@@ -67,9 +68,14 @@ def rehearsal_parameters(root: Path, profile: Profile) -> dict[str, Any]:
         values["picture_options"] = {"steps": 2, "super_resolution_steps": 2}
     elif kind == "photos":
         values["picture_backend"] = "photos"
+    elif kind == "planted":
+        pass  # it draws at once
     else:
         values["picture_options"] = {"steps": 2}
-    return values
+    if (profile.images or "").startswith("planted:"):
+        # Its encoder reads no words but those of its own scenes.
+        values |= {"images": SCENES, "classes": None, "source_class": None}
+    return values | {"planted_worlds": 2, "planted_scenes": 300}
 
 
 def rehearsal_classes(classes: dict[str, str], wanted: list[str]) -> dict[str, str]:

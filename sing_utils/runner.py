@@ -259,6 +259,7 @@ def _inputs_key(root: Path, profile: Profile, parameters: dict[str, Any]) -> str
     data = [p.read_text() for p in sorted(stores)]
     embedded = root / "data" / "embedded"
     weights = sorted([*(embedded / "encoder").glob("*"), *_weights_of(embedded / "decoder")])
+    weights += sorted((root / "data" / "planted" / "weights").glob("*"))
     data += [hashlib.sha256(p.read_bytes()).hexdigest() for p in weights if p.is_file()]
     files = [Path(f) for f in run_pictures(root, profile).files] if profile.pictures is not None else []
     own = [parse_source(rooted(profile.source_of(name), root)) for name in profile.classifiers]

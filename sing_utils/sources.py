@@ -264,6 +264,7 @@ def open_source(spec: str | Path) -> PictureSource:
             - LABELS.csv beside its pictures (`sing_utils.sources_csv`)
             - WebDataset shards: `x.tar`, `x-{000..009}.tar`, `folder/*.tar` (`sing_utils.sources_tar`)
             - hf:NAME[@REVISION][#SPLIT], a data set by name (`sing_utils.sources_hub`)
+            - planted:COUNT[@SEED], drawn scenes of the planted world (`sing_utils.planted`)
 
     Raises:
         SingError: for anything else, or what can't be read.
@@ -273,6 +274,10 @@ def open_source(spec: str | Path) -> PictureSource:
     text = str(spec)
     if text.startswith("hf:"):
         return sources_hub.open_dataset(text)
+    if text.startswith("planted:"):
+        from sing_utils.planted import open_scenes  # it imports this module
+
+        return open_scenes(text)
     if text.startswith("pipe:") or "://" in text:
         raise SingError(
             f"{text} is a command or an address, expected files of this machine: download them first, "

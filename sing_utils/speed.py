@@ -83,7 +83,7 @@ def work_of(profile: Profile) -> list[Work]:
         if parse_source(profile.source_of(name)).kind in ("package", "timm", "torchvision"):
             network = blank_network(profile.source_of(name))
             work.append(_count(name, network.model, network.transform))
-    if profile.encoder != "embedded":
+    if profile.encoder.partition(":")[0] not in ("embedded", "planted"):
         model = "ViT-L-14"  # Karlo's own CLIP has its shape
         if profile.encoder.startswith("open_clip:"):
             model = profile.encoder.removeprefix("open_clip:").partition("/")[0]

@@ -29,8 +29,8 @@ def parameters_of(path):
     return [c.source for c in code_cells(path) if "parameters" in c.metadata.get("tags", [])]
 
 
-def test_there_are_six_or_more():
-    assert [p.stem[:2] for p in NOTEBOOKS][:6] == ["00", "01", "02", "03", "04", "05"]
+def test_there_are_seven():
+    assert [p.stem[:2] for p in NOTEBOOKS] == ["00", "01", "02", "03", "04", "05", "06"]
 
 
 @each
@@ -163,3 +163,28 @@ def test_the_notebooks_run_with_other_parameters(tmp_path):
     assert tables["picture_changes"]["IS"].max() == 12.0
     drawn = [o for c in code_cells(done[5].path) for o in c.outputs if "sing-gallery" in str(o)]
     assert len(drawn) == 7
+
+
+def test_the_planted_profile_runs_from_end_to_end(tmp_path):
+    """All notebooks in the planted world, at its smallest; what is known beforehand comes out."""
+    folder = tmp_path / "run"
+    given = {
+        "images": "planted:300@7",
+        "classifiers": ["clean", "leaky"],
+        "classes": ["circle", "star", "heart"],
+        "concepts": ["a red object", "an object on a pink background", "an object under a cloud"],
+        "targets": ["red object", "object on a pink background"],
+        "adamw_epochs": 1,
+        "bootstrap_draws": 100,
+        "thumbnails": 2,
+        "explorer_photos": 1,
+        "planted_worlds": 2,
+        "planted_scenes": 600,
+    }
+    done = run_profile(ROOT, "planted", overrides=given, run_dir=str(folder), progress=False)
+    assert [e.ran for e in done] == [True] * len(NOTEBOOKS)
+    tables = {p.stem: pd.read_parquet(p) for p in (folder / "results").glob("*.parquet")}
+    assert set(tables["heads"]["null dimension"]) == {64}
+    assert (tables["certificates"]["top-1 changes"] == 0).all()
+    assert tables["planted_validation"]["passed"].all()
+    assert set(tables["planted_recovery"]["seed"]) == {0, 1}

@@ -36,11 +36,15 @@ def test_generated_pictures_are_the_same_each_time_and_differ_from_each_other(tm
     assert len({x.tobytes() for x in first.values()}) == 8
 
 
-@pytest.mark.parametrize("name", ["embedded", "paper", "workshop"])
+@pytest.mark.parametrize("name", ["embedded", "paper", "planted", "workshop"])
 def test_every_profile_can_be_rehearsed(name, root, tmp_path):
     values = rehearsal_parameters(tmp_path, load_profile(name, root=root))
     rehearsed = load_profile(name, root=root, **values)
     assert rehearsed.rehearse
+    assert rehearsed.planted_scenes < 1000
+    if name == "planted":
+        assert rehearsed.pictures == "planted:150"
+        return
     assert (tmp_path / rehearsed.pictures).is_dir()
     labels = {p.name for p in (tmp_path / rehearsed.pictures / "fit").iterdir()}
     assert labels == set(rehearsed.classes)

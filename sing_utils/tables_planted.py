@@ -1,0 +1,502 @@
+"""Tables of the planted validation: what is planted beside what the scores find, over several worlds.
+
+Each statistic is computed in every world by itself; intervals are over worlds (Student's t).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy import stats
+
+from sing_utils.errors import SingError
+from sing_utils.planted import FACTORS, HEADS, WORDINGS, phrase
+from sing_utils.planted_heads import REST, Planted
+from sing_utils.planted_models import load_reader
+from sing_utils.planted_scores import World, build_world, fit_translator, measure
+from sing_utils.steering import largest_image_score, null_direction, random_null_direction, steer
+from sing_utils.translator import Translator
+
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+MOST_SHAPE = 0.75  # a head that ignores all of the shape would name nothing
+SCORES = ("|AS|", "AS", "contrast")
+# Which way a score goes where a factor is ignored: |AS| grows, the two others fall.
+DIRECTION = {"|AS|": 1.0, "AS": -1.0, "contrast": -1.0}
+STEPS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+
+
+def build_worlds(count: int, *, scenes: int, seed: int = 0) -> list[World]:
+    """Worlds with seeds of their own, each with both encoders, a sixth as many scenes to evaluate.
+
+    Raises:
+        SingError: for fewer than 2 worlds: nothing could be said about the spread.
+    """
+    if count < 2:
+        raise SingError(f"{count} world(s) have no spread, expected at least 2: raise planted_worlds.")
+    names = ("planted", "planted:weak")
+    return [
+        build_world(seed + i, scenes=scenes, evaluation=scenes // 6, encoders=names) for i in range(count)
+    ]
+
+
+def over_worlds(values: Sequence[float], *, level: float = 0.95) -> dict[str, float]:
+    """Mean over worlds with its t interval: value, low, high. Worlds without a value are left out."""
+    x = np.asarray([v for v in values if np.isfinite(v)], dtype=float)
+    if len(x) < 2:
+        return {
+            "value": float(x.mean()) if len(x) else float("nan"),
+            "low": float("nan"),
+            "high": float("nan"),
+        }
+    half = float(stats.t.ppf((1 + level) / 2, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x)))
+    return {"value": float(x.mean()), "low": float(x.mean()) - half, "high": float(x.mean()) + half}
+
+
+# -------------------------------------------------------------------------------- the heads
+
+
+def named_heads(worlds: Sequence[World], *, level: float) -> pd.DataFrame:
+    """The four named heads: accuracy on evaluation scenes and null dimension, with intervals."""
+    rows = []
+    for name, options in HEADS.items():
+        found = [_accuracy(w, w.plant(name, **options)) for w in worlds]
+        rows.append(
+            {"head": name, **over_worlds(found, level=level), "null dimension": _null_dim(worlds[0], name)}
+        )
+    return pd.DataFrame(rows)
+
+
+def _accuracy(world: World, head: Planted) -> float:
+    guess = head.logits(head.features(world.evaluation.h)).argmax(1).numpy()
+    return float((guess == world.evaluation.levels[:, 0]).mean())
+
+
+def _null_dim(world: World, name: str) -> int:
+    return world.plant(name, **HEADS[name]).spaces().null_dim
+
+
+def truth(worlds: Sequence[World]) -> pd.DataFrame:
+    """Named heads x factors: the planted share, and what changing scenes shows; means over worlds."""
+    frames = [measure(w, w.plant(name, **options)) for w in worlds for name, options in HEADS.items()]
+    return pd.concat(frames, ignore_index=True)
+
+
+# --------------------------------------------------------------------------------- recovery
+
+
+def random_shares(rng: np.random.Generator) -> dict[str, float]:
+    """Planted shares drawn for each factor by itself; ends are twice as likely as what lies between."""
+    p = np.array([2, 1, 1, 1, 2]) / 7
+    shares = {f: float(rng.choice(SHARES, p=p)) for f in FACTORS}
+    shares["shape"] = min(shares["shape"], MOST_SHAPE)
+    return shares
+
+
+def recovery(
+    worlds: Sequence[World], *, heads: int = 24, plant: dict[str, Any] | None = None, **options: Any
+) -> pd.DataFrame:
+    """Measure heads with random planted shares: one row a world, head and factor.
+
+    Args:
+        worlds: each with heads of its own.
+        heads: a world.
+        plant: further options of every head, such as m.
+        options: of `fit_translator` (rows, without_null, ridge, encoder) and `measure` (wording).
+    """
+    wording = options.pop("wording", WORDINGS[0])
+    encoder = options.get("encoder", "planted")
+    frames = []
+    for world in worlds:
+        rng = np.random.default_rng([world.seed, 1])
+        for i in range(heads):
+            head = world.plant(
+                f"head {i}", ignored=random_shares(rng), seed=1000 * world.seed + i, **(plant or {})
+            )
+            T = fit_translator(world, head, **options)
+            frames.append(measure(world, head, T, encoder=encoder, wording=wording))
+    return pd.concat(frames, ignore_index=True)
+
+
+def agreement(table: pd.DataFrame, *, level: float) -> pd.DataFrame:
+    """How well each score recovers what is planted: rank correlation and ROC area, factor by factor.
+
+    The ROC area asks whether a head ignores most of a factor (a share of 0.75 or more) or nothing of it;
+    heads between are left out. 0.5 is chance, 1 is perfect. Also with all factors together ("all").
+    """
+    rows = []
+    for factor in ("all", *FACTORS):
+        own = table if factor == "all" else table[table["factor"] == factor]
+        for score in SCORES:
+            by_world = [g for _, g in own.groupby("seed")]
+            for name, statistic in (("rank correlation", rank_correlation), ("ROC area", roc_area)):
+                found = [statistic(g, score) for g in by_world]
+                rows.append(
+                    {"factor": factor, "score": score, "statistic": name, **over_worlds(found, level=level)}
+                )
+    return pd.DataFrame(rows)
+
+
+def rank_correlation(table: pd.DataFrame, score: str) -> float:
+    """Spearman's rho of the planted share and a score, turned so that 1 is perfect; no unit."""
+    if table["planted"].nunique() < 2 or table[score].nunique() < 2:
+        return float("nan")
+    return float(DIRECTION[score] * stats.spearmanr(table["planted"], table[score])[0])
+
+
+def roc_area(table: pd.DataFrame, score: str) -> float:
+    """Area under the ROC curve of "most of this factor is ignored" by a score; no unit."""
+    ends = table[(table["planted"] == 0) | (table["planted"] >= MOST_SHAPE)]
+    if (ends["planted"] == 0).nunique() < 2:
+        return float("nan")
+    turned = DIRECTION[score] * ends[score]
+    ignored, seen = turned[ends["planted"] > 0], turned[ends["planted"] == 0]
+    return float(stats.mannwhitneyu(ignored, seen).statistic / (len(ignored) * len(seen)))
+
+
+# ------------------------------------------------------------------------------ calibration
+
+
+def calibration(worlds: Sequence[World], *, shares: Sequence[float] = STEPS) -> pd.DataFrame:
+    """Scores along the planted share of one factor, all else visible, and all else ignored.
+
+    One row a world, factor, share and setting; settings are "others seen" and "others ignored". The shape
+    goes up to 0.9 and is always seen where it is one of the others.
+    """
+    rows = []
+    for world in worlds:
+        for factor in FACTORS:
+            others = [f for f in FACTORS if f not in (factor, "shape")]
+            for setting, base in (("others seen", {}), ("others ignored", dict.fromkeys(others, 1.0))):
+                for share in shares:
+                    if factor == "shape" and share > 0.9:
+                        continue
+                    head = world.plant("calibration", ignored={**base, factor: share})
+                    own = measure(world, head)
+                    rows.append({"setting": setting, **own[own["factor"] == factor].iloc[0].to_dict()})
+    return pd.DataFrame(rows)
+
+
+def calibration_summary(table: pd.DataFrame) -> pd.DataFrame:
+    """One row a factor, setting and score: is it monotone, and is it linear?
+
+    Columns:
+        monotone: share of worlds and steps in which more planted gives a more extreme score.
+        linear: R^2 of a straight line through the means over worlds.
+        all of it: the mean score where the factor is ignored most, degrees.
+    """
+    rows = []
+    for (factor, setting), own in table.groupby(["factor", "setting"], sort=False):
+        for score in SCORES:
+            wide = own.pivot(index="seed", columns="planted", values=score)  # (worlds, shares)
+            means, shares = wide.mean().to_numpy(), wide.columns.to_numpy()
+            onward = DIRECTION[score] * np.diff(wide.to_numpy(), axis=1) > 0
+            rows.append(
+                {
+                    "factor": factor,
+                    "setting": setting,
+                    "score": score,
+                    "monotone": float(onward.mean()),
+                    "linear": float(stats.pearsonr(shares, means)[0] ** 2),
+                    "all of it": float(means[-1]),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def detection(recovered: pd.DataFrame, *, power: float = 0.8) -> pd.DataFrame:
+    """From which planted share on does a score stand out among heads that ignore nothing of the factor?
+
+    Columns:
+        zero: what 95 % of the heads with share 0 stay below (|AS|) or above (the others), degrees.
+        0.25, 0.5, 0.75, 1.0: share of the heads with that planted share whose score is beyond `zero`.
+        detectable from: smallest share from which on that is at least `power`; NaN: none.
+    """
+    rows = []
+    for factor in FACTORS:
+        own = recovered[recovered["factor"] == factor]
+        for score in SCORES:
+            turned = DIRECTION[score] * own[score]
+            zero = float(np.quantile(turned[own["planted"] == 0], 0.95))
+            beyond = (turned > zero).groupby(own["planted"]).mean().drop(0.0)
+            enough = np.logical_and.accumulate((beyond >= power).to_numpy()[::-1])[::-1]
+            first = float(beyond.index[enough][0]) if enough.any() else float("nan")
+            shown = {f"{share:g}": float(beyond.get(share, np.nan)) for share in SHARES[1:]}
+            rows.append(
+                {
+                    "factor": factor,
+                    "score": score,
+                    "zero": DIRECTION[score] * zero,
+                    **shown,
+                    "detectable from": first,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+# -------------------------------------------------------------------------------- confounds
+
+CONFOUNDS: dict[str, dict[str, Any]] = {
+    "as it should be": {},
+    "half the null dimension (m = 64)": {"plant": {"m": 64}},
+    "1.5 times the null dimension (m = 128)": {"plant": {"m": 128}},
+    "translator from 100 scenes": {"rows": 100},
+    "translator from 300 scenes": {"rows": 300},
+    "translator fitted without the null component": {"without_null": True},
+    "ridge 100 times the chosen one": {"ridge": 100.0},
+    "weak encoder": {"encoder": "planted:weak"},
+    "prompts reworded (“a scene with …”)": {"wording": WORDINGS[4]},
+    "prompts reworded (no opening)": {"wording": WORDINGS[6]},
+    "mean feature in the null space": {"plant": {"mean_ignored": True}},
+    "rest 5 times as strong": {"plant": {"rest": 5 * REST}},
+    "rest 5 times as strong, m = 64": {"plant": {"rest": 5 * REST, "m": 64}},
+    "rest 5 times as strong, translator from 100 scenes": {"plant": {"rest": 5 * REST}, "rows": 100},
+}
+
+# Ways to conclude, most of them the paper's, about heads whose truth is known here; and their short names.
+CONCLUSIONS = {
+    "the leaky head has the larger |AS| toward its class than the clean one": "leaky found by |AS|",
+    "the leaky head has the lower contrast toward its class than the clean one": "leaky found by contrast",
+    "the leaky head has the lower IS/|AS| than the clean one": "leaky found by IS/|AS|",
+    "|AS| tells ignored factors from seen ones (ROC area above 0.9)": "ignored found by |AS|",
+    "contrast tells ignored factors from seen ones (ROC area above 0.9)": "ignored found by contrast",
+    "the head that sees all has the smallest IS": "sees-all found by IS",
+}
+
+
+def confounds(worlds: Sequence[World], *, heads: int = 12) -> pd.DataFrame:
+    """Each condition: scores of the named heads and of `heads` random ones, in every world."""
+    frames = []
+    for condition, given in CONFOUNDS.items():
+        options = dict(given)
+        plant = dict(options.pop("plant", {}))
+        found = recovery(worlds, heads=heads, plant=plant, **options)
+        wording, encoder = options.pop("wording", WORDINGS[0]), options.get("encoder", "planted")
+        for world in worlds:
+            for name, own in HEADS.items():
+                head = world.plant(name, **{**own, **plant})
+                T = fit_translator(world, head, **options)
+                found = pd.concat([found, measure(world, head, T, encoder=encoder, wording=wording)])
+        frames.append(found.assign(condition=condition))
+    return pd.concat(frames, ignore_index=True)
+
+
+def confound_summary(table: pd.DataFrame, *, level: float) -> pd.DataFrame:
+    """One row a condition and quantity, with its interval over worlds."""
+    rows = []
+    for condition, own in table.groupby("condition", sort=False):
+        random = own[own["head"].str.startswith("head ")]
+        worlds = list(random.groupby("seed"))
+        quantities = {
+            "ROC area by |AS|": [roc_area(g, "|AS|") for _, g in worlds],
+            "ROC area by contrast": [roc_area(g, "contrast") for _, g in worlds],
+            "median IS of “clean” (°)": _of(own, "clean", "shape", "IS"),
+            "|AS| of “clean” toward the shape (°)": _of(own, "clean", "shape", "|AS|"),
+            "|AS| of “leaky” toward the shape (°)": _of(own, "leaky", "shape", "|AS|"),
+            "contrast of “clean” toward the shape (°)": _of(own, "clean", "shape", "contrast"),
+            "contrast of “leaky” toward the shape (°)": _of(own, "leaky", "shape", "contrast"),
+            "cosine of Tf and z": _of(own, "clean", "shape", "cosine"),
+        }
+        rows += [
+            {"condition": condition, "quantity": q, **over_worlds(v, level=level)}
+            for q, v in quantities.items()
+        ]
+    return pd.DataFrame(rows)
+
+
+def _of(table: pd.DataFrame, head: str, factor: str, column: str) -> list[float]:
+    own = table[(table["head"] == head) & (table["factor"] == factor)]
+    return own.sort_values("seed")[column].tolist()
+
+
+def conclusions(table: pd.DataFrame) -> pd.DataFrame:
+    """Which of the paper's ways to conclude hold under each condition: in how many of the worlds.
+
+    Columns: condition, conclusion, worlds (in which it holds), of (worlds).
+    """
+    rows = []
+    for condition, own in table.groupby("condition", sort=False):
+        checks: dict[str, list[bool]] = {conclusion: [] for conclusion in CONCLUSIONS}
+        for _, world in own.groupby("seed"):
+            shape = world[world["factor"] == "shape"].set_index("head")
+            clean, leaky = shape.loc["clean"], shape.loc["leaky"]
+            random = world[world["head"].str.startswith("head ")]
+            smallest = shape.loc[list(HEADS), "IS"]
+            answers = [
+                leaky["|AS|"] > clean["|AS|"],
+                leaky["contrast"] < clean["contrast"],
+                _ratio(leaky) < _ratio(clean),
+                roc_area(random, "|AS|") > 0.9,
+                roc_area(random, "contrast") > 0.9,
+                smallest.idxmin() == "sees-all" and smallest.max() > 0,
+            ]
+            for key, answer in zip(checks, answers, strict=True):
+                checks[key].append(bool(answer))
+        rows += [
+            {
+                "condition": condition,
+                "conclusion": k,
+                "short": CONCLUSIONS[k],
+                "worlds": sum(v),
+                "of": len(v),
+            }
+            for k, v in checks.items()
+        ]
+    return pd.DataFrame(rows)
+
+
+def _ratio(row: pd.Series) -> float:
+    """IS / |AS|; NaN where both are 0, of which no order follows."""
+    return float(row["IS"] / row["|AS|"]) if row["|AS|"] > 0 else float("nan")
+
+
+# --------------------------------------------------------------------------------- steering
+
+
+def steering(worlds: Sequence[World], *, degrees: float = 25.0, scenes: int = 60) -> pd.DataFrame:
+    """Steer scenes toward another level of each factor, and read what is reached.
+
+    One row a world, named head, factor and direction ("toward the prompt", or "random": a null direction of
+    the same length of IS). `reached`: share of scenes that turn so far in which the factor is then read as
+    the wanted level; `before`: the same before the step. `other factors`: share of readings of all other
+    factors that are as before. `step`: median length of the step, in lengths of the feature.
+    """
+    return pd.DataFrame(
+        [
+            row
+            for world in worlds
+            for name, options in HEADS.items()
+            for row in _steer_head(world, world.plant(name, **options), degrees, scenes)
+        ]
+    )
+
+
+def _steer_head(world: World, head: Planted, degrees: float, scenes: int) -> list[dict[str, Any]]:
+    T, spaces = fit_translator(world, head), head.spaces()
+    f, levels = head.features(world.evaluation.h[:scenes]), world.evaluation.levels[:scenes]
+    texts, rng = world.texts(), np.random.default_rng(world.seed)
+    before = _read(T, f)
+    rows, start = [], 0
+    for k, (factor, names) in enumerate(FACTORS.items()):
+        wanted = (levels[:, k] + rng.integers(1, len(names), len(levels))) % len(names)
+        u = texts[start + wanted]  # (N, n)
+        start += len(names)
+        ways = {
+            "toward the prompt": null_direction(f, u, T, spaces),
+            "random": random_null_direction(len(f), spaces, seed=world.seed),
+        }
+        for way, d in ways.items():
+            turn = torch.minimum(torch.full((len(f),), degrees).double(), 0.9 * largest_image_score(f, d, T))
+            there = steer(f, u, T, spaces, degrees=turn, direction=d)
+            ok = ~there.epsilon.isnan()
+            after = _read(T, there.f_eps[ok])
+            kept = [np.mean(after[g] == before[g][ok.numpy()]) for g in FACTORS if g != factor]
+            rows.append(
+                {
+                    "seed": world.seed,
+                    "head": head.name,
+                    "factor": factor,
+                    "planted": head.ignored[factor],
+                    "direction": way,
+                    "before": float(np.mean(before[factor] == wanted)),
+                    "reached": float(np.mean(after[factor] == wanted[ok.numpy()])),
+                    "other factors": float(np.mean(kept)),
+                    "IS": float(there.IS[ok].mean()),
+                    "step": float((there.epsilon[ok] / f[ok].norm(dim=1)).median()),
+                    "scenes": int(ok.sum()),
+                }
+            )
+    return rows
+
+
+def _read(T: Translator, f: torch.Tensor) -> dict[str, np.ndarray]:
+    """Factor -> the level that is read off T f, (N,)."""
+    return {factor: p.argmax(1).numpy() for factor, p in load_reader()(T(f)).items()}
+
+
+# ------------------------------------------------------------------------------- validation
+
+
+def validation(recovered: pd.DataFrame, calibrated: pd.DataFrame, worlds: Sequence[World]) -> pd.DataFrame:
+    """Is the method and this code right, where the answer is known? One row a check, rules set beforehand.
+
+    Columns: check, found, rule, passed.
+    """
+    moved, flips = [], 0
+    for world in worlds:
+        for name, options in HEADS.items():
+            head = world.plant(name, **options)
+            f = head.features(world.evaluation.h)
+            proof = head.spaces().certificate(f, bias=head.bias)
+            moved.append(proof.relative_change / proof.bound)
+            flips += proof.top1_changes
+    full = calibrated[calibrated["planted"] >= 0.9]
+    by_world = [g for _, g in recovered.groupby("seed")]
+    area = float(np.mean([roc_area(g, "contrast") for g in by_world]))
+    rank = float(np.mean([rank_correlation(g, "contrast") for g in by_world]))
+    close = float((recovered["planted"] - recovered["counterfactual"]).abs().median())
+    ignored = float((full["contrast"] < 0).mean())
+    held = float(recovered["cosine"].mean())
+    rows = [
+        (
+            "The logits of equivalent pairs are equal",
+            f"{max(moved):.2g} of the bound, {flips} top-1 changes",
+            "within the bound, no change",
+            max(moved) <= 1 and flips == 0,
+        ),
+        (
+            "Changed scenes show the planted shares",
+            f"median difference {close:.3f}",
+            "at most 0.1",
+            close <= 0.1,
+        ),
+        (
+            "Ignored factors are told from seen ones",
+            f"ROC area by contrast {area:.3f}",
+            "at least 0.9",
+            area >= 0.9,
+        ),
+        (
+            "More ignored gives more contrast",
+            f"rank correlation {rank:.3f}",
+            "at least 0.8",
+            rank >= 0.8,
+        ),
+        (
+            "An ignored level loses more than its alternatives (contrast below 0)",
+            f"{100 * ignored:.0f} % of cases",
+            "at least 90 %",
+            ignored >= 0.9,
+        ),
+        (
+            "The translator is faithful to scenes that it never saw",
+            f"cosine {held:.3f}",
+            "at least 0.7",
+            held >= 0.7,
+        ),
+    ]
+    return pd.DataFrame(rows, columns=["check", "found", "rule", "passed"])
+
+
+def example_prompts() -> pd.DataFrame:
+    """Factor, its levels, and the prompt of the first."""
+    rows = [(f, ", ".join(v), phrase(f, v[0])) for f, v in FACTORS.items()]
+    return pd.DataFrame(rows, columns=["factor", "levels", "prompt of the first level"])
+
+
+def encoder_quality(card: dict[str, Any]) -> pd.DataFrame:
+    """What training measured of both encoders, on scenes of other seeds: shares of hits."""
+    both = {"encoder": card["planted"], "weak encoder": card["planted:weak"]}
+    names = [k for k in card["planted"] if "top-1" in k or k.startswith("zero-shot")]
+    order = sorted(names, key=lambda k: ("top-1" not in k, k))
+    return pd.DataFrame([{"measure": k, **{e: values[k] for e, values in both.items()}} for k in order])
+
+
+def shown_confounds(summary: pd.DataFrame) -> pd.DataFrame:
+    """The summary as people read it: a row a condition, a column a quantity, with intervals."""
+    text = [f"{r.value:.2f} ({r.low:.2f} to {r.high:.2f})" for r in summary.itertuples()]
+    wide = summary.assign(text=text).pivot(index="condition", columns="quantity", values="text")
+    return wide.loc[summary["condition"].unique(), summary["quantity"].unique()].reset_index()

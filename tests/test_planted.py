@@ -1,0 +1,331 @@
+"""The planted world: scenes, words, networks, heads whose null space is known, and the validation."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from sing_utils import findings_planted, planted_scores, tables_planted
+from sing_utils.classifiers import load_classifier
+from sing_utils.encoders import load_encoder
+from sing_utils.errors import SingError
+from sing_utils.head import HeadSpaces
+from sing_utils.pictures import load_pictures
+from sing_utils.planted import FACTORS, HEADS, WORDINGS, Scenes, caption, phrase
+from sing_utils.planted_heads import DIMS, Recoding, contrasts, plant
+from sing_utils.planted_models import load_backbone, load_reader, pooled
+from sing_utils.planted_scores import build_world, fit_translator, measure
+from sing_utils.sources import open_source
+from sing_utils.translator import Translator
+
+# ------------------------------------------------------------------------------------ scenes
+
+
+def test_a_scene_does_not_depend_on_how_many_there_are():
+    few, many = Scenes(3, seed=4), Scenes(30, seed=4)
+    for i in range(3):
+        assert few[i] == many[i]
+        assert few[i].picture().tobytes() == many[i].picture().tobytes()
+    assert Scenes(3, seed=5)[0].picture().tobytes() != few[0].picture().tobytes()
+
+
+def test_factors_are_even_and_independent():
+    levels = Scenes(6000).levels
+    for k, names in enumerate(FACTORS.values()):
+        counts = np.bincount(levels[:, k], minlength=len(names)) / 6000
+        assert np.abs(counts - 1 / len(names)).max() < 0.03
+    codes = contrasts(levels)
+    cross = (codes.mT @ codes / len(codes)).numpy()
+    start = 0
+    for d in DIMS.values():
+        cross[start : start + d, start : start + d] = 0
+        start += d
+    assert np.abs(cross).max() < 0.05
+
+
+@pytest.mark.parametrize("factor", FACTORS)
+def test_a_change_of_one_factor_changes_the_picture_and_nothing_else(factor):
+    scene = Scenes(5, seed=2)[3]
+    for level in FACTORS[factor]:
+        other = scene.changed(factor, level)
+        assert {f: v for f, v in other.factors.items() if f != factor} == {
+            f: v for f, v in scene.factors.items() if f != factor
+        }
+        same = other.picture().tobytes() == scene.picture().tobytes()
+        assert same == (level == scene.factors[factor])
+
+
+def test_the_background_is_where_it_should_be():
+    scene = Scenes(1)[0].changed("pattern", "plain").changed("background", "pink")
+    corner = np.asarray(scene.picture())[44:, 44:].mean((0, 1))
+    assert np.abs(corner - [246, 165, 190]).max() < 35  # shade varies by 8
+
+
+def test_captions_and_prompts():
+    assert caption({"size": "large", "colour": "red"}) == "an image of a large red object"
+    assert caption({"shape": "arrow", "position": "left"}, "{}") == "an arrow on the left"
+    assert phrase("cloud", "absent") == "an image of an object without a cloud"
+    assert phrase("position", "middle", WORDINGS[6]) == "an object in the middle"
+    with pytest.raises(SingError, match=r"unknown colour 'pink', expected one of red"):
+        phrase("colour", "pink")
+    with pytest.raises(SingError, match=r"unknown factor 'hue', expected one of shape"):
+        phrase("hue", "pink")
+
+
+def test_scenes_are_a_source_of_pictures():
+    source = open_source("planted:60@7")
+    assert list(source.index.columns) == ["path", "label", "split"]
+    assert set(source.index["label"]) <= set(FACTORS["shape"])
+    hearts = pickle.loads(pickle.dumps(source.select(labels=["heart"])))
+    assert set(hearts.index["label"]) == {"heart"}
+    number = int(hearts.index["path"][0].split("/")[-1].removesuffix(".png"))
+    assert hearts.read(0) == source.read(number)
+    assert Scenes(60, seed=7)[number].factors["shape"] == "heart"
+    for wrong in ("planted:", "planted:0", "planted:many", "planted:3@x"):
+        with pytest.raises(SingError, match=r"expected planted:COUNT"):
+            open_source(wrong)
+
+
+# ---------------------------------------------------------------------------------- networks
+
+
+@pytest.fixture(scope="module")
+def unseen():
+    """Scenes of a seed that nothing was trained on."""
+    scenes = Scenes(400, seed=31_337)
+    return scenes, scenes.pictures()
+
+
+def test_the_encoder_matches_prompts_of_scenes_it_never_saw(unseen):
+    scenes, pictures = unseen
+    encoder = load_encoder("planted")
+    z = encoder.encode_pictures(pictures)
+    for k, (factor, levels) in enumerate(FACTORS.items()):
+        nearest = (z @ encoder.encode_text([phrase(factor, v) for v in levels]).mT).argmax(1).numpy()
+        assert (nearest == scenes.levels[:, k]).mean() > 0.8, factor
+    few = encoder.encode_images([scenes[i].picture() for i in range(3)])
+    torch.testing.assert_close(few, z[:3], atol=1e-5, rtol=0)
+
+
+def test_words_that_the_world_does_not_use_are_an_error():
+    encoder = load_encoder("planted")
+    with pytest.raises(SingError, match=r"does not know 'jellyfish'.*expected 1 to 24 of its words: a, an"):
+        encoder.encode_text(["an image of a jellyfish"])
+    with pytest.raises(SingError, match=r"can't read ''"):
+        encoder.encode_text([""])
+
+
+def test_the_renderer_draws_what_an_embedding_says(unseen):
+    scenes, pictures = unseen
+    encoder, render = load_encoder("planted"), load_pictures("planted")
+    z = encoder.encode_pictures(pictures[:40])
+    read = load_reader()(z)
+    for k, factor in enumerate(FACTORS):
+        assert (read[factor].argmax(1).numpy() == scenes.levels[:40, k]).mean() > 0.8, factor
+    drawn = np.stack([np.asarray(p) for p in render(z)]).astype(float)
+    corners = drawn[:, 44:, 44:].mean((1, 2))  # (40, 3)
+    plain = scenes.levels[:40, list(FACTORS).index("pattern")] == 0
+    truth = pictures[:40, 44:, 44:].mean((1, 2))
+    assert np.abs(corners - truth)[plain].mean() < 40
+    assert render(z[:1])[0].tobytes() == render(z[:1])[0].tobytes()
+    assert render(z[:1], seed=1)[0].tobytes() != render(z[:1])[0].tobytes()
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_planted_classifiers_load_like_any_other(name, unseen):
+    scenes, _pictures = unseen
+    classifier = load_classifier(f"planted:{name}")
+    spaces = HeadSpaces.from_weight(classifier.head.weight)
+    assert (spaces.width, spaces.rank, spaces.null_dim) == (96, 32, 64)
+    batch = torch.stack([classifier.prepare(scenes[i].picture()) for i in range(200)])
+    out = classifier(batch)
+    accuracy = (out.logits.argmax(1).numpy() == scenes.levels[:200, 0]).mean()
+    assert accuracy > (0.7 if name == "spurious" else 0.9)
+    assert out.logits[:, 10:].max() < out.logits.max(1).values.min()  # other things are never named
+
+
+def test_unknown_names_are_answered_with_known_ones():
+    with pytest.raises(SingError, match=r"planted head 'clear'.*did you mean 'clean'"):
+        load_classifier("planted:clear")
+    with pytest.raises(SingError, match=r"unknown encoder 'planted:weka'"):
+        load_encoder("planted:weka")
+
+
+# -------------------------------------------------------------------------------------- heads
+
+
+@pytest.fixture(scope="module")
+def recoded():
+    scenes = Scenes(800, seed=77)
+    h = pooled(load_backbone(1), scenes.pictures())
+    return Recoding.fit(h, scenes.levels), h, scenes.levels
+
+
+def test_the_rest_says_nothing_linear_of_any_factor(recoded):
+    recoding, h, levels = recoded
+    codes, rest = recoding(h)
+    assert rest.mean(0).abs().max() < 1e-6
+    assert (rest.mT @ contrasts(levels) / len(rest)).abs().max() < 1e-6
+    assert (rest.mT @ codes / len(rest)).abs().max() < 1e-6
+    torch.testing.assert_close(
+        rest.mT @ rest / len(rest), torch.eye(rest.shape[1]).double(), atol=1e-6, rtol=0
+    )
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 1.0])
+@pytest.mark.parametrize("factor", ["colour", "cloud"])
+def test_exactly_the_planted_share_is_in_the_null_space(recoded, factor, share):
+    recoding, h, levels = recoded
+    planted = plant(recoding, h, levels, ignored={factor: share, "texture": 1.0})
+    spaces = planted.spaces()
+    found = spaces.null_energy(planted.directions[factor])
+    torch.testing.assert_close(found, torch.full_like(found, share), atol=1e-9, rtol=0)
+    assert float(spaces.null_energy(planted.directions["texture"]).min()) > 1 - 1e-9
+    assert float(spaces.null_energy(planted.directions["shape"]).max()) < 1e-9
+    f = planted.features(h[:5])
+    codes, _ = recoding(h[:5])
+    start = sum(d for f_, d in DIMS.items() if list(FACTORS).index(f_) < list(FACTORS).index(factor))
+    read = f @ planted.directions[factor].mT
+    torch.testing.assert_close(read, codes[:, start : start + DIMS[factor]])
+
+
+def test_width_changes_the_null_dimension_and_no_logit(recoded):
+    recoding, h, levels = recoded
+    logits = []
+    for m in (64, 96, 128):
+        planted = plant(recoding, h, levels, ignored={"colour": 1.0}, m=m, seed=3)
+        assert planted.spaces().null_dim == m - 32
+        logits.append(planted.logits(planted.features(h))[:, :10])
+    # Other directions, the same codes: what is named stays.
+    same = (logits[0].argmax(1) == logits[2].argmax(1)).double().mean()
+    assert float(same) > 0.98
+
+
+def test_wrong_shares_and_widths_are_refused(recoded):
+    with pytest.raises(SingError, match=r"ignored\['hue'\] is 1"):
+        plant(*recoded, ignored={"hue": 1})
+    with pytest.raises(SingError, match=r"share between 0 and 1"):
+        plant(*recoded, ignored={"colour": 1.5})
+    with pytest.raises(SingError, match=r"m is 33, expected 37 to"):
+        plant(*recoded, ignored={"colour": 1.0}, m=33)
+
+
+# -------------------------------------------------------------------------------- statistics
+
+
+def test_intervals_over_worlds():
+    found = tables_planted.over_worlds([1.0, 2.0, 3.0, float("nan")], level=0.95)
+    # t(0.975, 2) = 4.3027, sd = 1, n = 3
+    assert found == pytest.approx(
+        {"value": 2.0, "low": 2 - 4.3027 / 3**0.5, "high": 2 + 4.3027 / 3**0.5}, rel=1e-4
+    )
+
+
+def test_rank_correlation_and_roc_area_by_hand():
+    table = pd.DataFrame(
+        {
+            "planted": [0, 0, 0.5, 1, 1],
+            "|AS|": [1.0, 3.0, 0.0, 2.0, 4.0],
+            "contrast": [-1.0, 0.0, -2.0, -3.0, -4.0],
+        }
+    )
+    assert tables_planted.roc_area(table, "|AS|") == 0.75  # of (2, 1) (2, 3) (4, 1) (4, 3) three are in order
+    assert tables_planted.roc_area(table, "contrast") == 1.0
+    assert tables_planted.rank_correlation(table, "contrast") == pytest.approx(0.9487, abs=1e-4)
+    assert np.isnan(tables_planted.roc_area(table[table["planted"] == 0], "|AS|"))
+
+
+def test_one_world_has_no_spread():
+    with pytest.raises(SingError, match=r"1 world.*at least 2"):
+        tables_planted.build_worlds(1, scenes=200)
+
+
+# --------------------------------------------------------------------- the validation must notice
+
+
+@pytest.fixture(scope="module")
+def worlds():
+    return tables_planted.build_worlds(2, scenes=1200)
+
+
+def validated(worlds):
+    found = tables_planted.recovery(worlds, heads=8)
+    steps = tables_planted.calibration(worlds, shares=(0.0, 0.45, 0.9))
+    return tables_planted.validation(found, steps, worlds).set_index("check")["passed"]
+
+
+def test_the_validation_passes(worlds):
+    passed = validated(worlds)
+    assert passed.all(), passed
+
+
+def test_a_broken_projector_fails_it(worlds, monkeypatch):
+    """A random subspace of the null space's size in its place."""
+    real = HeadSpaces.from_weight.__func__
+
+    def broken(cls, W, **options):
+        spaces = real(cls, W, **options)
+        generator = torch.Generator().manual_seed(0)
+        q, _ = torch.linalg.qr(torch.randn(spaces.width, spaces.width, generator=generator).double())
+        return cls(
+            spaces.weight, spaces.singular_values, q[:, : spaces.rank], q[:, spaces.rank :], spaces.rtol
+        )
+
+    monkeypatch.setattr(HeadSpaces, "from_weight", classmethod(broken))
+    passed = validated(worlds)
+    assert not passed["The logits of equivalent pairs are equal"]
+    assert not passed["Changed scenes show the planted shares"]
+    assert not passed["Ignored factors are told from seen ones"]
+
+
+def test_a_swapped_sign_fails_it(worlds, monkeypatch):
+    real = planted_scores.attribute_score
+    monkeypatch.setattr(planted_scores, "attribute_score", lambda z, z_tilde, text: -real(z, z_tilde, text))
+    passed = validated(worlds)
+    assert not passed["An ignored level loses more than its alternatives (contrast below 0)"]
+    assert not passed["Ignored factors are told from seen ones"]
+    assert passed["The logits of equivalent pairs are equal"]
+
+
+def test_a_translator_of_shuffled_rows_fails_it(worlds, monkeypatch):
+    real = Translator.fit.__func__
+
+    def shuffled(cls, f, z, **options):
+        rows = torch.randperm(len(z), generator=torch.Generator().manual_seed(0))
+        return real(cls, f, z[rows], **options)
+
+    monkeypatch.setattr(Translator, "fit", classmethod(shuffled))
+    passed = validated(worlds)
+    assert not passed["Ignored factors are told from seen ones"]
+    assert not passed["More ignored gives more contrast"]
+    assert not passed["The translator is faithful to scenes that it never saw"]
+
+
+def test_a_translator_that_never_saw_the_null_component_says_nothing(worlds):
+    head = worlds[0].plant("clean", **HEADS["clean"])
+    blind = fit_translator(worlds[0], head, without_null=True)
+    own = measure(worlds[0], head, blind)
+    assert own["IS"].max() < 1e-3
+    assert own["contrast"].abs().max() < 1e-3
+
+
+def test_a_failed_check_is_said(worlds):
+    table = pd.DataFrame(
+        [("one", "1", "at least 0", True), ("two", "0", "at least 1", False)],
+        columns=["check", "found", "rule", "passed"],
+    )
+    finding = findings_planted.validation(table)
+    assert finding.verdict == "differs"
+    assert "1 of 2 checks passed" in finding.measured
+    assert "FAILED: two." in finding.measured
+    assert findings_planted.validation(table[:1]).verdict == "agrees"
+
+
+def test_worlds_are_the_same_each_time(worlds):
+    again = build_world(0, scenes=1200, evaluation=200)
+    torch.testing.assert_close(again.fit.h, worlds[0].fit.h)
+    assert (again.evaluation.levels == worlds[0].evaluation.levels).all()
