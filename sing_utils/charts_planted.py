@@ -10,7 +10,7 @@ from sing_utils.planted import FACTORS
 
 _ORDER = list(FACTORS)
 _SCORE_COLOURS = alt.Scale(domain=["|AS|", "AS", "contrast"], range=[PALETTE[1], PALETTE[3], PALETTE[0]])
-_SHARE = alt.Scale(domain=[0, 1], range=["#ffffff", BEFORE])
+_SHARE = alt.Scale(domain=[0, 1], scheme="blues")
 
 
 def truth(table: pd.DataFrame) -> alt.LayerChart:
@@ -29,9 +29,9 @@ def truth(table: pd.DataFrame) -> alt.LayerChart:
     cells = base.mark_rect(stroke="#888").encode(
         color=alt.Color(
             "planted:Q",
-            title="share of the factor that the head ignores",
+            title="planted share that is ignored",
             scale=_SHARE,
-            legend=alt.Legend(orient="top", format="%", gradientLength=200),
+            legend=alt.Legend(orient="top", format="%", gradientLength=200, titleLimit=0),
         ),
         tooltip=tips,
     )
@@ -53,7 +53,8 @@ def agreement(table: pd.DataFrame, statistic: str) -> alt.LayerChart:
     own = table[table["statistic"] == statistic]
     chance = 0.5 if statistic == "ROC area" else 0.0
     title = f"{statistic} (no unit; 1 is perfect, dashed: chance)"
-    x = alt.X("value:Q", title=title)
+    scale = alt.Scale(domain=[0, 1] if statistic == "ROC area" else [-1, 1])
+    x = alt.X("value:Q", title=title, scale=scale)
     y = alt.Y("factor:N", title=None, sort=["all", *_ORDER])
     offset = alt.YOffset("score:N", sort=["|AS|", "AS", "contrast"])
     colour = alt.Color("score:N", title="score", scale=_SCORE_COLOURS, legend=alt.Legend(orient="top"))
@@ -68,7 +69,7 @@ def agreement(table: pd.DataFrame, statistic: str) -> alt.LayerChart:
             alt.Tooltip("high", title="to", format=".2f"),
         ],
     )
-    rule = base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", title=title), x2="high:Q")
+    rule = base.mark_rule(strokeWidth=2, clip=True).encode(x=alt.X("low:Q", title=title), x2="high:Q")
     dots = base.mark_point(filled=True, size=70, opacity=1).encode(x=x)
     line = alt.Chart(pd.DataFrame({"x": [chance]})).mark_rule(strokeDash=[4, 4], color="#888").encode(x="x:Q")
     return finish(
@@ -175,10 +176,10 @@ def conclusions(table: pd.DataFrame) -> alt.LayerChart:
             "short:N",
             title=None,
             sort=list(own["short"].unique()),
-            axis=alt.Axis(labelAngle=-30, labelLimit=220, orient="top"),
+            axis=alt.Axis(labelAngle=-90, orient="top", labelLimit=180),
         ),
         y=alt.Y(
-            "condition:N", title=None, sort=list(own["condition"].unique()), axis=alt.Axis(labelLimit=230)
+            "condition:N", title=None, sort=list(own["condition"].unique()), axis=alt.Axis(labelLimit=200)
         ),
         tooltip=["condition", "conclusion", "worlds", "of"],
     )
@@ -231,7 +232,7 @@ def steering(table: pd.DataFrame) -> alt.LayerChart:
         ),
         opacity=alt.Opacity(
             "planted:Q",
-            title="share that the head ignores",
+            title="planted share",
             scale=alt.Scale(domain=[0, 1], range=[0.35, 1]),
             legend=alt.Legend(orient="top", format="%", values=[0, 0.5, 1]),
         ),

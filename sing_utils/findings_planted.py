@@ -134,12 +134,12 @@ def advice(
     own = detected[detected["score"] == "contrast"]["detectable from"]
     held = conclusions[conclusions["condition"] == base].set_index("short")
     worlds = int(held["of"].iloc[0])
-    right, right_c = (int(held.loc[f"leaky found by {s}", "worlds"]) for s in ("|AS|", "contrast"))
-    narrow, wide = "half the null dimension (m = 64)", "1.5 times the null dimension (m = 128)"
-    strong, strong_narrow = "rest 5 times as strong", "rest 5 times as strong, m = 64"
-    few, blind = "translator from 100 scenes", "translator fitted without the null component"
-    mean, weak, ridge = "mean feature in the null space", "weak encoder", "ridge 100 times the chosen one"
-    worded = [c for c in confounds["condition"].unique() if c.startswith("prompts reworded")]
+    right, right_c = (int(held.loc[f"leaky by {s}", "worlds"]) for s in ("|AS|", "contrast"))
+    narrow, wide = "null dimension × 0.5", "null dimension × 1.5"
+    strong, strong_narrow = "rest × 5", "rest × 5, null dim. × 0.5"
+    few, blind = "translator: 100 scenes", "translator: null part unseen"
+    mean, weak, ridge = "mean feature ignored", "weak encoder", "ridge × 100"
+    worded = [c for c in confounds["condition"].unique() if c.startswith("reworded")]
     shift = max(abs(of("ROC area by contrast", c) - of("ROC area by contrast")) for c in worded)
     shift_c = max(abs(of("contrast of “leaky” toward the shape (°)", c) - leaky_c) for c in worded)
     gap = clean_c - leaky_c

@@ -54,7 +54,7 @@ def removal_rows(world: World, *, count: int = 3) -> Rows:
         for i in range(count):
             scene = world.evaluation.scenes[i]
             shown.append(Shown(enlarged(scene.picture()), "the scene", f"scene: {scene.caption}"))
-            for z, words in ((before[i], "read off T f"), (after[i], "without the null component")):
+            for z, words in ((before[i], "read off Tf"), (after[i], "without the null component")):
                 shown.append(_read(z, words))
         rows.append((f"Head “{name}”: {_ignores(options['ignored'])}", shown))
     return rows

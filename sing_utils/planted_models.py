@@ -128,6 +128,7 @@ class TwoTowers(nn.Module):
 
 
 STRONG, WEAK = (24, 48, 64, 96), (8, 8, 8, 8)
+TOWER = "scenes-and-captions"  # its own network, not a backbone
 ENCODERS = {"planted": STRONG, "planted:weak": WEAK}
 
 
@@ -148,8 +149,8 @@ class PlantedEncoder:
 
     @property
     def towers(self) -> tuple[str, ...]:
-        """One, named like itself."""
-        return (self.name,)
+        """One: no classifier of the planted world has a part in it."""
+        return (TOWER,)
 
     @property
     def identity(self) -> dict[str, str]:
@@ -163,13 +164,13 @@ class PlantedEncoder:
     @torch.inference_mode()
     def compute(self, batch: Tensor) -> dict[str, Tensor]:
         """Prepared pictures (B, 3, 48, 48) -> {tower: (B, n)}, normalised."""
-        return {self.name: normalize(self.model.image(batch), dim=-1)}
+        return {TOWER: normalize(self.model.image(batch), dim=-1)}
 
     def encode_images(self, images: Sequence[Image.Image]) -> Tensor:
         """B pictures -> (B, n), normalised."""
         if not images:
             raise SingError("got no picture, expected at least one: pass a list of PIL images.")
-        return self.compute(torch.stack([self.prepare(i) for i in images]))[self.name]
+        return self.compute(torch.stack([self.prepare(i) for i in images]))[TOWER]
 
     def encode_pictures(self, pictures: np.ndarray) -> Tensor:
         """(N, 48, 48, 3), uint8 -> (N, n), normalised."""
@@ -186,7 +187,7 @@ class PlantedEncoder:
 
     def combine(self, embeddings: Mapping[str, Tensor]) -> Tensor:
         """{tower: (B, n)} -> (B, n)."""
-        return embeddings[self.name]
+        return embeddings[TOWER]
 
     def judge_of(self, classifier: str) -> Judge:
         """Itself: no classifier of the planted world is a tower of it."""

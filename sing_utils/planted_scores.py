@@ -164,15 +164,16 @@ def measure(
     """Scores of a head toward each factor's prompts, beside the truth; one row a factor.
 
     Columns:
-        planted: share of the factor's code in the null space, by construction.
-        counterfactual: share of the mean change of f that lies in the null space, when only this factor of
-            scenes is changed and the scenes are drawn anew.
-        |AS|: median over scenes of |AS| toward the prompt of the scene's own level, degrees.
-        AS: mean of the same, with its sign; below 0: without the null component, the prompt is farther.
-        contrast: mean over scenes of AS toward the own level minus the mean AS toward the factor's other
-            levels, degrees; below 0: the own level lost more than the others.
-        IS: median over scenes, degrees.
-        cosine: mean cosine of T f and z on these scenes, which T never saw.
+
+    - planted: share of the factor's code in the null space, by construction.
+    - counterfactual: share of the mean change of f that lies in the null space, when only this factor of
+      scenes is changed and the scenes are drawn anew.
+    - |AS|: median over scenes of |AS| toward the prompt of the scene's own level, degrees.
+    - AS: mean of the same, with its sign; below 0: without the null component, the prompt is farther.
+    - contrast: mean over scenes of AS toward the own level minus the mean AS toward the factor's other
+      levels, degrees; below 0: the own level lost more than the others.
+    - IS: median over scenes, degrees.
+    - cosine: mean cosine of T f and z on these scenes, which T never saw.
     """
     T = T or fit_translator(world, head, encoder=encoder)
     spaces, own = head.spaces(), world.evaluation

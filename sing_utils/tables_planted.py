@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from pandas.io.formats.style import Styler
 from scipy import stats
 
 from sing_utils.errors import SingError
@@ -64,8 +65,15 @@ def named_heads(worlds: Sequence[World], *, level: float) -> pd.DataFrame:
     rows = []
     for name, options in HEADS.items():
         found = [_accuracy(w, w.plant(name, **options)) for w in worlds]
+        interval = over_worlds(found, level=level)
         rows.append(
-            {"head": name, **over_worlds(found, level=level), "null dimension": _null_dim(worlds[0], name)}
+            {
+                "head": name,
+                "accuracy": interval["value"],
+                "low": interval["low"],
+                "high": interval["high"],
+                "null dimension": _null_dim(worlds[0], name),
+            }
         )
     return pd.DataFrame(rows)
 
@@ -184,9 +192,10 @@ def calibration_summary(table: pd.DataFrame) -> pd.DataFrame:
     """One row a factor, setting and score: is it monotone, and is it linear?
 
     Columns:
-        monotone: share of worlds and steps in which more planted gives a more extreme score.
-        linear: R^2 of a straight line through the means over worlds.
-        all of it: the mean score where the factor is ignored most, degrees.
+
+    - monotone: share of worlds and steps in which more planted gives a more extreme score.
+    - linear: R^2 of a straight line through the means over worlds.
+    - all of it: the mean score where the factor is ignored most, degrees.
     """
     rows = []
     for (factor, setting), own in table.groupby(["factor", "setting"], sort=False):
@@ -211,9 +220,10 @@ def detection(recovered: pd.DataFrame, *, power: float = 0.8) -> pd.DataFrame:
     """From which planted share on does a score stand out among heads that ignore nothing of the factor?
 
     Columns:
-        zero: what 95 % of the heads with share 0 stay below (|AS|) or above (the others), degrees.
-        0.25, 0.5, 0.75, 1.0: share of the heads with that planted share whose score is beyond `zero`.
-        detectable from: smallest share from which on that is at least `power`; NaN: none.
+
+    - zero: what 95 % of the heads with share 0 stay below (|AS|) or above (the others), degrees.
+    - 0.25, 0.5, 0.75, 1.0: share of the heads with that planted share whose score is beyond `zero`.
+    - detectable from: smallest share from which on that is at least `power`; NaN: none.
     """
     rows = []
     for factor in FACTORS:
@@ -241,29 +251,29 @@ def detection(recovered: pd.DataFrame, *, power: float = 0.8) -> pd.DataFrame:
 
 CONFOUNDS: dict[str, dict[str, Any]] = {
     "as it should be": {},
-    "half the null dimension (m = 64)": {"plant": {"m": 64}},
-    "1.5 times the null dimension (m = 128)": {"plant": {"m": 128}},
-    "translator from 100 scenes": {"rows": 100},
-    "translator from 300 scenes": {"rows": 300},
-    "translator fitted without the null component": {"without_null": True},
-    "ridge 100 times the chosen one": {"ridge": 100.0},
+    "null dimension × 0.5": {"plant": {"m": 64}},
+    "null dimension × 1.5": {"plant": {"m": 128}},
+    "translator: 100 scenes": {"rows": 100},
+    "translator: 300 scenes": {"rows": 300},
+    "translator: null part unseen": {"without_null": True},
+    "ridge × 100": {"ridge": 100.0},
     "weak encoder": {"encoder": "planted:weak"},
-    "prompts reworded (“a scene with …”)": {"wording": WORDINGS[4]},
-    "prompts reworded (no opening)": {"wording": WORDINGS[6]},
-    "mean feature in the null space": {"plant": {"mean_ignored": True}},
-    "rest 5 times as strong": {"plant": {"rest": 5 * REST}},
-    "rest 5 times as strong, m = 64": {"plant": {"rest": 5 * REST, "m": 64}},
-    "rest 5 times as strong, translator from 100 scenes": {"plant": {"rest": 5 * REST}, "rows": 100},
+    "reworded: “a scene with …”": {"wording": WORDINGS[4]},
+    "reworded: no opening": {"wording": WORDINGS[6]},
+    "mean feature ignored": {"plant": {"mean_ignored": True}},
+    "rest × 5": {"plant": {"rest": 5 * REST}},
+    "rest × 5, null dim. × 0.5": {"plant": {"rest": 5 * REST, "m": 64}},
+    "rest × 5, 100 scenes": {"plant": {"rest": 5 * REST}, "rows": 100},
 }
 
 # Ways to conclude, most of them the paper's, about heads whose truth is known here; and their short names.
 CONCLUSIONS = {
-    "the leaky head has the larger |AS| toward its class than the clean one": "leaky found by |AS|",
-    "the leaky head has the lower contrast toward its class than the clean one": "leaky found by contrast",
-    "the leaky head has the lower IS/|AS| than the clean one": "leaky found by IS/|AS|",
-    "|AS| tells ignored factors from seen ones (ROC area above 0.9)": "ignored found by |AS|",
-    "contrast tells ignored factors from seen ones (ROC area above 0.9)": "ignored found by contrast",
-    "the head that sees all has the smallest IS": "sees-all found by IS",
+    "the leaky head has the larger |AS| toward its class than the clean one": "leaky by |AS|",
+    "the leaky head has the lower contrast toward its class than the clean one": "leaky by contrast",
+    "the leaky head has the lower IS/|AS| than the clean one": "leaky by IS/|AS|",
+    "|AS| tells ignored factors from seen ones (ROC area above 0.9)": "ignored by |AS|",
+    "contrast tells ignored factors from seen ones (ROC area above 0.9)": "ignored by contrast",
+    "the head that sees all has the smallest IS": "sees-all by IS",
 }
 
 
@@ -500,3 +510,16 @@ def shown_confounds(summary: pd.DataFrame) -> pd.DataFrame:
     text = [f"{r.value:.2f} ({r.low:.2f} to {r.high:.2f})" for r in summary.itertuples()]
     wide = summary.assign(text=text).pivot(index="condition", columns="quantity", values="text")
     return wide.loc[summary["condition"].unique(), summary["quantity"].unique()].reset_index()
+
+
+def shown_calibration(summary: pd.DataFrame) -> pd.DataFrame:
+    """A row a factor: the score where all of it is ignored, by score and by what the others do, degrees."""
+    own = summary[summary["score"] != "AS"]
+    column = own["score"] + ", " + own["setting"] + " (°)"
+    wide = own.assign(column=column).pivot(index="factor", columns="column", values="all of it")
+    return wide.loc[summary["factor"].unique(), column.unique()].reset_index()
+
+
+def words(table: pd.DataFrame) -> Styler:
+    """A table of sentences for a notebook: its cells wrap on the book's page."""
+    return table.style.hide(axis="index").set_table_attributes('class="sing-words"')
