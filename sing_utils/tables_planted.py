@@ -266,6 +266,7 @@ CONFOUNDS: dict[str, dict[str, Any]] = {
     "rest × 5, 100 scenes": {"plant": {"rest": 5 * REST}, "rows": 100},
 }
 
+NOTHING = 0.01  # degrees: a smaller difference of two scores is none
 # Ways to conclude, most of them the paper's, about heads whose truth is known here; and their short names.
 CONCLUSIONS = {
     "the leaky head has the larger |AS| toward its class than the clean one": "leaky by |AS|",
@@ -336,12 +337,12 @@ def conclusions(table: pd.DataFrame) -> pd.DataFrame:
             random = world[world["head"].str.startswith("head ")]
             smallest = shape.loc[list(HEADS), "IS"]
             answers = [
-                leaky["|AS|"] > clean["|AS|"],
-                leaky["contrast"] < clean["contrast"],
+                leaky["|AS|"] > clean["|AS|"] + NOTHING,
+                leaky["contrast"] < clean["contrast"] - NOTHING,
                 _ratio(leaky) < _ratio(clean),
                 roc_area(random, "|AS|") > 0.9,
                 roc_area(random, "contrast") > 0.9,
-                smallest.idxmin() == "sees-all" and smallest.max() > 0,
+                smallest.idxmin() == "sees-all" and smallest.max() > NOTHING,
             ]
             for key, answer in zip(checks, answers, strict=True):
                 checks[key].append(bool(answer))
@@ -359,8 +360,8 @@ def conclusions(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _ratio(row: pd.Series) -> float:
-    """IS / |AS|; NaN where both are 0, of which no order follows."""
-    return float(row["IS"] / row["|AS|"]) if row["|AS|"] > 0 else float("nan")
+    """IS / |AS|; NaN where |AS| is about 0, of which no order follows."""
+    return float(row["IS"] / row["|AS|"]) if row["|AS|"] > NOTHING else float("nan")
 
 
 # --------------------------------------------------------------------------------- steering
