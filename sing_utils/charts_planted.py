@@ -128,41 +128,45 @@ def calibration(table: pd.DataFrame) -> alt.LayerChart:
         bind=alt.binding_select(options=["others seen", "others ignored"], name="other factors: "),
     )
     pick = alt.selection_point(fields=["factor"], bind="legend")
+    title = "score (degrees), mean over worlds"
     base = (
         alt.Chart(table)
-        .transform_filter("datum.setting == calibration_setting")
-        .transform_calculate(score="datum[calibration_score]")
+        .transform_filter("datum.setting == calibration_setting && datum.score == calibration_score")
         .encode(
-            x=alt.X("planted:Q", title="planted share of the factor in the null space"),
+            x=alt.X(
+                "planted:Q",
+                title="planted share of the factor in the null space",
+                axis=alt.Axis(tickCount=6),
+            ),
             color=alt.Color(
                 "factor:N",
                 sort=_ORDER,
                 scale=alt.Scale(domain=_ORDER, range=[*PALETTE, "#8B5A2B"]),
                 legend=alt.Legend(orient="top", columns=4, symbolOpacity=1),
             ),
-            opacity=alt.condition(pick, alt.value(1), alt.value(0.1)),
         )
     )
-    title = "score (degrees), mean over worlds"
-    y = alt.Y("mean(score):Q", title=title)
     lines = base.mark_line(strokeWidth=2.5, point=True).encode(
-        y=y,
+        y=alt.Y("value:Q", title=title),
+        opacity=alt.condition(pick, alt.value(1), alt.value(0.1)),
         tooltip=[
             "factor",
             alt.Tooltip("planted", format=".2f"),
-            alt.Tooltip("mean(score):Q", title="score (°)", format=".2f"),
+            alt.Tooltip("value", title="score (°)", format=".2f"),
+            alt.Tooltip("low", title="interval from", format=".2f"),
+            alt.Tooltip("high", title="to", format=".2f"),
         ],
     )
-    bands = base.mark_area(opacity=0.15).encode(
-        y=alt.Y("min(score):Q", title=title),
-        y2="max(score):Q",
-        opacity=alt.condition(pick, alt.value(0.15), alt.value(0.02)),
+    bands = base.mark_area().encode(
+        y=alt.Y("low:Q", title=title),
+        y2="high:Q",
+        opacity=alt.condition(pick, alt.value(0.2), alt.value(0.02)),
     )
     return finish(
         (bands + lines).add_params(score, setting, pick),
         height=380,
-        description="Line chart of a score in degrees over the planted share of one factor, with the range "
-        "over worlds as a band; menus choose the score and whether the other factors are seen or ignored.",
+        description="Line chart of a score in degrees over the planted share of one factor, with its "
+        "interval over worlds as a band; menus choose the score and whether the other factors are seen or ignored.",
     )
 
 
@@ -205,25 +209,30 @@ def conclusions(table: pd.DataFrame) -> alt.LayerChart:
 
 def steering(table: pd.DataFrame) -> alt.LayerChart:
     """How often steering toward a factor's level reaches it, by the planted share."""
-    means = (
-        table.groupby(["head", "factor", "planted", "direction"], sort=False)[["reached", "IS"]]
-        .mean()
-        .reset_index()
-    )
-    heads = list(means["head"].unique())
+    heads = list(table["head"].unique())
     choice = alt.param(
         name="steered_head", value=heads[1], bind=alt.binding_select(options=heads, name="head: ")
     )
-    base = alt.Chart(means).transform_filter("datum.head == steered_head")
+    title = "scenes whose factor is read as the wanted level (share)"
+    base = (
+        alt.Chart(table)
+        .transform_filter("datum.head == steered_head")
+        .encode(
+            y=alt.Y("factor:N", title=None, sort=_ORDER),
+            yOffset=alt.YOffset("direction:N", sort=["toward the prompt", "random"]),
+            tooltip=[
+                *("head", "factor", "direction"),
+                alt.Tooltip("planted", title="planted share", format=".0%"),
+                alt.Tooltip("value", title="reached", format=".0%"),
+                alt.Tooltip("low", title="interval from", format=".0%"),
+                alt.Tooltip("high", title="to", format=".0%"),
+                alt.Tooltip("IS", title="mean IS (°)", format=".1f"),
+                alt.Tooltip("step", title="step, lengths of the feature", format=".2f"),
+            ],
+        )
+    )
     bars = base.mark_bar().encode(
-        x=alt.X(
-            "reached:Q",
-            title="scenes whose factor is read as the wanted level (share)",
-            axis=alt.Axis(format="%"),
-            scale=alt.Scale(domain=[0, 1]),
-        ),
-        y=alt.Y("factor:N", title=None, sort=_ORDER),
-        yOffset=alt.YOffset("direction:N", sort=["toward the prompt", "random"]),
+        x=alt.X("value:Q", title=title, axis=alt.Axis(format="%"), scale=alt.Scale(domain=[0, 1])),
         color=alt.Color(
             "direction:N",
             sort=["toward the prompt", "random"],
@@ -236,15 +245,12 @@ def steering(table: pd.DataFrame) -> alt.LayerChart:
             scale=alt.Scale(domain=[0, 1], range=[0.35, 1]),
             legend=alt.Legend(orient="top", format="%", values=[0, 0.5, 1]),
         ),
-        tooltip=[
-            *("head", "factor", "direction"),
-            alt.Tooltip("planted", title="planted share", format=".0%"),
-            alt.Tooltip("reached", format=".0%"),
-            alt.Tooltip("IS", title="mean IS (°)", format=".1f"),
-        ],
+    )
+    spread = base.mark_rule(color=AFTER, strokeWidth=2, clip=True).encode(
+        x=alt.X("low:Q", title=title), x2="high:Q"
     )
     return finish(
-        alt.layer(bars).add_params(choice),
+        (bars + spread).add_params(choice),
         height=36 * len(_ORDER),
         description="Bar chart: of each factor, the share of scenes that are read as the wanted level after "
         "a null-space step toward its prompt, and after a random one; a menu chooses the head.",

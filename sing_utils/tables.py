@@ -126,10 +126,10 @@ def photo_counts(run: Run) -> pd.DataFrame:
 
 
 def low_resolution_note(run: Run) -> str:
-    """What to say wherever classes are compared; empty if all photos are of one kind."""
+    """What to say wherever classes are compared; nothing to see if all photos are of one kind."""
     names = [run.class_names[x] for x in run.profile.low_resolution if x in run.class_names]
     if not names:
-        return ""
+        return "<!-- all pictures are of one kind -->"  # an empty text would be shown as an object's name
     return (
         f"**Beware:** the photographs of {', '.join(names)} were 64 × 64 pixels before they were "
         "enlarged. A difference between these classes and the others may be one of resolution."

@@ -188,6 +188,18 @@ def calibration(worlds: Sequence[World], *, shares: Sequence[float] = STEPS) -> 
     return pd.DataFrame(rows)
 
 
+def calibration_means(table: pd.DataFrame, *, level: float) -> pd.DataFrame:
+    """Mean over worlds with its interval: one row a factor, setting, share and score, degrees."""
+    keys = ["factor", "setting", "planted"]
+    return pd.DataFrame(
+        [
+            {**dict(zip(keys, at, strict=True)), "score": score, **over_worlds(own[score], level=level)}
+            for at, own in table.groupby(keys, sort=False)
+            for score in SCORES
+        ]
+    )
+
+
 def calibration_summary(table: pd.DataFrame) -> pd.DataFrame:
     """One row a factor, setting and score: is it monotone, and is it linear?
 
@@ -426,6 +438,22 @@ def _steer_head(world: World, head: Planted, degrees: float, scenes: int) -> lis
 def _read(T: Translator, f: torch.Tensor) -> dict[str, np.ndarray]:
     """Factor -> the level that is read off T f, (N,)."""
     return {factor: p.argmax(1).numpy() for factor, p in load_reader()(T(f)).items()}
+
+
+def steering_means(table: pd.DataFrame, *, level: float) -> pd.DataFrame:
+    """Mean over worlds of `reached` with its interval: one row a head, factor and direction."""
+    keys = ["head", "factor", "planted", "direction"]
+    return pd.DataFrame(
+        [
+            {
+                **dict(zip(keys, at, strict=True)),
+                **over_worlds(own["reached"], level=level),
+                "IS": own["IS"].mean(),
+                "step": own["step"].mean(),
+            }
+            for at, own in table.groupby(keys, sort=False)
+        ]
+    )
 
 
 # ------------------------------------------------------------------------------- validation
