@@ -166,7 +166,8 @@ def calibration(table: pd.DataFrame) -> alt.LayerChart:
         (bands + lines).add_params(score, setting, pick),
         height=380,
         description="Line chart of a score in degrees over the planted share of one factor, with its "
-        "interval over worlds as a band; menus choose the score and whether the other factors are seen or ignored.",
+        "interval over worlds as a band; menus choose the score and whether the other factors are seen or "
+        "ignored.",
     )
 
 

@@ -61,8 +61,12 @@ COLOURS = {
     "pink": (246, 165, 190),
     "turquoise": (70, 200, 195),
 }
-_RADIUS = {"small": 7.5, "large": 12.0}  # pixels
-_CENTRE = {"left": 14.0, "middle": 24.0, "right": 34.0}
+RADIUS = {"small": 7.5, "large": 12.0}  # pixels
+CENTRE = {"left": 14.0, "middle": 24.0, "right": 34.0}
+HEIGHT = 27.0  # of the centre, below the upper edge
+# Seeds of scenes that networks were trained or heads fitted on: no evaluation may use them.
+RESERVED = {42, 500, 700, *range(1000, 1005)}
+MOST = 1_000_000  # scenes of a source
 
 # The heads that the book looks at, and what they ignore; all else of a factor is in the principal space.
 _ALL_BUT_SHAPE = {f: 1.0 for f in FACTORS if f != "shape"}
@@ -326,8 +330,8 @@ class Scene:
         return Look(
             shape=f["shape"],
             colour=tuple(colour),
-            radius=_RADIUS[f["size"]] * stretch,
-            centre=(_CENTRE[f["position"]] + shift[0], 27.0 + shift[1]),
+            radius=RADIUS[f["size"]] * stretch,
+            centre=(CENTRE[f["position"]] + shift[0], HEIGHT + shift[1]),
             turn=turn,
             spots=float(f["texture"] == "spotted"),
             stripes=float(f["texture"] == "striped"),
@@ -439,6 +443,13 @@ def open_scenes(spec: str) -> SceneSource:
     match = re.fullmatch(r"planted:(\d+)(?:@(\d+))?", spec)
     if match is None or int(match[1]) < 1:
         raise SingError(f"{spec!r} names no scenes, expected planted:COUNT or planted:COUNT@SEED.")
+    if int(match[1]) > MOST:
+        raise SingError(f"{spec!r} names too many scenes, expected at most {MOST:,}.")
+    if int(match[2] or 0) in RESERVED:
+        raise SingError(
+            f"{spec!r}: with the seed {match[2]} networks of the planted world were trained, expected "
+            f"any but {', '.join(map(str, sorted(RESERVED)))}."
+        )
     scenes = Scenes(int(match[1]), int(match[2] or 0))
     shapes = np.take(FACTORS["shape"], scenes.levels[:, 0])
     splits = ("evaluate" if i % 5 == 4 else "fit" for i in range(len(scenes)))

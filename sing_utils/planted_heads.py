@@ -46,7 +46,7 @@ _SPURIOUS = 0.9  # how often the background follows the shape where it is made t
 
 
 def contrasts(levels: np.ndarray) -> Tensor:
-    """Each factor's levels as a centred simplex of unit variance: (N, 8) -> (N, 28), float64."""
+    """Each factor's levels as a centred simplex of unit variance: (N, 8) -> (N, 26), float64."""
     parts = []
     for k, names in enumerate(FACTORS.values()):
         n = len(names)
@@ -65,7 +65,7 @@ class Recoding:
     """h -> codes and rest, affine: codes = h A + a, rest = h B + b.
 
     Attributes:
-        codes: A with a as its last row, (129, 28).
+        codes: A with a as its last row, (129, 26).
         rest: B with b as its last row, (129, rest).
     """
 
@@ -81,9 +81,9 @@ class Recoding:
             levels: of the same scenes, (N, 8).
         """
         x = _with_one(h)  # (N, 129)
-        codes = torch.linalg.lstsq(x, contrasts(levels), driver="gelsd").solution  # (129, 28)
+        codes = torch.linalg.lstsq(x, contrasts(levels), driver="gelsd").solution  # (129, 26)
         u = _with_one(x @ codes)
-        back = torch.linalg.lstsq(u, x, driver="gelsd").solution  # (29, 129): what the codes say of h
+        back = torch.linalg.lstsq(u, x, driver="gelsd").solution  # (27, 129): what the codes say of h
         # residual = x - [x codes, 1] back, again affine in h
         onward = torch.cat([codes, torch.zeros(len(codes), 1, dtype=codes.dtype)], 1)
         onward[-1, -1] = 1.0  # the 1 of u is the 1 of x
@@ -95,7 +95,7 @@ class Recoding:
         return cls(codes, residual @ whiten)
 
     def __call__(self, h: Tensor) -> tuple[Tensor, Tensor]:
-        """H (N, 128) -> codes (N, 28), rest (N, rest)."""
+        """H (N, 128) -> codes (N, 26), rest (N, rest)."""
         x = _with_one(h)
         return x @ self.codes, x @ self.rest
 
@@ -152,7 +152,9 @@ def plant(
     rest: float = REST,
     seed: int = 0,
 ) -> Planted:
-    """Make a head that ignores the given shares of the factors, and nothing else of them.
+    """Make a head that ignores the given shares of the factors' linear codes, and nothing else of them.
+
+    The rest of f may hold more of a factor, in ways that are not linear: it is only uncorrelated with it.
 
     Args:
         recoding: of the backbone.
@@ -171,7 +173,10 @@ def plant(
     """
     for factor, share in ignored.items():
         if factor not in FACTORS or not 0 <= share <= 1:
-            raise SingError(f"ignored[{factor!r}] is {share}, expected a factor and a share between 0 and 1.")
+            raise SingError(
+                f"ignored[{factor!r}] is {share}, expected one of {', '.join(FACTORS)} and a share between "
+                "0 and 1."
+            )
     shares = {f: float(ignored.get(f, 0.0)) for f in FACTORS}
     layer, directions, Q = _lay_out(recoding, shares, m, mean_ignored, rest, seed)
     f = _with_one(h) @ layer

@@ -23,7 +23,7 @@ from torch.nn.functional import normalize
 from sing_utils.encoders import Judge
 from sing_utils.errors import SingError
 from sing_utils.pictures import require_embeddings
-from sing_utils.planted import COLOURS, FACTORS, SIDE, Look, draw, words
+from sing_utils.planted import CENTRE, COLOURS, FACTORS, HEIGHT, RADIUS, SIDE, Look, draw, words
 from sing_utils.weights import file_digest
 
 WEIGHTS = Path(__file__).parents[1] / "data" / "planted" / "weights"
@@ -196,7 +196,13 @@ class PlantedEncoder:
 
 @cache
 def load_planted_encoder(name: str = "planted") -> PlantedEncoder:
-    """The encoder "planted" or "planted:weak"."""
+    """The encoder "planted" or "planted:weak".
+
+    Raises:
+        SingError: for another name.
+    """
+    if name not in ENCODERS:
+        raise SingError(f"unknown planted encoder {name!r}, expected one of {', '.join(ENCODERS)}.")
     model = TwoTowers(ENCODERS[name])
     file = name.replace("planted", "encoder").replace(":", "-")
     _load(model, file)
@@ -211,8 +217,8 @@ class Reader:
     """Reads the factors off an embedding: one softmax regression a factor, on the unit vector.
 
     Attributes:
-        weight: (36, n), the factors' levels one after the other.
-        bias: (36,).
+        weight: (34, n), the factors' levels one after the other.
+        bias: (34,).
     """
 
     weight: Tensor
@@ -262,8 +268,8 @@ class Renderer:
         return Look(
             shape=FACTORS["shape"][int(p["shape"].argmax())],
             colour=mixed("colour"),
-            radius=float(p["size"] @ [7.5, 12.0]),
-            centre=(float(p["position"] @ [14.0, 24.0, 34.0]), 27.0),
+            radius=float(p["size"] @ list(RADIUS.values())),
+            centre=(float(p["position"] @ list(CENTRE.values())), HEIGHT),
             turn=turn,
             spots=float(p["texture"][1]),
             stripes=float(p["texture"][2]),

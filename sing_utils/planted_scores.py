@@ -20,6 +20,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from sing_utils.errors import SingError
 from sing_utils.planted import FACTORS, WORDINGS, Scenes, phrase
 from sing_utils.planted_heads import Planted, Recoding, plant
 from sing_utils.planted_models import (
@@ -32,7 +33,7 @@ from sing_utils.planted_models import (
 from sing_utils.scores import attribute_score, image_score
 from sing_utils.translator import Translator
 
-LEVELS = [(f, v) for f, levels in FACTORS.items() for v in levels]  # 36 rows of every table of texts
+LEVELS = [(f, v) for f, levels in FACTORS.items() for v in levels]  # 34 rows of every table of texts
 COUNTERFACTUALS = 60  # scenes in which one factor at a time is changed
 
 
@@ -84,7 +85,7 @@ class World:
         return plant(self.recoding, self.fit.h, self.fit.levels, name=name, seed=own, **options)
 
     def texts(self, encoder: str = "planted", wording: str = WORDINGS[0]) -> Tensor:
-        """Embeddings of all levels' prompts, (36, n), in the order of `LEVELS`."""
+        """Embeddings of all levels' prompts, (34, n), in the order of `LEVELS`."""
         if (encoder, wording) not in self._texts:
             prompts = [phrase(f, v, wording) for f, v in LEVELS]
             self._texts[encoder, wording] = self.encoders[encoder].encode_text(prompts).double()
@@ -138,10 +139,12 @@ def fit_translator(
         world: whose scenes are fitted on.
         head: whose features are translated.
         encoder: whose embeddings they are translated into.
-        rows: how many scenes to fit on; None: all.
+        rows: how many scenes to fit on; None: all. At most as many as the world has.
         without_null: fit on features from which the null component was removed.
         ridge: factor on the chosen ridge.
     """
+    if rows is not None and rows > len(world.fit.h):
+        raise SingError(f"rows is {rows}, expected at most the world's {len(world.fit.h)} scenes.")
     f, z = head.features(world.fit.h)[:rows], world.fit.z[encoder][:rows]
     if without_null:
         f = head.spaces().remove_null(f)
@@ -179,8 +182,8 @@ def measure(
     spaces, own = head.spaces(), world.evaluation
     f = head.features(own.h)  # (N, m)
     z, z_tilde = T(f), T.after_null_removal(spaces)(f)  # (N, n) each
-    texts = world.texts(encoder, wording)  # (36, n)
-    AS = attribute_score(z[:, None], z_tilde[:, None], texts).numpy()  # (N, 36)
+    texts = world.texts(encoder, wording)  # (34, n)
+    AS = attribute_score(z[:, None], z_tilde[:, None], texts).numpy()  # (N, 34)
     turned = float(np.median(image_score(z, z_tilde)))
     cosine = float(torch.cosine_similarity(z, own.z[encoder], dim=-1).mean())
     seen = _counterfactual_shares(world, head)

@@ -66,7 +66,7 @@ class Profile(BaseModel):
         picture_backend: name for `load_pictures`, how embeddings become pictures; in a file also "photos",
             the nearest of the run's own.
         picture_options: its options, such as steps or save_memory.
-        planted_worlds: worlds that notebook 06 repeats everything in, at least 2; 5 are trained.
+        planted_worlds: worlds that notebook 06 repeats everything in, 2 to 5: as many backbones were trained.
         planted_scenes: scenes of each world to fit on; a sixth as many are for evaluation.
         held_out: share of the fitting rows that chooses the ridge, between 0 and 1.
         adamw_epochs: passes over the data of the paper's AdamW fit.
@@ -104,8 +104,8 @@ class Profile(BaseModel):
     degrees: float = Field(40.0, gt=0, lt=180)
     picture_backend: str = "mini"
     picture_options: dict[str, int | float | bool] = {}
-    planted_worlds: int = Field(5, ge=2)
-    planted_scenes: int = Field(3000, ge=200)
+    planted_worlds: int = Field(5, ge=2, le=5)
+    planted_scenes: int = Field(3000, ge=400)
     held_out: float = Field(0.1, gt=0, lt=1)
     adamw_epochs: int = Field(40, ge=1)
     bootstrap_draws: int = Field(2000, ge=100)

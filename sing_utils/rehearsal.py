@@ -75,7 +75,7 @@ def rehearsal_parameters(root: Path, profile: Profile) -> dict[str, Any]:
     if (profile.images or "").startswith("planted:"):
         # Its encoder reads no words but those of its own scenes.
         values |= {"images": SCENES, "classes": None, "source_class": None}
-    return values | {"planted_worlds": 2, "planted_scenes": 300}
+    return values | {"planted_worlds": 2, "planted_scenes": 400}
 
 
 def rehearsal_classes(classes: dict[str, str], wanted: list[str]) -> dict[str, str]:

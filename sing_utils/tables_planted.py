@@ -44,17 +44,17 @@ def build_worlds(count: int, *, scenes: int, seed: int = 0) -> list[World]:
     ]
 
 
-def over_worlds(values: Sequence[float], *, level: float = 0.95) -> dict[str, float]:
-    """Mean over worlds with its t interval: value, low, high. Worlds without a value are left out."""
+def over_worlds(
+    values: Sequence[float], *, level: float = 0.95, bounds: tuple[float, float] = (-np.inf, np.inf)
+) -> dict[str, float]:
+    """Mean over worlds with its t interval, cut at `bounds`; and how many worlds have a value."""
     x = np.asarray([v for v in values if np.isfinite(v)], dtype=float)
-    if len(x) < 2:
-        return {
-            "value": float(x.mean()) if len(x) else float("nan"),
-            "low": float("nan"),
-            "high": float("nan"),
-        }
-    half = float(stats.t.ppf((1 + level) / 2, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x)))
-    return {"value": float(x.mean()), "low": float(x.mean()) - half, "high": float(x.mean()) + half}
+    mean = float(x.mean()) if len(x) else float("nan")
+    half = float("nan")
+    if len(x) > 1:
+        half = float(stats.t.ppf((1 + level) / 2, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x)))
+    low, high = np.clip([mean - half, mean + half], *bounds)
+    return {"value": mean, "low": float(low), "high": float(high), "worlds": len(x)}
 
 
 # -------------------------------------------------------------------------------- the heads
@@ -140,10 +140,18 @@ def agreement(table: pd.DataFrame, *, level: float) -> pd.DataFrame:
         own = table if factor == "all" else table[table["factor"] == factor]
         for score in SCORES:
             by_world = [g for _, g in own.groupby("seed")]
-            for name, statistic in (("rank correlation", rank_correlation), ("ROC area", roc_area)):
+            for name, statistic, lowest in (
+                ("rank correlation", rank_correlation, -1.0),
+                ("ROC area", roc_area, 0.0),
+            ):
                 found = [statistic(g, score) for g in by_world]
                 rows.append(
-                    {"factor": factor, "score": score, "statistic": name, **over_worlds(found, level=level)}
+                    {
+                        "factor": factor,
+                        "score": score,
+                        "statistic": name,
+                        **over_worlds(found, level=level, bounds=(lowest, 1.0)),
+                    }
                 )
     return pd.DataFrame(rows)
 
@@ -272,6 +280,7 @@ CONFOUNDS: dict[str, dict[str, Any]] = {
     "weak encoder": {"encoder": "planted:weak"},
     "reworded: “a scene with …”": {"wording": WORDINGS[4]},
     "reworded: no opening": {"wording": WORDINGS[6]},
+    "reworded: “in the picture is …”": {"wording": "in the picture is {}"},  # never trained with
     "mean feature ignored": {"plant": {"mean_ignored": True}},
     "rest × 5": {"plant": {"rest": 5 * REST}},
     "rest × 5, null dim. × 0.5": {"plant": {"rest": 5 * REST, "m": 64}},
@@ -322,6 +331,9 @@ def confound_summary(table: pd.DataFrame, *, level: float) -> pd.DataFrame:
             "contrast of “clean” toward the shape (°)": _of(own, "clean", "shape", "contrast"),
             "contrast of “leaky” toward the shape (°)": _of(own, "leaky", "shape", "contrast"),
             "cosine of Tf and z": _of(own, "clean", "shape", "cosine"),
+            "share found by changing scenes, off by (median)": [
+                float((g["planted"] - g["counterfactual"]).abs().median()) for _, g in worlds
+            ],
         }
         rows += [
             {"condition": condition, "quantity": q, **over_worlds(v, level=level)}
@@ -338,7 +350,7 @@ def _of(table: pd.DataFrame, head: str, factor: str, column: str) -> list[float]
 def conclusions(table: pd.DataFrame) -> pd.DataFrame:
     """Which of the paper's ways to conclude hold under each condition: in how many of the worlds.
 
-    Columns: condition, conclusion, worlds (in which it holds), of (worlds).
+    Columns: condition, conclusion, short (its name in charts), worlds (in which it holds), of (worlds).
     """
     rows = []
     for condition, own in table.groupby("condition", sort=False):
@@ -382,10 +394,10 @@ def _ratio(row: pd.Series) -> float:
 def steering(worlds: Sequence[World], *, degrees: float = 25.0, scenes: int = 60) -> pd.DataFrame:
     """Steer scenes toward another level of each factor, and read what is reached.
 
-    One row a world, named head, factor and direction ("toward the prompt", or "random": a null direction of
-    the same length of IS). `reached`: share of scenes that turn so far in which the factor is then read as
-    the wanted level; `before`: the same before the step. `other factors`: share of readings of all other
-    factors that are as before. `step`: median length of the step, in lengths of the feature.
+    One row a world, named head, factor and direction ("toward the prompt", or "random": a random null
+    direction, to the same IS). `reached`: share of scenes that turn so far in which the factor is then
+    read as the wanted level; `before`: the same before the step. `other factors`: share of readings of
+    all other factors that are as before. `step`: median length of the step, in lengths of the feature.
     """
     return pd.DataFrame(
         [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
@@ -47,16 +48,28 @@ def test_factors_are_even_and_independent():
     assert np.abs(cross).max() < 0.05
 
 
+DRAWN_BY = {
+    "shape": {"shape"},
+    "colour": {"colour"},
+    "size": {"radius"},
+    "position": {"centre"},
+    "texture": {"spots", "stripes"},
+    "background": {"ground"},
+    "pattern": {"checks", "waves"},
+    "cloud": {"cloud"},
+}
+
+
 @pytest.mark.parametrize("factor", FACTORS)
 def test_a_change_of_one_factor_changes_the_picture_and_nothing_else(factor):
     scene = Scenes(5, seed=2)[3]
+    before = asdict(scene.look())
     for level in FACTORS[factor]:
         other = scene.changed(factor, level)
-        assert {f: v for f, v in other.factors.items() if f != factor} == {
-            f: v for f, v in scene.factors.items() if f != factor
-        }
-        same = other.picture().tobytes() == scene.picture().tobytes()
-        assert same == (level == scene.factors[factor])
+        moved = {name for name, value in asdict(other.look()).items() if value != before[name]}
+        is_same = level == scene.factors[factor]
+        assert (moved == set()) if is_same else (set() < moved <= DRAWN_BY[factor])
+        assert (other.picture().tobytes() == scene.picture().tobytes()) == is_same
 
 
 def test_the_background_is_where_it_should_be():
@@ -85,6 +98,10 @@ def test_scenes_are_a_source_of_pictures():
     number = int(hearts.index["path"][0].split("/")[-1].removesuffix(".png"))
     assert hearts.read(0) == source.read(number)
     assert Scenes(60, seed=7)[number].factors["shape"] == "heart"
+    with pytest.raises(SingError, match=r"at most 1,000,000"):
+        open_source("planted:999999999999")
+    with pytest.raises(SingError, match=r"with the seed 500 networks .* were trained, expected any but 42"):
+        open_source("planted:30@500")
     for wrong in ("planted:", "planted:0", "planted:many", "planted:3@x"):
         with pytest.raises(SingError, match=r"expected planted:COUNT"):
             open_source(wrong)
@@ -193,20 +210,21 @@ def test_exactly_the_planted_share_is_in_the_null_space(recoded, factor, share):
     torch.testing.assert_close(read, codes[:, start : start + DIMS[factor]])
 
 
-def test_width_changes_the_null_dimension_and_no_logit(recoded):
+def test_width_changes_the_null_dimension_and_hardly_a_logit(recoded):
+    """Other directions, and another part of the rest in the principal space; the same codes."""
     recoding, h, levels = recoded
-    logits = []
+    logits = {}
     for m in (64, 96, 128):
         planted = plant(recoding, h, levels, ignored={"colour": 1.0}, m=m, seed=3)
         assert planted.spaces().null_dim == m - 32
-        logits.append(planted.logits(planted.features(h))[:, :10])
-    # Other directions, the same codes: what is named stays.
-    same = (logits[0].argmax(1) == logits[2].argmax(1)).double().mean()
-    assert float(same) > 0.98
+        logits[m] = planted.logits(planted.features(h))[:, :10]
+    for m in (64, 128):
+        assert float((logits[m] - logits[96]).abs().max()) < 0.1  # they span about -0.5 to 1.2
+        assert float((logits[m].argmax(1) == logits[96].argmax(1)).double().mean()) > 0.98
 
 
 def test_wrong_shares_and_widths_are_refused(recoded):
-    with pytest.raises(SingError, match=r"ignored\['hue'\] is 1"):
+    with pytest.raises(SingError, match=r"ignored\['hue'\] is 1, expected one of shape, colour"):
         plant(*recoded, ignored={"hue": 1})
     with pytest.raises(SingError, match=r"share between 0 and 1"):
         plant(*recoded, ignored={"colour": 1.5})
@@ -221,8 +239,11 @@ def test_intervals_over_worlds():
     found = tables_planted.over_worlds([1.0, 2.0, 3.0, float("nan")], level=0.95)
     # t(0.975, 2) = 4.3027, sd = 1, n = 3
     assert found == pytest.approx(
-        {"value": 2.0, "low": 2 - 4.3027 / 3**0.5, "high": 2 + 4.3027 / 3**0.5}, rel=1e-4
+        {"value": 2.0, "low": 2 - 4.3027 / 3**0.5, "high": 2 + 4.3027 / 3**0.5, "worlds": 3}, rel=1e-4
     )
+    cut = tables_planted.over_worlds([0.9, 1.0], bounds=(0.0, 1.0))
+    assert cut["high"] == 1.0
+    assert np.isnan(tables_planted.over_worlds([1.0])["low"])
 
 
 def test_rank_correlation_and_roc_area_by_hand():
@@ -309,6 +330,7 @@ def test_a_translator_that_never_saw_the_null_component_says_nothing(worlds):
     head = worlds[0].plant("clean", **HEADS["clean"])
     blind = fit_translator(worlds[0], head, without_null=True)
     own = measure(worlds[0], head, blind)
+    assert measure(worlds[0], head)["IS"].min() > 10
     assert own["IS"].max() < 1e-3
     assert own["contrast"].abs().max() < 1e-3
 
@@ -322,7 +344,70 @@ def test_a_failed_check_is_said(worlds):
     assert finding.verdict == "differs"
     assert "1 of 2 checks passed" in finding.measured
     assert "FAILED: two." in finding.measured
-    assert findings_planted.validation(table[:1]).verdict == "agrees"
+    assert findings_planted.validation(table[:1]).verdict == "not in the paper"
+
+
+def frame_of_heads(shift):
+    """Heads of two worlds with |AS| up by `shift` where the factor is ignored, and contrast down by 1."""
+    rows = [
+        {
+            "seed": s,
+            "factor": f,
+            "planted": p,
+            "|AS|": 5 + shift * p + 0.1 * k,
+            "AS": -p,
+            "contrast": -p + 0.01 * k,
+        }
+        for s in (0, 1)
+        for f in FACTORS
+        for k, p in enumerate((0.0, 0.0, 0.0, 0.25, 0.5, 0.75, 1.0))
+    ]
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize(("shift", "verdict"), [(4.0, "agrees"), (-4.0, "differs")])
+def test_the_verdict_on_recovery_follows_the_roc_area(shift, verdict):
+    found = tables_planted.agreement(frame_of_heads(shift), level=0.95)
+    assert findings_planted.recovered(found).verdict == verdict
+    every = found[(found["factor"] == "all") & (found["statistic"] == "ROC area")].set_index("score")["value"]
+    assert every["contrast"] == 1.0
+    assert every["|AS|"] == (1.0 if shift > 0 else 0.0)
+
+
+def test_detection_starts_where_four_in_five_are_beyond_zero():
+    found = tables_planted.detection(frame_of_heads(4.0)).set_index(["factor", "score"])
+    # Heads at zero score 5.0 to 5.2; of each share above, both worlds' heads score 6 or more.
+    assert found.loc[("colour", "|AS|"), "detectable from"] == 0.25
+    assert found.loc[("colour", "|AS|"), "zero"] == pytest.approx(5.2, abs=0.011)
+    none = tables_planted.detection(frame_of_heads(0.0 - 4.0)).set_index(["factor", "score"])
+    assert np.isnan(none.loc[("colour", "|AS|"), "detectable from"])
+    assert none.loc[("colour", "contrast"), ["0.25", "1"]].tolist() == [1.0, 1.0]
+
+
+def test_conclusions_need_more_than_rounding():
+    def heads(leaky):
+        rows = [
+            {
+                "head": h,
+                "|AS|": 5 + (leaky if h == "leaky" else 0),
+                "contrast": 0.0,
+                "IS": 1.0 + (h != "sees-all"),
+            }
+            for h in HEADS
+        ]
+        rows += [
+            {"head": f"head {p}", "|AS|": p, "contrast": -p, "IS": 1.0, "planted": p} for p in (0.0, 1.0)
+        ]
+        return pd.DataFrame(rows).assign(factor="shape", seed=0, condition="c").fillna({"planted": 0.0})
+
+    by_name = {
+        leaky: tables_planted.conclusions(heads(leaky)).set_index("short")["worlds"] for leaky in (1e-6, 1.0)
+    }
+    assert by_name[1.0]["leaky by |AS|"] == 1
+    assert by_name[1e-6]["leaky by |AS|"] == 0
+    assert by_name[1.0]["leaky by contrast"] == 0
+    assert by_name[1.0]["sees-all by IS"] == 1
+    assert by_name[1.0]["ignored by |AS|"] == 1
 
 
 def test_worlds_are_the_same_each_time(worlds):
