@@ -32,6 +32,7 @@ def test_a_scene_does_not_depend_on_how_many_there_are():
         assert few[i] == many[i]
         assert few[i].picture().tobytes() == many[i].picture().tobytes()
     assert Scenes(3, seed=5)[0].picture().tobytes() != few[0].picture().tobytes()
+    assert Scenes(3, seed=5)[0].seed != few[0].seed  # turn, shade and noise are others too
 
 
 def test_factors_are_even_and_independent():
@@ -148,6 +149,8 @@ def test_the_renderer_draws_what_an_embedding_says(unseen):
     plain = scenes.levels[:40, list(FACTORS).index("pattern")] == 0
     truth = pictures[:40, 44:, 44:].mean((1, 2))
     assert np.abs(corners - truth)[plain].mean() < 40
+    spread = drawn[:, 41:].std((1, 2)).max(1)  # of the ground below the object
+    assert np.median(spread[~plain]) > 3 * np.median(spread[plain])
     assert render(z[:1])[0].tobytes() == render(z[:1])[0].tobytes()
     assert render(z[:1], seed=1)[0].tobytes() != render(z[:1])[0].tobytes()
 
