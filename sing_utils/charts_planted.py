@@ -191,7 +191,7 @@ def conclusions(table: pd.DataFrame) -> alt.LayerChart:
     cells = base.mark_rect(stroke="white").encode(
         color=alt.Color(
             "share:Q",
-            title="worlds in which it holds",
+            title="true in (worlds)",
             scale=alt.Scale(domain=[0, 1], range=[AFTER, "#f2f2f2", BEFORE]),
             legend=alt.Legend(orient="bottom", format="%", gradientLength=200),
         )
@@ -214,12 +214,13 @@ def steering(table: pd.DataFrame) -> alt.LayerChart:
     choice = alt.param(
         name="steered_head", value=heads[1], bind=alt.binding_select(options=heads, name="head: ")
     )
-    title = "scenes whose factor is read as the wanted level (share)"
+    title = "scenes read as the wanted level (share)"
     base = (
-        alt.Chart(table)
+        alt.Chart(table.assign(order=table["factor"].map(_ORDER.index)))
         .transform_filter("datum.head == steered_head")
+        .transform_calculate(row="datum.factor + ', ' + format(datum.planted, '.0%') + ' ignored'")
         .encode(
-            y=alt.Y("factor:N", title=None, sort=_ORDER),
+            y=alt.Y("row:N", title=None, sort=alt.EncodingSortField("order", op="min")),
             yOffset=alt.YOffset("direction:N", sort=["toward the prompt", "random"]),
             tooltip=[
                 *("head", "factor", "direction"),
@@ -239,12 +240,6 @@ def steering(table: pd.DataFrame) -> alt.LayerChart:
             sort=["toward the prompt", "random"],
             scale=alt.Scale(domain=["toward the prompt", "random"], range=[BEFORE, "#999999"]),
             legend=alt.Legend(orient="top"),
-        ),
-        opacity=alt.Opacity(
-            "planted:Q",
-            title="planted share",
-            scale=alt.Scale(domain=[0, 1], range=[0.35, 1]),
-            legend=alt.Legend(orient="top", format="%", values=[0, 0.5, 1]),
         ),
     )
     spread = base.mark_rule(color=AFTER, strokeWidth=2, clip=True).encode(

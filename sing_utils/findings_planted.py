@@ -57,14 +57,15 @@ def calibrated(summary: pd.DataFrame, detected: pd.DataFrame) -> Finding:
     for score in ("|AS|", "contrast"):
         own, found = summary[summary["score"] == score], detected[detected["score"] == score]
         steps = " and ".join(
-            f"{100 * one['monotone'].mean():.1f} % of steps with {setting} (R² of a straight line through "
-            f"the means over worlds {one['linear'].min():.2f} to {one['linear'].max():.2f})"
+            f"in {100 * one['monotone'].mean():.1f} % of steps with {setting}"
             for setting, one in own.groupby("setting", sort=False)
         )
         seen = found["detectable from"].dropna()
         parts.append(
-            f"{score}: more planted makes it more extreme in {steps}; it stands out for {len(seen)} of "
-            f"{len(found)} factors" + (f", from a share of {_between(seen)} on" if len(seen) else "")
+            f"{score}: more planted moves it the right way {steps}; a straight line through the means over "
+            f"worlds, rising or falling, has an R² of at least {own['linear'].min():.2f}; it stands out for "
+            f"{len(seen)} of {len(found)} factors"
+            + (f", from a share of {_between(seen)} on" if len(seen) else "")
         )
     return Finding(
         "The paper gives no scale: it calls a change visible from about 3° of AS on (appendix C).",
@@ -223,7 +224,7 @@ def _translator(of: _Of) -> list[Row]:
             f"contrast {of(_AREA_C, few):.2f} instead of {of(_AREA_C):.2f}",
             "Believe no score without the held-out cosine beside it."
             if of(_AREA_C, few) < of(_AREA_C) - 0.02
-            else "Even few were enough to tell ignored from seen, with features as simple as these.",
+            else "Even few gave the right order, with features as simple as these; not the same degrees.",
         ),
         (
             "Does AS = 0 mean that nothing is ignored?",
@@ -300,7 +301,8 @@ def _steering(steering: pd.DataFrame) -> Row:
         "Does steering toward a concept show that it is ignored?",
         f"reached in {100 * reach:.0f} % of scenes where it is ignored, {100 * reach_seen:.0f} % where all "
         f"of it is seen; steps of {far:.1f} and {far_seen:.1f} times the feature's length (medians)",
-        "It is evidence, if the step is short: what the head sees is reached less often, by longer steps."
+        "Weak evidence: what the head sees is reached too, less often and by longer steps. Look at the "
+        "step's length."
         if reach > reach_seen + 0.25 and far_seen > far
         else "Little by itself: it is reached nearly as often, or as easily, where it is not ignored.",
     )

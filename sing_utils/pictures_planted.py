@@ -68,7 +68,9 @@ def _ignores(shares: dict[str, float]) -> str:
 
 
 def _read(z: Tensor, words: str) -> Shown:
-    levels = {f: FACTORS[f][int(p[0].argmax())] for f, p in load_reader()(z[None]).items()}
+    read = load_reader()(z[None])
+    levels = {f: FACTORS[f][int(p[0].argmax())] for f, p in read.items()}
+    words = f"{words}; {levels['shape']} {float(read['shape'].max()):.0%}"
     return Shown(enlarged(Renderer()(z[None])[0]), words, f"{words}: {caption(levels)}")
 
 

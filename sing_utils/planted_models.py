@@ -96,6 +96,8 @@ class TextTower(nn.Module):
 
     def tokens(self, texts: Sequence[str]) -> Tensor:
         """K texts -> (K, 24) word numbers, 0 where there is none."""
+        if isinstance(texts, str):
+            raise SingError(f"got one string, expected a list of texts: pass [{texts!r}].")
         rows = torch.zeros(len(texts), _LENGTH, dtype=torch.long)
         for i, text in enumerate(texts):
             said = text.lower().replace(",", " ").replace(".", " ").split()

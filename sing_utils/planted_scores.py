@@ -34,6 +34,7 @@ from sing_utils.scores import attribute_score, image_score
 from sing_utils.translator import Translator
 
 LEVELS = [(f, v) for f, levels in FACTORS.items() for v in levels]  # 34 rows of every table of texts
+LEAST = 400  # scenes to fit on
 COUNTERFACTUALS = 60  # scenes in which one factor at a time is changed
 
 
@@ -103,6 +104,8 @@ def build_world(
         evaluation: scenes that nothing is fitted on.
         encoders: names for `load_planted_encoder`.
     """
+    if scenes < LEAST:
+        raise SingError(f"scenes is {scenes}, expected at least {LEAST} to fit a feature of 96 numbers on.")
     backbone = load_backbone(seed % BACKBONES)
     loaded = {name: load_planted_encoder(name) for name in encoders}
 

@@ -357,7 +357,7 @@ def _digest(*parts: Any) -> str:
 def all_pictures(root: Path, profile: Profile) -> PictureSource:
     """The pictures that a profile names, of all classes."""
     given = str(profile.pictures)
-    return open_source(given if given.startswith(("hf:", "planted:")) else root / given)
+    return open_source(given if given == "planted" or given.startswith(("hf:", "planted:")) else root / given)
 
 
 def run_pictures(root: Path, profile: Profile) -> PictureSource:

@@ -274,7 +274,7 @@ def open_source(spec: str | Path) -> PictureSource:
     text = str(spec)
     if text.startswith("hf:"):
         return sources_hub.open_dataset(text)
-    if text.startswith("planted:"):
+    if text == "planted" or text.startswith("planted:"):
         from sing_utils.planted import open_scenes  # it imports this module
 
         return open_scenes(text)

@@ -19,6 +19,7 @@ from sing_utils.planted import FACTORS, HEADS, WORDINGS, phrase
 from sing_utils.planted_heads import REST, Planted
 from sing_utils.planted_models import load_reader
 from sing_utils.planted_scores import World, build_world, fit_translator, measure
+from sing_utils.run import Run
 from sing_utils.steering import largest_image_score, null_direction, random_null_direction, steer
 from sing_utils.translator import Translator
 
@@ -215,7 +216,7 @@ def calibration_summary(table: pd.DataFrame) -> pd.DataFrame:
 
     - monotone: share of worlds and steps in which more planted gives a more extreme score.
     - linear: R^2 of a straight line through the means over worlds.
-    - all of it: the mean score where the factor is ignored most, degrees.
+    - nothing of it, all of it: the mean score where the factor is ignored least and most, degrees.
     """
     rows = []
     for (factor, setting), own in table.groupby(["factor", "setting"], sort=False):
@@ -230,6 +231,7 @@ def calibration_summary(table: pd.DataFrame) -> pd.DataFrame:
                     "score": score,
                     "monotone": float(onward.mean()),
                     "linear": float(stats.pearsonr(shares, means)[0] ** 2),
+                    "nothing of it": float(means[0]),
                     "all of it": float(means[-1]),
                 }
             )
@@ -511,8 +513,8 @@ def validation(recovered: pd.DataFrame, calibrated: pd.DataFrame, worlds: Sequen
             area >= 0.9,
         ),
         (
-            "More ignored gives more contrast",
-            f"rank correlation {rank:.3f}",
+            "More ignored gives lower contrast",
+            f"rank correlation, turned: {rank:.3f}",
             "at least 0.8",
             rank >= 0.8,
         ),
@@ -554,11 +556,35 @@ def shown_confounds(summary: pd.DataFrame) -> pd.DataFrame:
 
 
 def shown_calibration(summary: pd.DataFrame) -> pd.DataFrame:
-    """A row a factor: the score where all of it is ignored, by score and by what the others do, degrees."""
+    """A row a factor: each score where nothing and where all of the factor is ignored, degrees."""
     own = summary[summary["score"] != "AS"]
+    span = [
+        f"{round(a, 1) + 0.0:.1f} → {round(b, 1) + 0.0:.1f}"
+        for a, b in zip(own["nothing of it"], own["all of it"], strict=True)
+    ]
     column = own["score"] + ", " + own["setting"] + " (°)"
-    wide = own.assign(column=column).pivot(index="factor", columns="column", values="all of it")
+    wide = own.assign(column=column, span=span).pivot(index="factor", columns="column", values="span")
     return wide.loc[summary["factor"].unique(), column.unique()].reset_index()
+
+
+def shown_detection(detected: pd.DataFrame) -> pd.DataFrame:
+    """The detection of |AS| and contrast under headings for people."""
+    names = {"0.25": "¼ ignored", "0.5": "½ ignored", "0.75": "¾ ignored", "1": "all ignored"}
+    own = detected[detected["score"] != "AS"]
+    return own.rename(columns={"zero": "limit (°)", "detectable from": "stands out from share", **names})
+
+
+def mean_features(run: Run, worlds: Sequence[World]) -> pd.DataFrame:
+    """Share of the mean feature's energy in the null space: planted heads of one world, the run's own."""
+    rows = []
+    for name, options in HEADS.items():
+        head = worlds[0].plant(name, **options)
+        share = head.spaces().null_energy(head.features(worlds[0].fit.h).mean(0))
+        rows.append({"head": f"planted: {name}", "share of the mean feature ignored": float(share)})
+    for name in run.profile.classifiers:
+        share = run.spaces(name).null_energy(run.data(name).fit.f.double().mean(0))
+        rows.append({"head": name, "share of the mean feature ignored": float(share)})
+    return pd.DataFrame(rows)
 
 
 def words(table: pd.DataFrame) -> Styler:
