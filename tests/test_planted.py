@@ -20,6 +20,7 @@ from sing_utils.planted import FACTORS, HEADS, WORDINGS, Scenes, caption, phrase
 from sing_utils.planted_heads import DIMS, Recoding, contrasts, plant
 from sing_utils.planted_models import load_backbone, load_reader, pooled
 from sing_utils.planted_scores import build_world, fit_translator, measure
+from sing_utils.runner import run_profile
 from sing_utils.sources import open_source
 from sing_utils.translator import Translator
 
@@ -135,6 +136,13 @@ def test_words_that_the_world_does_not_use_are_an_error():
         encoder.encode_text(["an image of a jellyfish"])
     with pytest.raises(SingError, match=r"can't read ''"):
         encoder.encode_text([""])
+
+
+def test_a_run_asks_for_such_words_before_it_begins(root, tmp_path):
+    given = {"images": "planted:60@7", "concepts": ["a dog", "a red object"]}
+    with pytest.raises(SingError, match=r"does not know 'dog'"):
+        run_profile(root, "planted", overrides=given, run_dir=str(tmp_path / "run"), progress=False)
+    assert not (tmp_path / "run" / "executed").exists()
 
 
 def test_the_renderer_draws_what_an_embedding_says(unseen):
