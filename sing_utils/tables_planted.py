@@ -10,18 +10,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from pandas.io.formats.style import Styler
 from scipy import stats
 
 from sing_utils.errors import SingError
 from sing_utils.planted import FACTORS, HEADS, WORDINGS, phrase
-from sing_utils.planted_heads import REST, Planted
-from sing_utils.planted_models import load_reader
+from sing_utils.planted_heads import Planted
 from sing_utils.planted_scores import World, build_world, fit_translator, measure
 from sing_utils.run import Run
-from sing_utils.steering import largest_image_score, null_direction, random_null_direction, steer
-from sing_utils.translator import Translator
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 MOST_SHAPE = 0.75  # a head that ignores all of the shape would name nothing
@@ -269,207 +265,6 @@ def detection(recovered: pd.DataFrame, *, power: float = 0.8) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-# -------------------------------------------------------------------------------- confounds
-
-CONFOUNDS: dict[str, dict[str, Any]] = {
-    "as it should be": {},
-    "null dimension × 0.5": {"plant": {"m": 64}},
-    "null dimension × 1.5": {"plant": {"m": 128}},
-    "translator: 100 scenes": {"rows": 100},
-    "translator: 300 scenes": {"rows": 300},
-    "translator: null part unseen": {"without_null": True},
-    "ridge × 100": {"ridge": 100.0},
-    "weak encoder": {"encoder": "planted:weak"},
-    "reworded: “a scene with …”": {"wording": WORDINGS[4]},
-    "reworded: no opening": {"wording": WORDINGS[6]},
-    "reworded: “in the picture is …”": {"wording": "in the picture is {}"},  # never trained with
-    "mean feature ignored": {"plant": {"mean_ignored": True}},
-    "rest × 5": {"plant": {"rest": 5 * REST}},
-    "rest × 5, null dim. × 0.5": {"plant": {"rest": 5 * REST, "m": 64}},
-    "rest × 5, 100 scenes": {"plant": {"rest": 5 * REST}, "rows": 100},
-}
-
-NOTHING = 0.01  # degrees: a smaller difference of two scores is none
-# Ways to conclude, most of them the paper's, about heads whose truth is known here; and their short names.
-CONCLUSIONS = {
-    "the leaky head has the larger |AS| toward its class than the clean one": "leaky by |AS|",
-    "the leaky head has the lower contrast toward its class than the clean one": "leaky by contrast",
-    "the leaky head has the lower IS/|AS| than the clean one": "leaky by IS/|AS|",
-    "|AS| tells ignored factors from seen ones (ROC area above 0.9)": "ignored by |AS|",
-    "contrast tells ignored factors from seen ones (ROC area above 0.9)": "ignored by contrast",
-    "the head that sees all has the smallest IS": "sees-all by IS",
-}
-
-
-def confounds(worlds: Sequence[World], *, heads: int = 12) -> pd.DataFrame:
-    """Each condition: scores of the named heads and of `heads` random ones, in every world."""
-    frames = []
-    for condition, given in CONFOUNDS.items():
-        options = dict(given)
-        plant = dict(options.pop("plant", {}))
-        found = recovery(worlds, heads=heads, plant=plant, **options)
-        wording, encoder = options.pop("wording", WORDINGS[0]), options.get("encoder", "planted")
-        for world in worlds:
-            for name, own in HEADS.items():
-                head = world.plant(name, **{**own, **plant})
-                T = fit_translator(world, head, **options)
-                found = pd.concat([found, measure(world, head, T, encoder=encoder, wording=wording)])
-        frames.append(found.assign(condition=condition))
-    return pd.concat(frames, ignore_index=True)
-
-
-def confound_summary(table: pd.DataFrame, *, level: float) -> pd.DataFrame:
-    """One row a condition and quantity, with its interval over worlds."""
-    rows = []
-    for condition, own in table.groupby("condition", sort=False):
-        random = own[own["head"].str.startswith("head ")]
-        worlds = list(random.groupby("seed"))
-        quantities = {
-            "ROC area by |AS|": [roc_area(g, "|AS|") for _, g in worlds],
-            "ROC area by contrast": [roc_area(g, "contrast") for _, g in worlds],
-            "median IS of “clean” (°)": _of(own, "clean", "shape", "IS"),
-            "|AS| of “clean” toward the shape (°)": _of(own, "clean", "shape", "|AS|"),
-            "|AS| of “leaky” toward the shape (°)": _of(own, "leaky", "shape", "|AS|"),
-            "contrast of “clean” toward the shape (°)": _of(own, "clean", "shape", "contrast"),
-            "contrast of “leaky” toward the shape (°)": _of(own, "leaky", "shape", "contrast"),
-            "cosine of Tf and z": _of(own, "clean", "shape", "cosine"),
-            "share found by changing scenes, off by (median)": [
-                float((g["planted"] - g["counterfactual"]).abs().median()) for _, g in worlds
-            ],
-        }
-        rows += [
-            {"condition": condition, "quantity": q, **over_worlds(v, level=level)}
-            for q, v in quantities.items()
-        ]
-    return pd.DataFrame(rows)
-
-
-def _of(table: pd.DataFrame, head: str, factor: str, column: str) -> list[float]:
-    own = table[(table["head"] == head) & (table["factor"] == factor)]
-    return own.sort_values("seed")[column].tolist()
-
-
-def conclusions(table: pd.DataFrame) -> pd.DataFrame:
-    """Which of the paper's ways to conclude hold under each condition: in how many of the worlds.
-
-    Columns: condition, conclusion, short (its name in charts), worlds (in which it holds), of (worlds).
-    """
-    rows = []
-    for condition, own in table.groupby("condition", sort=False):
-        checks: dict[str, list[bool]] = {conclusion: [] for conclusion in CONCLUSIONS}
-        for _, world in own.groupby("seed"):
-            shape = world[world["factor"] == "shape"].set_index("head")
-            clean, leaky = shape.loc["clean"], shape.loc["leaky"]
-            random = world[world["head"].str.startswith("head ")]
-            smallest = shape.loc[list(HEADS), "IS"]
-            answers = [
-                leaky["|AS|"] > clean["|AS|"] + NOTHING,
-                leaky["contrast"] < clean["contrast"] - NOTHING,
-                _ratio(leaky) < _ratio(clean),
-                roc_area(random, "|AS|") > 0.9,
-                roc_area(random, "contrast") > 0.9,
-                smallest.idxmin() == "sees-all" and smallest.max() > NOTHING,
-            ]
-            for key, answer in zip(checks, answers, strict=True):
-                checks[key].append(bool(answer))
-        rows += [
-            {
-                "condition": condition,
-                "conclusion": k,
-                "short": CONCLUSIONS[k],
-                "worlds": sum(v),
-                "of": len(v),
-            }
-            for k, v in checks.items()
-        ]
-    return pd.DataFrame(rows)
-
-
-def _ratio(row: pd.Series) -> float:
-    """IS / |AS|; NaN where |AS| is about 0, of which no order follows."""
-    return float(row["IS"] / row["|AS|"]) if row["|AS|"] > NOTHING else float("nan")
-
-
-# --------------------------------------------------------------------------------- steering
-
-
-def steering(worlds: Sequence[World], *, degrees: float = 25.0, scenes: int = 60) -> pd.DataFrame:
-    """Steer scenes toward another level of each factor, and read what is reached.
-
-    One row a world, named head, factor and direction ("toward the prompt", or "random": a random null
-    direction, to the same IS). `reached`: share of scenes that turn so far in which the factor is then
-    read as the wanted level; `before`: the same before the step. `other factors`: share of readings of
-    all other factors that are as before. `step`: median length of the step, in lengths of the feature.
-    """
-    return pd.DataFrame(
-        [
-            row
-            for world in worlds
-            for name, options in HEADS.items()
-            for row in _steer_head(world, world.plant(name, **options), degrees, scenes)
-        ]
-    )
-
-
-def _steer_head(world: World, head: Planted, degrees: float, scenes: int) -> list[dict[str, Any]]:
-    T, spaces = fit_translator(world, head), head.spaces()
-    f, levels = head.features(world.evaluation.h[:scenes]), world.evaluation.levels[:scenes]
-    texts, rng = world.texts(), np.random.default_rng(world.seed)
-    before = _read(T, f)
-    rows, start = [], 0
-    for k, (factor, names) in enumerate(FACTORS.items()):
-        wanted = (levels[:, k] + rng.integers(1, len(names), len(levels))) % len(names)
-        u = texts[start + wanted]  # (N, n)
-        start += len(names)
-        ways = {
-            "toward the prompt": null_direction(f, u, T, spaces),
-            "random": random_null_direction(len(f), spaces, seed=world.seed),
-        }
-        for way, d in ways.items():
-            turn = torch.minimum(torch.full((len(f),), degrees).double(), 0.9 * largest_image_score(f, d, T))
-            there = steer(f, u, T, spaces, degrees=turn, direction=d)
-            ok = ~there.epsilon.isnan()
-            after = _read(T, there.f_eps[ok])
-            kept = [np.mean(after[g] == before[g][ok.numpy()]) for g in FACTORS if g != factor]
-            rows.append(
-                {
-                    "seed": world.seed,
-                    "head": head.name,
-                    "factor": factor,
-                    "planted": head.ignored[factor],
-                    "direction": way,
-                    "before": float(np.mean(before[factor] == wanted)),
-                    "reached": float(np.mean(after[factor] == wanted[ok.numpy()])),
-                    "other factors": float(np.mean(kept)),
-                    "IS": float(there.IS[ok].mean()),
-                    "step": float((there.epsilon[ok] / f[ok].norm(dim=1)).median()),
-                    "scenes": int(ok.sum()),
-                }
-            )
-    return rows
-
-
-def _read(T: Translator, f: torch.Tensor) -> dict[str, np.ndarray]:
-    """Factor -> the level that is read off T f, (N,)."""
-    return {factor: p.argmax(1).numpy() for factor, p in load_reader()(T(f)).items()}
-
-
-def steering_means(table: pd.DataFrame, *, level: float) -> pd.DataFrame:
-    """Mean over worlds of `reached` with its interval: one row a head, factor and direction."""
-    keys = ["head", "factor", "planted", "direction"]
-    return pd.DataFrame(
-        [
-            {
-                **dict(zip(keys, at, strict=True)),
-                **over_worlds(own["reached"], level=level),
-                "IS": own["IS"].mean(),
-                "step": own["step"].mean(),
-            }
-            for at, own in table.groupby(keys, sort=False)
-        ]
-    )
-
-
 # ------------------------------------------------------------------------------- validation
 
 
@@ -546,13 +341,6 @@ def encoder_quality(card: dict[str, Any]) -> pd.DataFrame:
     names = [k for k in card["planted"] if "top-1" in k or k.startswith("zero-shot")]
     order = sorted(names, key=lambda k: ("top-1" not in k, k))
     return pd.DataFrame([{"measure": k, **{e: values[k] for e, values in both.items()}} for k in order])
-
-
-def shown_confounds(summary: pd.DataFrame) -> pd.DataFrame:
-    """The summary as people read it: a row a condition, a column a quantity, with intervals."""
-    text = [f"{r.value:.2f} ({r.low:.2f} to {r.high:.2f})" for r in summary.itertuples()]
-    wide = summary.assign(text=text).pivot(index="condition", columns="quantity", values="text")
-    return wide.loc[summary["condition"].unique(), summary["quantity"].unique()].reset_index()
 
 
 def shown_calibration(summary: pd.DataFrame) -> pd.DataFrame:

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
-from sing_utils import findings_planted, planted_scores, tables_planted
+from sing_utils import confounds_planted, findings_planted, planted_scores, tables_planted
 from sing_utils.classifiers import load_classifier
 from sing_utils.encoders import load_encoder
 from sing_utils.errors import SingError
@@ -419,7 +419,8 @@ def test_conclusions_need_more_than_rounding():
         return pd.DataFrame(rows).assign(factor="shape", seed=0, condition="c").fillna({"planted": 0.0})
 
     by_name = {
-        leaky: tables_planted.conclusions(heads(leaky)).set_index("short")["worlds"] for leaky in (1e-6, 1.0)
+        leaky: confounds_planted.conclusions(heads(leaky)).set_index("short")["worlds"]
+        for leaky in (1e-6, 1.0)
     }
     assert by_name[1.0]["leaky by |AS|"] == 1
     assert by_name[1e-6]["leaky by |AS|"] == 0
