@@ -86,7 +86,7 @@ def steering_means(table: pd.DataFrame, *, level: float) -> pd.DataFrame:
         [
             {
                 **dict(zip(keys, at, strict=True)),
-                **over_worlds(own["reached"], level=level),
+                **over_worlds(own["reached"], level=level, bounds=(0.0, 1.0)),
                 "IS": own["IS"].mean(),
                 "step": own["step"].mean(),
             }

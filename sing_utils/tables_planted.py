@@ -62,7 +62,7 @@ def named_heads(worlds: Sequence[World], *, level: float) -> pd.DataFrame:
     rows = []
     for name, options in HEADS.items():
         found = [_accuracy(w, w.plant(name, **options)) for w in worlds]
-        interval = over_worlds(found, level=level)
+        interval = over_worlds(found, level=level, bounds=(0.0, 1.0))
         rows.append(
             {
                 "head": name,

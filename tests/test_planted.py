@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
-from sing_utils import confounds_planted, findings_planted, planted_scores, tables_planted
+from sing_utils import confounds_planted, findings_planted, planted_scores, steering_planted, tables_planted
 from sing_utils.classifiers import load_classifier
 from sing_utils.encoders import load_encoder
 from sing_utils.errors import SingError
@@ -300,6 +300,14 @@ def validated(worlds):
 def test_the_validation_passes(worlds):
     passed = validated(worlds)
     assert passed.all(), passed
+
+
+def test_shares_stay_between_nothing_and_all(worlds):
+    heads = tables_planted.named_heads(worlds, level=0.95)
+    reached = steering_planted.steering_means(steering_planted.steering(worlds, scenes=20), level=0.95)
+    for table in (heads, reached):
+        assert table["low"].min() >= 0
+        assert table["high"].max() <= 1
 
 
 def test_a_broken_projector_fails_it(worlds, monkeypatch):
