@@ -14,20 +14,25 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from sing_utils import downloads, reproduction
+from sing_utils.claims_controls import claims_under_controls
 from sing_utils.errors import SingError
 from sing_utils.pagejs import fetch_page_js, page_js_key
+from sing_utils.results import Results
+from sing_utils.summary import summary
 
 __all__ = ["build_book"]
 
 _PICTURES = {".jpg", ".png", ".svg"}  # a page outside book/ brings those that lie beside it
 _STAMP = ".stamp"
+_INTRODUCTION, _FINDINGS = "book/intro.md", b"<!-- the findings of the run -->"
 #: Distributions whose version changes what the pages look like.
 _TOOLS = (
     "jupyter-book", "sphinx", "myst-nb", "myst-parser", "sphinx-book-theme",
@@ -118,10 +123,21 @@ def _staged_files(root: Path, profile: str) -> dict[str, bytes]:
     files["_toc.yml"] = (root / "_toc.yml").read_bytes()
     if (root / "CHANGELOG.md").is_file():
         files["CHANGELOG.md"] = (root / "CHANGELOG.md").read_bytes()
+    pages = list(_toc_pages(files["_toc.yml"]))
+    if "book/reproduction" in pages:
+        _derive_tables(downloads.run_results(root, profile), root)
+    if _FINDINGS in files.get(_INTRODUCTION, b""):
+        words = summary(downloads.run_results(root, profile)).encode()
+        files[_INTRODUCTION] = files[_INTRODUCTION].replace(_FINDINGS, words)
+    files |= downloads.table_files(downloads.run_results(root, profile))
     executed = root / "_build" / "runs" / profile / "executed"
-    for page in _toc_pages(files["_toc.yml"]):
+    made = _generated_pages(root, profile) if {f"{page}.md" for page in pages} & set(GENERATED) else {}
+    for page in pages:
         if page.startswith("notebooks/"):
-            files[f"{page}.ipynb"] = _notebook(executed / f"{page.split('/', 1)[1]}.ipynb", profile)
+            notebook = _notebook(executed / f"{page.split('/', 1)[1]}.ipynb", profile)
+            files[f"{page}.ipynb"] = _with_downloads(notebook, files, all_tables="book/tables" in pages)
+        elif f"{page}.md" in made:
+            files[f"{page}.md"] = made[f"{page}.md"]
         elif (root / f"{page}.md").is_file():  # such as data/embedded/README, where the data are
             files[f"{page}.md"] = (root / f"{page}.md").read_bytes()
             beside = [p for p in (root / page).parent.iterdir() if p.suffix in _PICTURES]
@@ -129,6 +145,50 @@ def _staged_files(root: Path, profile: str) -> dict[str, bytes]:
         elif not {page, f"{page}.md"} & set(files):
             raise SingError(f"_toc.yml names the page {page!r}, but there is no {page}.md.")
     return files
+
+
+def _generated_pages(root: Path, profile: str) -> dict[str, bytes]:
+    """{path in the staged folder: contents} of the pages that are made from the run's results."""
+    return {page: make(root, profile).encode() for page, make in GENERATED.items()}
+
+
+def _tables_page(root: Path, profile: str) -> str:
+    """All tables of the run, with the notebooks of the table of contents that make them."""
+    results = downloads.run_results(root, profile)
+    executed = root / "_build" / "runs" / profile / "executed"
+    made_in: dict[str, str] = {}
+    for page in _toc_pages((root / "_toc.yml").read_bytes()):
+        file = executed / f"{page.removeprefix('notebooks/')}.ipynb"
+        if page.startswith("notebooks/") and file.is_file():
+            saved = downloads.saved_tables(json.loads(_notebook(file, profile)))
+            made_in |= dict.fromkeys(saved, file.stem)
+    return downloads.tables_page(results, downloads.table_files(results), made_in)
+
+
+def _reproduction_page(root: Path, profile: str) -> str:
+    """The paper's claims beside this run's numbers, under controls also those of the planted profile."""
+    planted = root / "_build" / "runs" / "planted" / "results"
+    other = Results(planted) if any(planted.glob("*.parquet")) and profile != "planted" else None
+    return reproduction.page(downloads.run_results(root, profile), other, root=root)
+
+
+def _derive_tables(results: Results, root: Path) -> None:
+    """Write the tables that are words about other tables: verdicts, and claims under controls."""
+    made = {
+        "reproduction": reproduction.rows(results, root=root),
+        "claims_under_controls": claims_under_controls(results),
+    }
+    for name, table in made.items():
+        if not table.equals(results.get(name)):
+            table.to_parquet(results.folder / f"{name}.parquet", index=False)
+
+
+#: Pages that are made from the run's results and need no source file: path in the staged folder ->
+#: function of the project's folder and the run's name that returns Markdown.
+GENERATED: dict[str, Callable[[Path, str], str]] = {
+    "book/tables.md": _tables_page,
+    "book/reproduction.md": _reproduction_page,
+}
 
 
 def _config(root: Path, profile: str) -> bytes:
@@ -174,6 +234,16 @@ def _notebook(path: Path, profile: str) -> bytes:
         for key in ("papermill", "execution"):
             part.get("metadata", {}).pop(key, None)
     return json.dumps(notebook, ensure_ascii=False, indent=1, sort_keys=True).encode()
+
+
+def _with_downloads(notebook: bytes, files: dict[str, bytes], *, all_tables: bool) -> bytes:
+    """A notebook with links to the tables that it saves, at its end."""
+    loaded = json.loads(notebook)
+    cell = downloads.download_cell(downloads.saved_tables(loaded), files, all_tables=all_tables)
+    if cell is None:
+        return notebook
+    loaded["cells"].append(cell)
+    return json.dumps(loaded, ensure_ascii=False, indent=1, sort_keys=True).encode()
 
 
 def _check_outputs(cell: dict[str, Any], where: str) -> None:
@@ -258,11 +328,19 @@ def _run_jupyter_book(root: Path) -> Path:
         raise
     log.write_text(done.stdout, encoding="utf-8")
     made = work / "_build" / "html"
+    _copy_tables(build / "book" / downloads.STAGED, made / "_static" / "tables")
     if done.returncode != 0 or not (made / "index.html").is_file():
         # Sphinx keeps pages that it warned about; the next build would use them without a word.
         shutil.rmtree(work, ignore_errors=True)
         raise SingError(_failure(done.stdout, build / "book"))
     return made
+
+
+def _copy_tables(staged: Path, shown: Path) -> None:
+    """The tables as they are staged: Sphinx copies none where no page changed, and never removes one."""
+    shutil.rmtree(shown, ignore_errors=True)
+    if staged.is_dir():
+        shutil.copytree(staged, shown)
 
 
 def _failure(output: str, staged: Path) -> str:

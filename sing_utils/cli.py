@@ -10,14 +10,14 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from sing_utils import cli_stores
+from sing_utils import cli_results, cli_stores
 from sing_utils.errors import SingError
 
 app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="What a vision classifier ignores: run notebooks, build the book, extract features, draw pictures.",
+    help="What a vision classifier ignores: run notebooks, build the book, print and compare results.",
 )
 
 
@@ -155,6 +155,8 @@ app.command()(cli_stores.extract)
 app.command()(cli_stores.fit)
 app.command()(cli_stores.analyze)
 app.command("export-head")(cli_stores.export_head)
+app.command()(cli_results.results)
+app.command()(cli_results.compare)
 
 
 @app.command()

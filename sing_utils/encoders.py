@@ -113,6 +113,12 @@ class Judge:
                 f"use encoder.judge_of({self.classifier!r})."
             )
 
+    def towers_alone(self) -> dict[str, Judge]:
+        """Each of the encoder's towers as a judge of its own; none if it has only one."""
+        if not isinstance(self.encoder, EmbeddedEncoder) or len(self.encoder.towers) < 2:
+            return {}
+        return {t: replace(self, encoder=self.encoder.only(t)) for t in self.encoder.towers}
+
     def targets(self, store: FeatureStore) -> Tensor:
         """Normalised image embeddings (N, n), in the order of `store.index`.
 

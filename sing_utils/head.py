@@ -15,7 +15,7 @@ True
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -78,7 +78,7 @@ class HeadSpaces:
     rtol: float
 
     @classmethod
-    def from_weight(cls, W: Any, *, rtol: float | None = None) -> HeadSpaces:
+    def from_weight(cls, W: Any, *, rtol: float | None = None, softmax: bool = False) -> HeadSpaces:
         """Split the feature space of a head into principal and null space (eqs. 1 and 3).
 
         Args:
@@ -86,6 +86,8 @@ class HeadSpaces:
             rtol: relative rank tolerance; None means max(c, m) * eps of the dtype W is stored in,
                 and eps itself for a 16-bit W. An absolute threshold would call a half-precision
                 head full rank when it is not.
+            softmax: count as null also what the softmax ignores, a constant added to all logits: W is
+                replaced by its rows minus their mean. Logits may then move, all alike.
 
         Raises:
             NoNullSpaceError: if rank(W) = m.
@@ -102,11 +104,14 @@ class HeadSpaces:
         if rtol is None:
             rtol = _rounding(max(c, m), stored.dtype)
         W64 = stored.detach().to(torch.float64)
+        if softmax:
+            W64 = W64 - W64.mean(0)
         # V must be complete; with c >= m the thin decomposition already has all m rows.
         _, S, Vh = torch.linalg.svd(W64, full_matrices=c < m)
         rank = int((rtol * S[0] < S).sum())
         if rank == 0:
-            raise SingError("W is zero, expected a trained head: every feature would be invisible to it.")
+            what = "every row of W is the same" if softmax else "W is zero"
+            raise SingError(f"{what}, expected a trained head: every feature would be invisible to it.")
         if rank == m:
             raise NoNullSpaceError(
                 f"W {tuple(stored.shape)} has full rank {rank} = m, expected rank < m: this head has no "
@@ -115,6 +120,21 @@ class HeadSpaces:
             )
         V = Vh.mT.contiguous()  # (m, m)
         return cls(W64, S, V[:, :rank].contiguous(), V[:, rank:].contiguous(), rtol)
+
+    def at_rank(self, rank: int) -> HeadSpaces:
+        """The same head with another cut: singular values beyond the first `rank` count as null.
+
+        Raises:
+            SingError: for a rank that is not between 1 and m - 1.
+        """
+        if not 0 < rank < self.width:
+            raise SingError(f"rank is {rank}, expected 1 to {self.width - 1}: both spaces need a direction.")
+        V = torch.cat([self.principal_basis, self.null_basis], 1)
+        return replace(
+            self,
+            principal_basis=V[:, :rank].contiguous(),
+            null_basis=V[:, rank:].contiguous(),
+        )
 
     @property
     def rank(self) -> int:
@@ -125,6 +145,12 @@ class HeadSpaces:
     def null_dim(self) -> int:
         """M - r, the dimension of the null space."""
         return self.null_basis.shape[1]
+
+    @property
+    def gap(self) -> float:
+        """σ_r / σ_{r+1}, how clear the cut at the rank is; infinite if nothing is beyond it."""
+        s, r = self.singular_values, self.rank
+        return float(s[r - 1] / s[r]) if r < len(s) and s[r] > 0 else float("inf")
 
     @property
     def width(self) -> int:

@@ -64,7 +64,7 @@ class Need:
 def needs(profile: Profile) -> list[Need]:
     """Everything that a run of the profile loads, whether it is here or not."""
     found = [_classifier(name, profile.source_of(name)) for name in profile.classifiers]
-    found.append(_encoder(profile.encoder))
+    found += [_encoder(name) for name in (profile.encoder, profile.second_encoder) if name is not None]
     kind, _, folder = profile.picture_backend.partition(":")
     if kind == "karlo" and not folder:
         found.append(_karlo("pictures", "karlo"))

@@ -72,6 +72,14 @@ class Profile(BaseModel):
         adamw_epochs: passes over the data of the paper's AdamW fit.
         bootstrap_draws: draws of each bootstrap.
         confidence: level of every interval, between 0 and 1.
+        permutations: of each permutation test, whose p value can't be less than 1 / (permutations + 1).
+        controls: which controls of notebooks 02 to 04 are run: "subspace", "translator", "prompts",
+            "encoder", "rank"; an empty list turns all of them off.
+        control_draws: random subspaces of each kind, and exchanges of class names or of photos.
+        prompt_wordings: further wordings of the class prompt, each with one {}; the spread over them stands
+            beside every AS.
+        second_encoder: name for `load_encoder`, to repeat the tables with; None: only the single towers of
+            the profile's encoder, where it has several.
         seed: of splits, initialisations and bootstraps.
     """
 
@@ -110,6 +118,16 @@ class Profile(BaseModel):
     adamw_epochs: int = Field(40, ge=1)
     bootstrap_draws: int = Field(2000, ge=100)
     confidence: float = Field(0.95, gt=0, lt=1)
+    permutations: int = Field(9999, ge=99)
+    controls: list[Literal["subspace", "translator", "prompts", "encoder", "rank"]] = [
+        *("subspace", "translator", "prompts", "encoder", "rank")
+    ]
+    control_draws: int = Field(100, ge=19)
+    prompt_wordings: list[str] = [
+        *("a photo of a {}", "a picture of a {}", "a photograph showing a {}", "there is a {} here"),
+        *("a {} in a natural scene", "a close-up of a {}", "what you see is a {}", "{}"),
+    ]
+    second_encoder: str | None = None
     seed: int = Field(0, ge=0)
 
     @field_validator("classifiers")
@@ -125,11 +143,12 @@ class Profile(BaseModel):
             require_classifier(self.source_of(name))
         return self
 
-    @field_validator("encoder")
+    @field_validator("encoder", "second_encoder")
     @classmethod
-    def _known_encoder(cls, name: str) -> str:
+    def _known_encoder(cls, name: str | None) -> str | None:
         try:
-            require_encoder(name)
+            if name is not None:
+                require_encoder(name)
         except SingError as error:
             raise ValueError(str(error)) from None
         return name
@@ -140,6 +159,21 @@ class Profile(BaseModel):
         if text.count("{}") != 1 or len(text.replace("{}", "").strip()) == 0:
             raise ValueError("expected words with one {} where the class name goes")
         return text
+
+    @field_validator("prompt_wordings")
+    @classmethod
+    def _one_place_each(cls, wordings: list[str]) -> list[str]:
+        wrong = [w for w in wordings if w.count("{}") != 1]
+        if wrong or len(set(wordings)) < len(wordings):
+            raise ValueError("expected different wordings with one {} each where the class name goes")
+        return wordings
+
+    @field_validator("controls")
+    @classmethod
+    def _each_once(cls, names: list[str]) -> list[str]:
+        if len(set(names)) < len(names):
+            raise ValueError("a control is named twice")
+        return names
 
     @field_validator("concepts", "more_concepts", "targets")
     @classmethod
@@ -175,6 +209,11 @@ class Profile(BaseModel):
     def prompt(self, class_name: str) -> str:
         """The class prompt, such as "an image of a jellyfish"."""
         return self.prompt_template.format(class_name)
+
+    @property
+    def wordings(self) -> list[str]:
+        """The class prompt in all wordings, the profile's own first."""
+        return list(dict.fromkeys([self.prompt_template, *self.prompt_wordings]))
 
 
 def rooted(name: str, root: Path) -> str:
@@ -251,8 +290,9 @@ def load_profile(name: str, /, *, root: Path | None = None, **overrides: Any) ->
 
 def _rooted_values(values: dict[str, Any], root: Path) -> dict[str, Any]:
     """Folders that are checked by name alone, from the checkout and not from where a notebook runs."""
-    if isinstance(values.get("encoder"), str):
-        values["encoder"] = rooted(values["encoder"], root)
+    for key in ("encoder", "second_encoder"):
+        if isinstance(values.get(key), str):
+            values[key] = rooted(values[key], root)
     images = values.get("images")
     if isinstance(images, str) and images.startswith("hf:"):
         folder, hash_, split = images.removeprefix("hf:").partition("#")

@@ -59,6 +59,8 @@ def rehearsal_parameters(root: Path, profile: Profile) -> dict[str, Any]:
         "degrees": 5.0,  # random weights turn features less
         "adamw_epochs": 2,
         "bootstrap_draws": 100,
+        "permutations": 99,
+        "control_draws": 19,
     }
     kind = profile.picture_backend.partition(":")[0]
     if kind == "karlo":

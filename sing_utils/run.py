@@ -10,14 +10,14 @@ from __future__ import annotations
 import hashlib
 import html
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-from IPython.display import HTML, display
+from IPython.display import HTML, Markdown, display
 from PIL import Image
 from torch import Tensor
 
@@ -119,6 +119,11 @@ class Run:
     def encoder(self) -> Encoder:
         """The profile's encoder."""
         return load_encoder(rooted(self.profile.encoder, self.root), rehearse=self.profile.rehearse)
+
+    def with_encoder(self, name: str) -> Run:
+        """The same run read by another encoder; the translators that are kept are not for it."""
+        profile = self.profile.model_copy(update={"encoder": name})
+        return replace(self, profile=profile, _data={}, _decoders={})
 
     def judge(self, name: str) -> Judge:
         """The encoder without the classifier's own tower."""
@@ -312,6 +317,12 @@ class Run:
         path.parent.mkdir(parents=True, exist_ok=True)
         table.to_parquet(path, index=False)
         return table
+
+    def turned_off(self, *tables: str) -> Markdown:
+        """What to show in the place of a control that the profile turns off; its old tables go."""
+        for name in tables:
+            (self.folder / "results" / f"{name}.parquet").unlink(missing_ok=True)
+        return Markdown("*This control is turned off in this run (parameter `controls`).*")
 
     def table(self, name: str) -> pd.DataFrame:
         """A table that an earlier notebook saved."""

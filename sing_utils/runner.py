@@ -35,12 +35,15 @@ from sing_utils.profiles import (
     safe_name,
     save_profile,
 )
+from sing_utils.records import is_current, write_record
 from sing_utils.run import all_pictures, run_pictures
 
 # Modules that decide how a book looks or how a command reads, not what a notebook computes.
 _NOT_INPUTS = {
     *("book.py", "pagejs.py", "runner.py", "live.py", "cli.py", "cli_stores.py"),
     *("doctor.py", "needs.py", "speed.py", "fetch.py"),
+    *("results.py", "records.py", "compare_runs.py", "downloads.py", "cli_results.py"),
+    *("published.py", "summary.py", "claims_controls.py"),
 }
 _LONG_TEXT = 200  # characters
 _LIBRARIES = (
@@ -56,6 +59,7 @@ _LIBRARIES = (
     "anywidget",
     "papermill",
 )
+_MORE_LIBRARIES = ("scipy", "pyarrow")  # noted in the record of a run
 
 
 @dataclass(frozen=True)
@@ -104,13 +108,20 @@ def run_profile(
 
     # Threads that spin while they wait make a busy machine many times slower; kernels inherit this.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    executed = []
+    folder = root / run_dir
     key = _inputs_key(root, loaded, parameters)
-    _forget_models(root / run_dir, key)
+    _forget_models(folder, key)
+    keys = {}
     for notebook in notebooks:
         key = _digest(key, notebook.read_text(encoding="utf-8"))  # so a change reaches later ones
-        if notebook in chosen:
-            executed.append(_execute(notebook, root / run_dir, parameters, key, force, progress))
+        keys[notebook] = key
+    executed: list[Executed] = []
+    try:
+        for notebook in chosen:
+            executed.append(_execute(notebook, folder, parameters, keys[notebook], force, progress))
+    finally:  # also after a failure: tables may be new
+        if any(e.ran for e in executed) or len(executed) < len(chosen) or not is_current(folder):
+            _record(root, loaded, folder, keys)
     return executed
 
 
@@ -147,7 +158,7 @@ def _require_inputs(root: Path, profile: Profile, names: dict[str, str]) -> None
     if profile.pictures is not None:
         labels = set(all_pictures(root, profile).index["label"])
     else:
-        stores = (*profile.classifiers, profile.encoder)
+        stores = (*profile.classifiers, *filter(None, (profile.encoder, profile.second_encoder)))
         opened = [FeatureStore.open(root / str(profile.features) / safe_name(name)) for name in stores]
         labels = set(opened[0].index["label"])
     known = sorted(names.get(label, label) for label in labels)
@@ -167,7 +178,8 @@ def _require_inputs(root: Path, profile: Profile, names: dict[str, str]) -> None
             f"did you mean {near!r}?"
         )
     encoder = load_encoder(rooted(profile.encoder, root), rehearse=profile.rehearse)
-    texts = [profile.prompt(x) for x in (*classes, *profile.targets)] + profile.phrases
+    wordings = profile.wordings if "prompts" in profile.controls else [profile.prompt_template]
+    texts = [w.format(x) for w in wordings for x in (*classes, *profile.targets)] + profile.phrases
     knows_few = profile.encoder.partition(":")[0] == "planted"  # words, and is quick
     if long := [t for t in texts if knows_few or len(t) > _LONG_TEXT]:
         encoder.encode_text(long)  # only these can be too long, and the text tower takes seconds to load
@@ -217,7 +229,7 @@ def _execute(
 ) -> Executed:
     out = folder / "executed" / notebook.name
     stamp = folder / "executed" / f".{notebook.stem}.key"
-    if not force and out.exists() and stamp.exists() and stamp.read_text() == key:
+    if not force and _is_current(out, key):
         if progress:
             tqdm.write(f"{notebook.stem}: unchanged")
         return Executed(out, ran=False)
@@ -248,13 +260,26 @@ def _execute(
     return Executed(out, ran=True)
 
 
+def _record(root: Path, profile: Profile, folder: Path, keys: dict[Path, str]) -> None:
+    """Write what made the numbers of a run beside them."""
+    current = {n.stem: _is_current(folder / "executed" / n.name, key) for n, key in keys.items()}
+    versions = {name: _version(name) for name in (*_LIBRARIES, *_MORE_LIBRARIES)}
+    write_record(root, profile, folder, current=current, versions=versions)
+
+
+def _is_current(out: Path, key: str) -> bool:
+    """Whether an executed copy was made from these very inputs."""
+    stamp = out.with_name(f".{out.stem}.key")
+    return out.exists() and stamp.exists() and stamp.read_text() == key
+
+
 def _inputs_key(root: Path, profile: Profile, parameters: dict[str, Any]) -> str:
     """Everything but the notebooks that results depend on."""
     sources = [*(root / "sing_utils").glob("*.py"), *(root / "sing_utils" / "pages").glob("*")]
     code = {
         p.name: hashlib.sha256(p.read_bytes()).hexdigest()
         for p in sorted(sources)
-        if p.name not in _NOT_INPUTS
+        if p.name not in _NOT_INPUTS and not p.name.startswith("reproduction")
     }
     stores = (root / profile.features).glob("*/manifest.json") if profile.features else []
     data = [p.read_text() for p in sorted(stores)]

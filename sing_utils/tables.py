@@ -17,8 +17,9 @@ from scipy import stats
 from torch import Tensor
 
 from sing_utils.head import random_basis
+from sing_utils.intervals import bootstrap, false_discovery, sign_flip_test
 from sing_utils.run import Data, Run
-from sing_utils.scores import attribute_score, bootstrap, image_score, pairwise_angle
+from sing_utils.scores import attribute_score, contrast, image_score, pairwise_angle
 from sing_utils.translator import Translator, TranslatorFitter, quality, split_rows
 
 # Definitions of the IS/AS ratio. The paper gives none; a conclusion should survive all.
@@ -213,18 +214,25 @@ def _fit_row(name: str, T: Translator, evaluation: Data, seconds: float | None =
 
 
 def photo_scores(run: Run) -> pd.DataFrame:
-    """AS toward the true class prompt and IS of every evaluation photo, degrees."""
+    """AS toward the true class prompt, its contrast to the other classes' prompts, and IS: degrees.
+
+    One row a classifier and evaluation photo.
+    """
     frames = []
     for name in run.profile.classifiers:
         data, T, spaces = run.data(name).evaluation, run.translator(name), run.spaces(name)
         prompts = run.prompts(run.judge(name))
         z, z_tilde = T(data.f), T.after_null_removal(spaces)(data.f)  # (N, n) each
-        texts = torch.stack([prompts[c] for c in data.index["class"]])  # (N, n)
+        numbers = {c: i for i, c in enumerate(prompts)}
+        own = torch.tensor([numbers[c] for c in data.index["class"]])  # (N,)
+        texts = torch.stack(list(prompts.values()))  # (C, n)
+        AS = pairwise_angle(z, texts) - pairwise_angle(z_tilde, texts)  # (N, C), eq. 7
         head = run.head(name)
         frames.append(
             data.index[["class", "label", "path"]].assign(
                 classifier=name,
-                AS=attribute_score(z, z_tilde, texts).numpy(),
+                AS=AS.gather(1, own[:, None])[:, 0].numpy(),
+                contrast=contrast(AS, own).numpy(),
                 IS=image_score(z, z_tilde).numpy(),
                 cosine=torch.cosine_similarity(z, data.z, dim=-1).numpy(),
                 top1=[head.label(i) for i in head.logits(data.f).argmax(-1).tolist()],
@@ -278,18 +286,22 @@ def ratios(scores: pd.DataFrame, run: Run) -> pd.DataFrame:
 
 
 def spreads(scores: pd.DataFrame, run: Run) -> pd.DataFrame:
-    """One row a classifier: means, medians, and log(Var IS / Var AS) with its interval.
+    """One row a classifier: means, medians, contrast and log(Var IS / Var AS) with their intervals.
 
     Above 0 the confidence ellipse of Figure 3 is taller than wide.
     """
     rows = []
     for name, own in scores.groupby("classifier", sort=False):
         ci = _bootstrap(run, lambda i, a: np.log(i.var(-1) / a.var(-1)), own["IS"], own["AS"])
+        own_class = _bootstrap(run, lambda c: c.mean(-1), own["contrast"])
         rows.append(
             {
                 "classifier": name,
                 "photos": len(own),
                 "mean AS (°)": own["AS"].mean(),
+                "mean contrast (°)": own_class.value,
+                "contrast low": own_class.low,
+                "contrast high": own_class.high,
                 "median |AS| (°)": own["AS"].abs().median(),
                 "median IS (°)": own["IS"].median(),
                 "sd AS (°)": own["AS"].std(),
@@ -356,7 +368,8 @@ def violins(scores: pd.DataFrame, *, points: int = 60) -> pd.DataFrame:
 def rank_correlations(scores: pd.DataFrame, run: Run) -> pd.DataFrame:
     """Spearman correlation of the classes' median |AS| for each pair of classifiers.
 
-    The interval is a bootstrap over photos within their classes; p tests rho = 0 over classes.
+    The interval is a bootstrap over photos within their classes. p tests rho = 0 by exchanging the classes
+    of one classifier; q is corrected for all pairs (false discovery rate).
     """
     rng = np.random.default_rng(run.profile.seed)
     draws = run.profile.bootstrap_draws
@@ -372,19 +385,36 @@ def rank_correlations(scores: pd.DataFrame, run: Run) -> pd.DataFrame:
     out = []
     for first, second in itertools.combinations(medians, 2):
         rho = _row_spearman(medians[first], medians[second])
-        p = stats.spearmanr(medians[first][0], medians[second][0]).pvalue
+        p = _order_p(run, medians[first][0], medians[second][0])
         low, high = np.percentile(rho[1:], [tail, 100 - tail])
         classes = medians[first].shape[1]
         out.append(
             {"a": first, "b": second, "rho": rho[0], "low": low, "high": high, "p": p, "classes": classes}
         )
-    return pd.DataFrame(out, columns=["a", "b", "rho", "low", "high", "p", "classes"])
+    table = pd.DataFrame(out, columns=["a", "b", "rho", "low", "high", "p", "classes"])
+    return table.assign(q=false_discovery(table["p"]), permutations=run.profile.permutations)
+
+
+def _order_p(run: Run, x: np.ndarray, y: np.ndarray) -> float:
+    """Two-sided p of no rank correlation of classes, by exchanging classes at random."""
+    if len(x) < 3:
+        return float("nan")
+    test = stats.permutation_test(
+        (x,),
+        lambda a, axis: _row_spearman(np.atleast_2d(a), np.broadcast_to(y, np.atleast_2d(a).shape)),
+        permutation_type="pairings",
+        vectorized=True,
+        n_resamples=run.profile.permutations,
+        random_state=np.random.default_rng(run.profile.seed),
+    )
+    return float(np.squeeze(test.pvalue))
 
 
 def concept_angles(run: Run) -> pd.DataFrame:
     """Mean angle of each concept to the chosen classes' photos before and after, degrees.
 
-    AS is their difference (eq. 7): positive where null removal brings the photos closer.
+    AS is their difference (eq. 7): positive where null removal brings the photos closer. p: "AS is 0", by
+    flipping the signs of photos; q: corrected for all rows of the table (false discovery rate).
     """
     phrases = run.profile.concepts
     frames = []
@@ -399,8 +429,12 @@ def concept_angles(run: Run) -> pd.DataFrame:
                 "margin": half_width(x - y, run.profile.confidence),
             }
             frame = pd.DataFrame({k: v.numpy() for k, v in columns.items()})
+            if len(paths) > 1:
+                p = run.profile
+                frame["p"] = sign_flip_test(x - y, permutations=p.permutations, seed=p.seed)
             frames.append(frame.assign(classifier=name, concept=phrases, photos=len(paths), **{"class": c}))
-    return pd.concat(frames, ignore_index=True)
+    table = pd.concat(frames, ignore_index=True)
+    return table.assign(q=false_discovery(table["p"]) if "p" in table else np.nan)
 
 
 def class_angles(run: Run, name: str, c: str, texts: Tensor) -> tuple[Tensor, Tensor, list[str]]:

@@ -15,9 +15,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from sing_utils.controls import SUBSPACES, energy_share, random_bases
 from sing_utils.errors import SingError, UnreachableWarning
 from sing_utils.run import Run
-from sing_utils.scores import attribute_score
+from sing_utils.scores import attribute_score, pairwise_angle
 from sing_utils.steering import (
     Steered,
     largest_image_score,
@@ -27,6 +28,7 @@ from sing_utils.steering import (
     step_for_image_score,
     text_gradient,
 )
+from sing_utils.translator import Translator
 
 DIRECTIONS = ("toward the text", "random")
 _RANDOM_DRAWS = 8  # directions a photo
@@ -146,6 +148,65 @@ def whole_gradient(run: Run, degrees: float) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
+
+
+def subspace_steering(run: Run, degrees: float, *, draws: int) -> pd.DataFrame:
+    """Steering in random subspaces of the null space's dimension: mean AS at IS = `degrees`.
+
+    One row a classifier, kind and draw; draw -1 is the null space. In the other subspaces the logits move.
+    reached: photos whose steps get that far, over which AS is a mean (NaN for none).
+    """
+    target, rows = run.profile.targets[0], []
+    for name in run.profile.classifiers:
+        f, _ = _source(run, name)
+        spaces, text = run.spaces(name), run.targets(name)[target]
+        energy = energy_share(f.double(), spaces.null_basis)
+        options: dict[str, Any] = {"dim": spaces.null_dim, "draws": draws, "seed": run.profile.seed}
+        options["like"] = run.data(name).fit.f
+        for kind, share in zip(SUBSPACES, (None, energy), strict=True):
+            bases = [spaces.null_basis, *random_bases(f, **options, energy=share)]
+            for draw, Q in enumerate(bases, start=-1):
+                score = _steer_within(Q, f, text, run.translator(name), degrees)
+                row = {"classifier": name, "kind": kind, "draw": draw, "target": target, "IS": degrees}
+                rows.append(row | {"AS": _mean(score), "reached": int((~score.isnan()).sum())})
+    return pd.DataFrame(rows)
+
+
+def _steer_within(Q: Tensor, f: Tensor, text: Tensor, T: Translator, degrees: float) -> Tensor:
+    """AS at an IS by the text gradient within the span of Q's columns; NaN out of reach: (N,)."""
+    f, Q = f.double(), Q.double()
+    d = torch.nn.functional.normalize((text_gradient(f, text.double(), T) @ Q) @ Q.mT, dim=-1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnreachableWarning)  # they are counted
+        epsilon = step_for_image_score(f, d, T, degrees=degrees)
+    score, reached = epsilon * torch.nan, ~epsilon.isnan()
+    if bool(reached.any()):
+        moved = (f + epsilon[:, None] * d)[reached]
+        score[reached] = attribute_score(T(f[reached]), T(moved), text.double())
+    return score
+
+
+def steered_wordings(run: Run, degrees: float) -> pd.DataFrame:
+    """AS of the steps toward the first target, measured in other wordings of its prompt: degrees.
+
+    One row a classifier and wording; the steps are those toward the profile's own wording.
+    """
+    target, frames = run.profile.targets[0], []
+    for name in run.profile.classifiers:
+        f, _ = _source(run, name)
+        T = run.translator(name)
+        result = _steer(run, name, f, run.targets(name)[target], degrees)
+        reached = ~result.AS.isnan()
+        wordings = [w.format(target) for w in run.profile.wordings]
+        texts = run.judge(name).encode_text(wordings)  # (R, n)
+        z, moved = T(f[reached]), T(result.f_eps[reached])
+        AS = (
+            pairwise_angle(z, texts) - pairwise_angle(moved, texts)
+            if len(z)
+            else texts.new_zeros(0, len(texts))
+        )
+        frames.append(pd.DataFrame({"classifier": name, "prompt": wordings, "AS": AS.mean(0).numpy()}))
+    return pd.concat(frames, ignore_index=True)
 
 
 def steering_curves(run: Run, largest: pd.DataFrame, *, points: int = 15) -> pd.DataFrame:

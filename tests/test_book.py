@@ -8,6 +8,7 @@ import re
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 
@@ -116,7 +117,7 @@ def test_the_real_table_of_contents_names_pages_that_exist():
     pages = list(book._toc_pages((ROOT / "_toc.yml").read_bytes()))
     assert pages[0] == "book/intro"
     for page in pages:
-        if page.startswith("book/"):
+        if page.startswith("book/") and f"{page}.md" not in book.GENERATED:
             assert (ROOT / f"{page}.md").is_file(), page
 
 
@@ -195,6 +196,60 @@ def test_a_page_outside_brings_the_pictures_beside_it(project):
     files = book._staged_files(project, "tiny")
     assert files["data/card/sheet.jpg"] == b"picture"
     assert {f for f in files if f.startswith("data/")} == {"data/card/README.md", "data/card/sheet.jpg"}
+
+
+def save_table(root, name="scores", value=1.0):
+    folder = root / "_build" / "runs" / "tiny" / "results"
+    folder.mkdir(exist_ok=True)
+    pd.DataFrame({"class": ["tench"], "AS": [value]}).to_parquet(folder / f"{name}.parquet")
+
+
+def test_tables_are_staged_and_linked_where_they_are_saved(project):
+    write_notebook(project, notebook(source='run.save_table("scores", scores)'))
+    assert b"Download the numbers" not in book._staged_files(project, "tiny")["notebooks/01_chapter.ipynb"]
+    save_table(project)
+    files = book._staged_files(project, "tiny")
+    assert files["book/_static/tables/scores.csv"] == b"class,AS\ntench,1.0\n"
+    assert "book/_static/tables/scores.parquet" in files
+    staged = nbformat.reads(files["notebooks/01_chapter.ipynb"].decode(), 4)
+    nbformat.validate(staged)
+    assert "../_static/tables/scores.csv" in staged.cells[-1].source
+    assert "book/tables.html" not in staged.cells[-1].source  # no such page in this book
+    executed = project / "_build/runs/tiny/executed/01_chapter.ipynb"
+    assert b"Download the numbers" not in executed.read_bytes()
+
+
+def test_a_generated_page_needs_no_file_and_is_there_where_it_is_named(project, monkeypatch):
+    assert "book/tables.md" not in book._staged_files(project, "tiny")
+    save_table(project)
+    write_notebook(project, notebook(source='run.save_table("scores", scores)'))
+    (project / "_toc.yml").write_text((project / "_toc.yml").read_text() + "- file: book/tables\n")
+    files = book._staged_files(project, "tiny")
+    page = files["book/tables.md"].decode()
+    assert '<a href="../notebooks/01_chapter.html">01_chapter</a>' in page
+    assert b"../book/tables.html" in files["notebooks/01_chapter.ipynb"]
+    monkeypatch.setitem(book.GENERATED, "book/more.md", lambda root, run: f"# More of {run}\n")
+    assert book._generated_pages(project, "tiny")["book/more.md"] == b"# More of tiny\n"
+
+
+def test_a_table_that_changed_builds_the_book_again(project, fake_tools):
+    save_table(project)
+    for runs, value in ((1, 1.0), (1, 1.0), (2, 2.0)):
+        save_table(project, value=value)
+        book.build_book(project, "tiny", quiet=True)
+        assert len(fake_tools) == runs
+
+
+def test_shown_tables_are_those_that_are_staged(tmp_path):
+    """Sphinx copies none where no page changed, and leaves old ones."""
+    staged, shown = tmp_path / "staged", tmp_path / "shown"
+    for folder, name in ((staged, "new.csv"), (shown, "old.csv")):
+        folder.mkdir()
+        (folder / name).write_text(name)
+    book._copy_tables(staged, shown)
+    assert [p.name for p in shown.iterdir()] == ["new.csv"]
+    book._copy_tables(tmp_path / "nothing", shown)
+    assert not shown.exists()
 
 
 def test_staged_notebook_holds_nothing_of_the_machine(project):
@@ -370,7 +425,14 @@ def test_a_small_book_from_end_to_end(project):
     assert not (project / "_build" / "sphinx").exists()
 
     good.write_bytes(kept)
+    save_table(project)
+    with (project / "_toc.yml").open("a") as toc:
+        toc.write("- file: book/tables\n")
     index = book.build_book(project, "tiny", quiet=True)
+    tables = index.parent / "book" / "tables.html"
+    for link in re.findall(r'href="([^"]*_static/tables/[^"]*)"', tables.read_text()):
+        assert (tables.parent / link).resolve().is_file()
+    assert "scores.csv" in tables.read_text()
     page = (index.parent / "notebooks" / "01_chapter.html").read_text()
     assert 'class="sing-chart" role="img" aria-label="Bars &quot;a&quot; by b"' in page
     assert "<noscript>" in page

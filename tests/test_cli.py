@@ -9,6 +9,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 from PIL import Image
@@ -224,6 +225,62 @@ def test_book_help_says_what_its_profile_is(sing):
     shown = " ".join(sing("book", "--help").out.split())
     assert "_build/runs" in shown
     assert "--run-dir" in shown
+
+
+# ----------------------------------------------------------------- sing results, sing compare
+
+
+@pytest.fixture
+def two_runs(tmp_path, root):
+    """A checkout, as far as profiles go, with two runs whose tables differ in one number."""
+    (tmp_path / "data").symlink_to(root / "data")
+    for name, value in (("one", 0.25), ("two", 0.75)):
+        folder = tmp_path / "_build" / "runs" / name / "results"
+        folder.mkdir(parents=True)
+        ratios = pd.DataFrame({"classifier": ["x"], "definition": ["mean"], "value": [value]})
+        ratios.assign(low=0.1, high=0.5).to_parquet(folder / "ratios.parquet", index=False)
+        pd.DataFrame({"path": [f"photo {i}" for i in range(200)]}).to_parquet(folder / "photos.parquet")
+    return tmp_path
+
+
+def test_results_of_a_run(sing, two_runs):
+    shown = sing("results", "--profile", "one")
+    assert shown.code == 0, shown.err
+    assert "0.250 [0.100, 0.500]" in shown.out
+    assert "Further tables, for --table: photos." in shown.out
+    whole = sing("results", "--run", "_build/runs/one", "--table", "photos")
+    assert all(f"photo {i}\n" in whole.out for i in range(200))
+    csv = sing("results", "--run", "two", "--table", "ratios", "--format", "csv")
+    assert csv.out == "classifier,definition,value,low,high\nx,mean,0.75,0.1,0.5\n"
+    assert csv.err.startswith("Run two;")
+    markdown = sing("results", "--run", "two", "--table", "ratios", "--format", "markdown")
+    assert "| x | mean | 0.750 | 0.100 | 0.500 |" in markdown.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--run", "three"], ["no results of a run 'three'", "one of one, two"]),
+        (["--run", "one", "--table", "ratio"], ["no table 'ratio'", "did you mean 'ratios'"]),
+        (["--run", "one", "--format", "csv"], ["without --table", "a CSV holds one table"]),
+    ],
+)
+def test_bad_results_are_refused(sing, two_runs, arguments, words):
+    assert_refused(sing("results", *arguments), *words)
+
+
+def test_compare_says_by_its_exit_code_whether_runs_differ(sing, two_runs):
+    same = sing("compare", "one", "one")
+    assert (same.code, same.err) == (0, "")
+    assert "The runs are equal: 2 tables." in same.out
+    differ = sing("compare", "one", "two")
+    assert (differ.code, differ.err) == (1, "")
+    assert "The runs differ: 1 column of 1 table; 2 tables in both." in differ.out
+    row = next(line for line in differ.out.splitlines() if line.startswith("ratios"))
+    assert " ".join(row.split()) == "ratios value 1 of 1 0.500 0.500 classifier x 1 of 1"
+    assert sing("compare", "one", "two", "--tolerance", 0.5).code == 0
+    assert_refused(sing("compare", "one", "three"), "no results of a run 'three'")
+    assert_refused(sing("compare", "one", "two", "--tolerance", "-1"), "tolerance is -1.0")
 
 
 # ------------------------------------------------------------------------------ sing extract

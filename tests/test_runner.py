@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 import nbformat
@@ -9,6 +10,7 @@ import pytest
 import torch
 import yaml
 from nbformat.v4 import new_code_cell, new_notebook
+from papermill.exceptions import PapermillExecutionError
 from PIL import Image
 
 from sing_utils import SingError
@@ -100,6 +102,8 @@ def test_a_run_with_a_real_kernel_and_what_a_failure_leaves(project):
     assert log(project) == [f"{n} small _build/runs/small" for n in ("00_one", "01_two")]
     good = executed[1].path.read_bytes()
     assert b"result of 01_two" in good
+    stages = json.loads((folder / "results" / "run.json").read_text())["stages"]
+    assert all(s["seconds"] > 0 and s["ended"].endswith("Z") for s in stages.values())
     assert run(project) == [False, False]
 
     # A cell that fails: one sentence, the last good copy is kept, nothing half-written beside it.
@@ -331,3 +335,55 @@ def test_what_a_run_noted_of_its_models_goes_when_its_inputs_change(project, no_
     assert heads.is_dir()
     run_profile(project, "small", overrides={"seed": 5}, progress=False)
     assert not heads.exists()
+
+
+# ----------------------------------------------------------------------------------- run.json
+
+
+def record_file(root):
+    return root / "_build" / "runs" / "small" / "results" / "run.json"
+
+
+def test_a_run_leaves_a_record_and_one_without_changes_keeps_it(project, no_kernel):
+    run(project, only=["01"])
+    stages = json.loads(record_file(project).read_text())["stages"]
+    assert list(stages) == ["01_two"]
+    run(project)
+    record = json.loads(record_file(project).read_text())
+    assert [s["current"] for s in record["stages"].values()] == [True, True]
+    assert record["parameters"]["seed"] == 0
+    assert {"scipy", "pyarrow", "torch", "Python"} <= set(record["versions"])
+    before = record_file(project).stat().st_mtime_ns
+    assert run(project) == [False, False]
+    assert record_file(project).stat().st_mtime_ns == before
+    record_file(project).unlink()
+    assert run(project) == [False, False]
+    assert json.loads(record_file(project).read_text()) == record
+
+
+def test_a_record_says_which_notebooks_are_old(project, no_kernel):
+    run(project)
+    run(project, only=["01"], overrides={"seed": 1})
+    record = json.loads(record_file(project).read_text())
+    assert {name: s["current"] for name, s in record["stages"].items()} == {"00_one": False, "01_two": True}
+
+
+def test_a_failure_leaves_a_record_of_what_is_there(project, no_kernel, monkeypatch):
+    run(project)
+
+    def fail(*_arguments, **_options):
+        raise PapermillExecutionError(1, 1, "", "ValueError", "no", [])
+
+    monkeypatch.setattr("sing_utils.runner.papermill.execute_notebook", fail)
+    touch_first_notebook(project)
+    with pytest.raises(SingError, match="00_one.ipynb stopped"):
+        run(project)
+    stages = json.loads(record_file(project).read_text())["stages"]
+    assert {name: s["current"] for name, s in stages.items()} == {"00_one": False, "01_two": False}
+
+
+@pytest.mark.parametrize("name", ["results.py", "compare_runs.py", "reproduction_page.py", "summary.py"])
+def test_modules_that_read_results_make_nothing_run_again(project, no_kernel, name):
+    run(project)
+    (project / "sing_utils" / name).write_text("# new\n")
+    assert run(project) == [False, False]

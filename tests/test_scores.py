@@ -1,4 +1,4 @@
-"""Angles, scores and intervals: against high precision, by hand, and on bad input."""
+"""Angles and scores: against high precision, by hand, and on bad input."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sing_utils import SingError, angle, attribute_score, image_score
-from sing_utils.scores import bootstrap, pairwise_angle
+from sing_utils.scores import contrast, pairwise_angle, text_angles
 
 
 def exact_angle(x, y):
@@ -150,49 +150,23 @@ def test_attribute_score_checks_all_three():
         attribute_score(OK, 0 * OK, np.ones(2))
 
 
-# --------------------------------------------------------------------------- bootstrap
+# --------------------------------------------------------------------------- contrast and text angles
 
 
-def mean(x):
-    return x.mean(-1)
+def test_text_angles_agree_with_the_accurate_form(rng):
+    z, texts = (torch.from_numpy(rng.standard_normal((n, 24))) for n in (40, 7))
+    assert torch.allclose(text_angles(z, texts), pairwise_angle(z, texts), rtol=0, atol=1e-10)
+    close = texts + 1e-7 * torch.from_numpy(rng.standard_normal((7, 24)))
+    assert torch.allclose(text_angles(close, texts), pairwise_angle(close, texts), rtol=0, atol=2e-6)
 
 
-def test_bootstrap_covers_a_known_mean_as_often_as_it_says(rng):
-    """200 samples of 60 with mean 3: a 90 % interval covers it in 90 % of them, give or take 5."""
-    samples = rng.exponential(3.0, size=(200, 60))
-    intervals = [bootstrap(mean, s, level=0.9, draws=400, seed=i) for i, s in enumerate(samples)]
-    covered = np.mean([ci.low <= 3.0 <= ci.high for ci in intervals])
-    assert 0.84 <= covered <= 0.95
-    wider = [bootstrap(mean, s, level=0.99, draws=400, seed=i) for i, s in enumerate(samples[:20])]
-    assert all(w.high - w.low > ci.high - ci.low for w, ci in zip(wider, intervals, strict=False))
+def test_contrast_by_hand_and_what_moves_all_prompts_alike_cancels():
+    AS = torch.tensor([[-4.0, -1.0, 0.0, 1.0], [2.0, 5.0, 2.0, 2.0]], dtype=torch.float64)
+    own = torch.tensor([0, 1])
+    assert contrast(AS, own).tolist() == [-4.0, 3.0]
+    assert torch.allclose(contrast(AS + 7.5, own), contrast(AS, own))
+    assert contrast(AS.numpy(), own.numpy()).tolist() == [-4.0, 3.0]
 
 
-def test_bootstrap_of_a_mean_has_the_normal_width(rng):
-    x = rng.standard_normal(400)
-    ci = bootstrap(mean, x, level=0.95, draws=4000, seed=0)
-    assert ci.value == pytest.approx(x.mean(), abs=1e-12)
-    expected = 2 * 1.96 * x.std() / 20
-    assert ci.high - ci.low == pytest.approx(expected, rel=0.06)
-    assert (ci.level, ci.draws) == (0.95, 4000)
-
-
-def test_bootstrap_is_deterministic_for_a_seed(rng):
-    x = rng.standard_normal(30)
-    assert bootstrap(mean, x, seed=4) == bootstrap(mean, x, seed=4)
-    assert bootstrap(mean, x, seed=4) != bootstrap(mean, x, seed=5)
-
-
-def test_bootstrap_resamples_rows_jointly(rng):
-    """y = 2 x row by row, so the ratio of sums is 2 in every draw; unpaired draws would differ."""
-    x = rng.exponential(size=50)
-    ci = bootstrap(lambda a, b: b.sum(-1) / a.sum(-1), x, 2 * x)
-    assert (ci.low, ci.value, ci.high) == pytest.approx((2.0, 2.0, 2.0), abs=1e-12)
-
-
-@pytest.mark.parametrize(
-    ("samples", "lengths"),
-    [(([],), "0"), (([1.0],), "1"), (([1.0, 2.0], [1.0, 2.0, 3.0]), "2, 3")],
-)
-def test_bootstrap_wants_two_rows_and_one_length(samples, lengths):
-    with pytest.raises(SingError, match=f"bootstrap got {lengths} rows, expected one length of at least 2"):
-        bootstrap(mean, *samples)
+def test_contrast_with_one_class_has_nothing_to_compare_with():
+    assert contrast(torch.tensor([[1.0], [2.0]]), torch.tensor([0, 0])).isnan().all()

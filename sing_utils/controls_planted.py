@@ -1,0 +1,76 @@
+"""The controls of notebooks 02 to 04 in the planted world, where it is known what they should say.
+
+Toward the shape, the clean head ignores nothing and the leaky one the planted share. A control that is
+worth its name tells them apart: against random subspaces the leaky head's null space should hold more of
+the shape than chance, the clean head's less.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+import torch
+
+from sing_utils.controls import SUBSPACES, remove_null, remove_random
+from sing_utils.controls_translator import correlation, half_translators, shuffled_scores, translator_parts
+from sing_utils.intervals import chance_p, percentile
+from sing_utils.planted import FACTORS, HEADS
+from sing_utils.planted_scores import World, fit_translator
+
+COMPARED = ("clean", "leaky")
+
+
+def planted_controls(worlds: Sequence[World], *, draws: int, shuffles: int = 20) -> pd.DataFrame:
+    """One row a world, head and control; the shape is what the head names.
+
+    Columns: planted (share of the shape that the head ignores), score, value of the null space, percentile
+    among the draws and p (two-sided); of "halves" the correlation of a scene's AS, of "translator" the R².
+
+    Args:
+        worlds: of `sing_utils.tables_planted.build_worlds`.
+        draws: random subspaces of each kind.
+        shuffles: translators fitted on scenes and embeddings that do not belong together.
+    """
+    rows = []
+    for world in worlds:
+        for name in COMPARED:
+            known = {"seed": world.seed, "head": name}
+            rows += [known | row for row in _controls(world, name, draws, shuffles)]
+    return pd.DataFrame(rows)
+
+
+def _controls(world: World, name: str, draws: int, shuffles: int) -> list[dict[str, Any]]:
+    head = world.plant(name, **HEADS[name])
+    T, spaces, shapes = fit_translator(world, head), head.spaces(), len(FACTORS["shape"])
+    assert T.report is not None
+    ridge = T.report.ridge
+    f, fit = head.features(world.evaluation.h), (head.features(world.fit.h), world.fit.z["planted"])
+    texts, own = world.texts()[:shapes], torch.from_numpy(world.evaluation.levels[:, 0]).long()
+    null = remove_null(f, T, spaces, texts, own)
+    found, energy = null.statistics(), float(null.energy.mean())
+    base: dict[str, Any] = {"planted": head.ignored["shape"]}
+    rows: list[dict[str, Any]] = []
+    for kind, share in zip(SUBSPACES, (None, energy), strict=True):
+        options: dict[str, Any] = {"dim": spaces.null_dim, "draws": draws, "seed": world.seed}
+        drawn = remove_random(f, T, texts, own, **options, energy=share, like=fit[0])
+        for score in ("|AS|", "contrast", "IS"):
+            place = {"percentile": percentile(found[score], drawn[score])}
+            place["p"] = chance_p(found[score], drawn[score])
+            rows.append(base | {"control": kind, "score": score, "value": found[score], **place})
+    shuffled = shuffled_scores(fit, ridge, spaces, f, texts, own, shuffles=shuffles, seed=world.seed)
+    contrasts = [r.statistics()["contrast"] for r in shuffled]
+    place = {
+        "percentile": percentile(found["contrast"], contrasts),
+        "p": chance_p(found["contrast"], contrasts),
+    }
+    rows.append(
+        base | {"control": "shuffled translator", "score": "contrast", "value": found["contrast"], **place}
+    )
+    halves = half_translators(fit, ridge, seed=world.seed)
+    a, b = (remove_null(f.double(), half, spaces, texts, own).AS for half in halves)
+    rows.append(base | {"control": "halves", "score": "AS", "value": correlation(a, b)})
+    known = translator_parts(T, spaces, fit, (f, world.evaluation.z["planted"]))
+    rows.append(base | {"control": "translator", "score": "R²", "value": known["R², null part alone"]})
+    return rows

@@ -1,0 +1,248 @@
+"""What the paper says, carried as data: its claims, its numbers, and where its public code differs.
+
+The files are in data/published; an unknown key in one is an error that names it.
+
+>>> table_1 = load_numbers()["table-1"]
+>>> table_1.values["DINO-ViT"], table_1.error("DINO-ViT"), round(table_1.widest, 2)
+(5.0, 0.59, 3.69)
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from sing_utils.errors import SingError
+from sing_utils.profiles import project_root
+
+FOLDER = Path("data/published")
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Classifier(_Entry):
+    """A published classifier: what to load, features m, null dimension, side of its input in pixels."""
+
+    source: str
+    width: int
+    null_dimension: int
+    pixels: int
+
+
+class Numbers(_Entry):
+    """Published numbers of one kind, by classifier, class or name.
+
+    Attributes:
+        what: is measured.
+        unit: of the values; "" for plain numbers.
+        where: they are published.
+        got: how they came here.
+        note: what else to know.
+        errors: how far a value may be off: one for all, or by name; values without one are exact.
+        values: by name.
+    """
+
+    what: str
+    unit: str
+    where: str
+    got: Literal["printed", "read by eye", "computed"]
+    note: str = ""
+    errors: float | dict[str, float]
+    values: dict[str, float] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _errors_of_values(self) -> Numbers:
+        for name in self.errors if isinstance(self.errors, dict) else ():
+            if name not in self.values:
+                raise ValueError(f"errors: there is no value {name!r}")
+        return self
+
+    def error(self, name: str) -> float:
+        """How far a value may be off."""
+        return self.errors.get(name, 0.0) if isinstance(self.errors, dict) else self.errors
+
+    @property
+    def widest(self) -> float:
+        """An interval wider than this, half the span of the values, holds no information."""
+        return (max(self.values.values()) - min(self.values.values())) / 2
+
+
+class Needs(_Entry):
+    """Without what a run's number cannot be compared with the paper's.
+
+    Attributes:
+        any_of: published classifiers of which the run must have one, from the published weights.
+        all_of: published classifiers that the run must have, from the published weights.
+        encoder: whether it must be the paper's.
+        classes: whether the photos must be of the paper's classes.
+        step: whether the steering must be that of Table 1.
+    """
+
+    any_of: list[str] = []
+    all_of: list[str] = []
+    encoder: bool = False
+    classes: bool = False
+    step: bool = False
+
+
+class Claim(_Entry):
+    """One claim, figure or table of the paper. See the head of claims.yaml.
+
+    Attributes:
+        id: by which rows are linked and `sing_utils.reproduction` finds the function that judges.
+        where: in the paper.
+        claim: in our words.
+        kind: of claim.
+        rule: how the verdict follows from numbers.
+        page: notebook#heading where the run's numbers come from.
+        pattern: whether it speaks of classifiers in general.
+        needs: without what it is not comparable.
+        note: what a reader should know besides.
+        section: title of its part of the page.
+    """
+
+    id: str = Field(pattern=r"^[a-z0-9-]+$")
+    where: str
+    claim: str
+    kind: Literal["measurement", "illustration", "definition", "method"]
+    rule: str
+    page: str = Field(pattern=r"^[0-9a-z_]+#[a-z0-9-]+$")
+    pattern: bool = False
+    needs: Needs = Needs()
+    note: str = ""
+    section: str
+
+
+class Difference(_Entry):
+    """One point where the paper and its public code differ, what this book does, and whom it follows."""
+
+    item: str
+    paper: str
+    code: str
+    ours: str
+    follows: Literal["paper", "code", "both", "neither"]
+
+
+def load_claims(root: Path | None = None) -> list[Claim]:
+    """All claims of data/published/claims.yaml, in the paper's order.
+
+    Raises:
+        SingError: for an unknown or missing key (it is named), or an id that occurs twice.
+    """
+    file = _file(root, "claims.yaml")
+    claims = [_validated(Claim, entry, file) for entry in _claim_entries(file)]
+    seen: set[str] = set()
+    for claim in claims:
+        if claim.id in seen:
+            raise SingError(f"{file.name}: the id {claim.id!r} occurs twice, expected each once.")
+        seen.add(claim.id)
+    return claims
+
+
+def load_numbers(root: Path | None = None) -> dict[str, Numbers]:
+    """All published numbers of data/published/numbers.yaml, by their name there."""
+    file = _file(root, "numbers.yaml")
+    return {name: _validated(Numbers, entry, file, name) for name, entry in _read(file, dict).items()}
+
+
+def load_differences(root: Path | None = None) -> list[Difference]:
+    """Where the paper and its public code differ, of data/published/code_differences.yaml."""
+    file = _file(root, "code_differences.yaml")
+    return [_validated(Difference, entry, file) for entry in _read(file, list)]
+
+
+def load_classifiers(root: Path | None = None) -> dict[str, Classifier]:
+    """The paper's classifiers and those of its later version, by name; see classifiers.yaml."""
+    file = _file(root, "classifiers.yaml")
+    groups = _read(file, dict)
+    entries = {name: entry for group in groups.values() for name, entry in group.items()}
+    return {name: _validated(Classifier, entry, file, name) for name, entry in entries.items()}
+
+
+class Published:
+    """Everything in data/published, read when it is first asked for.
+
+    Args:
+        root: of the checkout; None: the one around the working folder.
+    """
+
+    def __init__(self, root: Path | None = None) -> None:
+        self.root = root or project_root()
+
+    @cached_property
+    def claims(self) -> list[Claim]:
+        """In the paper's order."""
+        return load_claims(self.root)
+
+    @cached_property
+    def numbers(self) -> dict[str, Numbers]:
+        """By name."""
+        return load_numbers(self.root)
+
+    @cached_property
+    def differences(self) -> list[Difference]:
+        """Between the paper and its code."""
+        return load_differences(self.root)
+
+    @cached_property
+    def classifiers(self) -> dict[str, Classifier]:
+        """By the paper's names."""
+        return load_classifiers(self.root)
+
+    @cached_property
+    def classes(self) -> set[str]:
+        """Names of the paper's 16 classes, those of Figure 4."""
+        return set(self.numbers["figure-4-resnet50"].values)
+
+
+# ------------------------------------------------------------------------------------ reading
+
+
+_T = TypeVar("_T", bound=_Entry)
+
+
+def _file(root: Path | None, name: str) -> Path:
+    return (root or project_root()) / FOLDER / name
+
+
+def _read(file: Path, kind: type) -> Any:
+    try:
+        found = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError:
+        raise SingError(f"{FOLDER}/{file.name} is missing: restore it from the repository.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SingError(f"{file.name} is not valid YAML: {' '.join(str(error).split())}.") from None
+    if not isinstance(found, kind):
+        raise SingError(f"{file.name} holds a {type(found).__name__}, expected a {kind.__name__}.")
+    return found
+
+
+def _claim_entries(file: Path) -> Iterator[dict[str, Any]]:
+    for group in _read(file, list):
+        if not isinstance(group, dict) or set(group) != {"section", "claims"}:
+            raise SingError(f"{file.name}: a group has other keys, expected `section` and `claims`.")
+        for entry in group["claims"]:
+            yield {"section": group["section"], **entry}
+
+
+def _validated(kind: type[_T], entry: Any, file: Path, name: str = "") -> _T:
+    label = name or (entry.get("id") or entry.get("item") if isinstance(entry, dict) else None) or "an entry"
+    try:
+        return kind.model_validate(entry)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(key, kind.model_fields, n=1, cutoff=0.0)[0]
+            raise SingError(
+                f"{file.name}: {label} has the unknown key {key!r}; did you mean {near!r}?"
+            ) from None
+        raise SingError(f"{file.name}: {label}: {key or 'entry'}: {first['msg']}.") from None

@@ -1,0 +1,251 @@
+"""One function a claim: steering, translators, pictures, the appendices and the later version.
+
+Each takes the run's facts and the tables it names, and follows the rule in data/published/claims.yaml.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pandas as pd
+import torch
+from scipy import stats
+
+from sing_utils import findings, findings_steering
+from sing_utils.findings import Verdict
+from sing_utils.pictures import restore_norm
+from sing_utils.reproduction_facts import RunFacts
+from sing_utils.reproduction_judging import (
+    Judgement,
+    compare,
+    counted,
+    from_finding,
+    judges,
+    spans,
+    step_means,
+)
+from sing_utils.reproduction_rules import FIVE
+from sing_utils.reproduction_rules_classes import median_ranges
+from sing_utils.scores import angle
+from sing_utils.tables_steering import DIRECTIONS
+
+# --------------------------------------------------------------- steering (Section 4.4, Table 1, Figure 6)
+
+
+@judges("steering-logits", "step_certificates")
+def _steering_logits(run: RunFacts, proof: pd.DataFrame) -> Judgement:
+    return from_finding(findings_steering.certificate(proof), f"{int(proof['steps'].sum())} steps")
+
+
+@judges("steerable", "steering")
+def _steerable(run: RunFacts, steering: pd.DataFrame) -> Judgement:
+    return from_finding(findings_steering.steerable(steering), _steps(steering))
+
+
+@judges("figure-6", "steering_grid")
+def _figure_6(run: RunFacts, grid: pd.DataFrame) -> Judgement:
+    limit = run.published.numbers["visible"].values["AS"]
+    summed = grid.assign(total=grid["AS"] * grid["reached"])
+    cells = summed.groupby(["classifier", "target"], sort=False)[["total", "reached"]].sum()
+    mean = (cells["total"] / cells["reached"]).unstack()  # over photos
+    parts = [
+        f"{name}: " + ", ".join(f"{target} {value:+.1f}°" for target, value in row.items())
+        for name, row in mean.iterrows()
+    ]
+    clear = (mean > limit).all(axis=1)
+    verdict: Verdict = "agrees" if clear.all() else "undecided" if clear.any() else "differs"
+    words = f"Mean AS toward each target at IS = {grid['IS'].iloc[0]:g}°: {'; '.join(parts)}."
+    return Judgement(words, counted(cells["reached"], "photos a target"), verdict)
+
+
+@judges("table-1", "steering")
+def _table_1(run: RunFacts, steering: pd.DataFrame) -> Judgement:
+    own = step_means(run.of(steering, FIVE), run)
+    words = (
+        f"Mean |AS| at IS = {steering['IS'].iloc[0]:g}° toward {steering['target'].iloc[0]}: {spans(own)}."
+    )
+    if not run.named:
+        return Judgement(words, _steps(steering), "not comparable")
+    verdict, compared, _ = compare(own, "classifier", run.published.numbers["table-1"])
+    return Judgement(f"{words} Classifiers: {compared}.", _steps(steering), verdict)
+
+
+@judges("table-1-order", "steering")
+def _table_1_order(run: RunFacts, steering: pd.DataFrame) -> Judgement:
+    own = step_means(run.of(steering, FIVE), run).sort_values("value")
+    words = f"Mean |AS|, smallest first: {spans(own)}."
+    if not run.named:
+        return Judgement(words, _steps(steering), "not comparable")
+    dino, others = own[own["classifier"] == "DINO-ViT"].iloc[0], own[own["classifier"] != "DINO-ViT"]
+    verdict: Verdict = "undecided"
+    if (others["high"] < dino["low"]).any():
+        verdict = "differs"
+    elif (others["low"] > dino["high"]).all() and set(own["classifier"][-2:]) == {"EfficientNet", "ResNet50"}:
+        verdict = "agrees"
+    return Judgement(words, _steps(steering), verdict)
+
+
+@judges("table-1-caption", "steering")
+def _table_1_caption(run: RunFacts, steering: pd.DataFrame) -> Judgement:
+    published = run.published.numbers["table-1"].values
+    higher = [f"{n} ({v:g}°)" for n, v in published.items() if v > published["ResNeXt101"]]
+    why = f"in the paper's own table {' and '.join(higher)} stand above it ({published['ResNeXt101']:g}°)"
+    own = step_means(run.of(steering, FIVE), run).sort_values("value", ascending=False)
+    words = f"Mean |AS|, largest first: {spans(own)}."
+    if not run.named:
+        return Judgement(words, _steps(steering), "not comparable", why)
+    row = own[own["classifier"] == "ResNeXt101"].iloc[0]
+    verdict: Verdict = "undecided"
+    if (own["low"] > row["high"]).any():
+        verdict = "differs"
+    elif own["classifier"].iloc[0] == "ResNeXt101":
+        verdict = "agrees"
+    return Judgement(words, _steps(steering), verdict, why)
+
+
+@judges("security", "step_certificates", "steering")
+def _security(run: RunFacts, proof: pd.DataFrame, steering: pd.DataFrame) -> Judgement:
+    own = steering[steering["direction"] == DIRECTIONS[0]]
+    words = (
+        f"{int(proof['top-1 changes'].sum())} of {int(proof['steps'].sum())} steps in feature space changed "
+        f"the top-1 class. The steps to IS = {own['IS'].iloc[0]:g}° are {own['length'].min():.2f} to "
+        f"{own['length'].max():.2f} times as long as the features themselves."
+    )
+    return Judgement(words, f"{int(proof['steps'].sum())} steps", "not comparable", "an interpretation")
+
+
+def _steps(steering: pd.DataFrame) -> str:
+    own = steering[steering["direction"] == DIRECTIONS[0]]
+    return counted(own["reached"], "photos a classifier")
+
+
+# --------------------------------------------------------------------------- translators (Appendix B)
+
+
+@judges("figure-7", "losses")
+def _figure_7(run: RunFacts, losses: pd.DataFrame) -> Judgement:
+    return from_finding(findings.losses(losses), counted(losses["photos to evaluate"], "photos"))
+
+
+@judges("adamw", "translator_fits")
+def _adamw(run: RunFacts, fits: pd.DataFrame) -> Judgement:
+    words, n = findings.methods(fits).measured, counted(fits["photos to evaluate"])
+    return Judgement(words, n, "not comparable", "the paper gives nothing to compare with")
+
+
+@judges("figure-8", "translator_cosines")
+def _figure_8(run: RunFacts, cosines: pd.DataFrame) -> Judgement:
+    own = cosines.groupby("classifier", sort=False)["cosine"].agg(["mean", "sem", "count"]).reset_index()
+    half = own["sem"] * stats.t.ppf((1 + run.level) / 2, own["count"] - 1)
+    table = own.assign(value=own["mean"], low=own["mean"] - half, high=own["mean"] + half)
+    words = f"Mean cosine on photos held out: {spans(table, unit='', digits=3)}."
+    why = "the figure mixes training and validation photos"
+    return Judgement(words, counted(own["count"]), "not comparable", why)
+
+
+# ------------------------------------------------------------------------- pictures (Appendices C and D)
+
+
+@judges("figure-9", "picture_changes", "noise_effect")
+def _figure_9(run: RunFacts, changes: pd.DataFrame, noise: pd.DataFrame) -> Judgement:
+    alone = float(changes["noise"].iloc[0]) if "noise" in changes else float(noise.iloc[1, 1])
+    finding = findings_steering.visible_change(changes, alone)
+    words, n = finding.measured, counted(changes["pictures"], "pictures at each IS")
+    return Judgement(words, n, finding.verdict, "the paper judged by eye", finding.rule)
+
+
+@judges("equation-14")
+def _equation_14(run: RunFacts) -> Judgement:
+    generator = torch.Generator().manual_seed(0)
+    z, z_tilde, text = torch.randn(3, 1000, 768, generator=generator, dtype=torch.float64)
+    restored = restore_norm(z_tilde * 3, z)
+    moved = max(float((angle(restored, x) - angle(z_tilde, x)).abs().max()) for x in (z, text))
+    norm = torch.linalg.vector_norm(z, dim=-1)
+    off = float(((torch.linalg.vector_norm(restored, dim=-1) - norm) / norm).abs().max())
+    words = f"Angles moved by at most {moved:.1e}°, lengths are off by at most {off:.1e} of themselves."
+    return Judgement(
+        words, "1000 pairs of drawn vectors", "agrees" if moved < 1e-6 and off < 1e-9 else "differs"
+    )
+
+
+@judges("norm-quality", "norm_effect")
+def _norm_quality(run: RunFacts, effect: pd.DataFrame) -> Judgement:
+    return from_finding(findings_steering.norm_effect(effect), f"{len(effect)} pictures")
+
+
+@judges("same-noise", "picture_changes")
+def _same_noise(run: RunFacts, changes: pd.DataFrame) -> Judgement:
+    start = changes[changes["IS"] == 0].iloc[0]
+    words = f"Drawn twice from one noise, the pictures' embeddings differ by {start['turned']:.2g}° (median)."
+    verdict: Verdict = "agrees" if start["turned"] < 0.1 else "differs"
+    return Judgement(words, f"{int(start['pictures'])} pictures", verdict)
+
+
+@judges("noise-attribution", "noise_effect", "norm_effect")
+def _noise(run: RunFacts, noise: pd.DataFrame, norm: pd.DataFrame) -> Judgement:
+    return from_finding(
+        findings_steering.noise_effect(noise), f"{len(norm)} photos"
+    )  # both show the same ones
+
+
+@judges("decoder", "picture_changes")
+def _decoder(run: RunFacts, changes: pd.DataFrame) -> Judgement:
+    backend = str(run.parameters.get("picture_backend") or "")
+    karlo = backend.partition(":")[0] == "karlo"
+    words = f"Pictures come from {backend or 'a decoder that is not recorded'}."
+    why = "" if karlo else f"another decoder ({backend or 'not recorded'})"
+    return Judgement(
+        words,
+        counted(changes["pictures"], "pictures at each IS"),
+        "agrees" if karlo else "not comparable",
+        why,
+    )
+
+
+# ------------------------------------------------------------------- complete results (Appendices F and G)
+
+
+def _violins(name: str, run: RunFacts, medians: pd.DataFrame) -> Judgement:
+    own = run.of(medians, [name])
+    why = "the figure's values have not been read"
+    return Judgement(median_ranges(own), counted(own["photos"], "photos a class"), "not comparable", why)
+
+
+def _concepts(name: str, run: RunFacts, concepts: pd.DataFrame) -> Judgement:
+    own = run.of(concepts, ["DINO-ViT"])
+    own = own[own["class"] == name]
+    if own.empty:
+        return Judgement("", "0 photos", "not run", f"concepts of {name} were not analysed")
+    parts = []
+    for classifier, table in own.groupby("classifier", sort=False):
+        ordered = table.sort_values("before")
+        ends = [f"“{r['concept']}” {r['before']:.1f}°" for r in (ordered.iloc[0], ordered.iloc[-1])]
+        parts.append(
+            f"{classifier}: nearest {ends[0]}, farthest {ends[1]}, |AS| up to {table['AS'].abs().max():.2f}°"
+        )
+    n = f"{own['concept'].nunique()} phrases, {counted(own['photos'], 'photos')}"
+    why = "the list is not printed and the figure's values have not been read"
+    return Judgement(f"{'; '.join(parts)}.", n, "not comparable", why)
+
+
+for _claim, _name in (("figure-10", "BiTResNet"), ("figure-11", "ResNeXt101"), ("figure-12", "EfficientNet")):
+    judges(_claim, "class_medians")(partial(_violins, _name))
+for _claim, _name in (("figure-13", "Arabian camel"), ("figure-14", "jellyfish")):
+    judges(_claim, "concepts")(partial(_concepts, _name))
+
+
+# --------------------------------------------------------------------------------- the later version
+
+
+@judges("later-ratios", "ratios", "spreads")
+def _later(run: RunFacts, ratios: pd.DataFrame, spreads: pd.DataFrame) -> Judgement:
+    published = run.published.numbers["ratio"]
+    own, n = run.of(ratios, list(published.values)), counted(spreads["photos"])
+    tables = dict(iter(own.groupby("definition", sort=False)))
+    if not run.named:
+        name, table = next(iter(tables.items()))
+        return Judgement(f"By {name}: {spans(table, '', 1)}.", n, "not comparable")
+    compared = {name: compare(table, "classifier", published) for name, table in tables.items()}
+    best = max(compared, key=lambda name: compared[name][2])
+    verdict, words, _ = compared[best]
+    return Judgement(f"By {best}: {spans(tables[best], '', 1)}. Classifiers: {words}.", n, verdict)

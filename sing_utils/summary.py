@@ -1,0 +1,288 @@
+"""The findings of a run in a few sentences, with their uncertainty in words (the introduction's summary).
+
+Every word is chosen by a rule from the run's tables. How sure a statement is, is said by four words: see
+`SCALE`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import pandas as pd
+
+from sing_utils.controls import SUBSPACES
+from sing_utils.findings_controls import RELIABLE
+from sing_utils.results import Results
+
+CERTAIN, LIKELY = 0.01, 0.05
+SCALE = (
+    "*Clearly* stands for a corrected p below 0.01, or an interval without zero both by photo and by class; "
+    "*probably* for a p below 0.05, or an interval by photo alone; *cannot be told* for everything else, "
+    "which "
+    "is not the same as no difference."
+)
+REHEARSAL = "This run is a rehearsal: its weights are random, and it has no findings."
+
+
+def summary(results: Results) -> str:
+    """Markdown: one bullet a finding, those whose tables the run has, and what the words of certainty mean.
+
+    Args:
+        results: of the run.
+    """
+    if results.record.get("rehearsal"):
+        return REHEARSAL
+    bullets = [text for make in _BULLETS if (text := _made(make, results))]
+    if not bullets:
+        return "This run has no results yet: run its notebooks first."
+    return "\n".join(f"- {b}" for b in bullets) + f"\n\n{SCALE}"
+
+
+def _made(make: Callable[[Results], str], results: Results) -> str:
+    try:
+        return make(results)
+    except (KeyError, _MissingError):
+        return ""
+
+
+class _MissingError(Exception):
+    """The run has not the table."""
+
+
+def _table(results: Results, name: str) -> pd.DataFrame:
+    table = results.get(name)
+    if table is None or table.empty:
+        raise _MissingError(name)
+    return table
+
+
+# ------------------------------------------------------------------------------- the bullets
+
+
+def _certificate(results: Results) -> str:
+    table = _table(results, "certificates")
+    flips, photos = int(table["top-1 changes"].sum()), int(table["photos"].sum())
+    return (
+        f"**The logits stay.** Without its null component, {flips or 'none'} of {photos} features changed "
+        "its top "
+        "class; what moved was within rounding. [Setup](../notebooks/00_setup.ipynb)"
+    )
+
+
+def _energy(results: Results) -> str:
+    own = _table(results, "null_energy").groupby("classifier")["share"].mean()
+    chance = _table(results, "random_energy").groupby("classifier")["share"].mean()
+    size = (
+        "less than"
+        if (own < chance).all()
+        else "more than"
+        if (own > chance).all()
+        else "not always less than"
+    )
+    return (
+        f"**How much is invisible.** {_span(own, '.0f')} % of a feature's energy lies in the null space, "
+        f"{size} in "
+        f"random subspaces of its dimension ({_span(chance, '.0f')} %). [Setup](../notebooks/00_setup.ipynb)"
+    )
+
+
+def _translators(results: Results) -> str:
+    fits = _table(results, "translator_fits")
+    r2 = fits[fits["method"] == "ridge"]["R²"]
+    text = f"**What can be read.** The translators explain {_span(100 * r2, '.0f')} % of what embeddings vary"
+    control = results.get("translator_control")
+    if control is None:
+        return text + ". [Translators](../notebooks/01_translators.ipynb)"
+    null, halves = control["R², null part alone"], control["halves: correlation of AS"]
+    trust = (
+        "can" if (halves >= RELIABLE).all() else "cannot" if (halves < RELIABLE).all() else "cannot always"
+    )
+    return (
+        f"{text} on photos that they never saw, from the null part alone {_span(100 * null, '.0f')} %. But "
+        "two "
+        f"translators without a common photo agree on a photo's AS only with a correlation of "
+        f"{_span(halves, '.2f')}: "
+        f"the AS of a single photo {trust} be relied on. [Comparing "
+        "models](../notebooks/02_model_comparison.ipynb)"
+    )
+
+
+def _leaks(results: Results) -> str:
+    table = _table(results, "spreads")
+    leak = table[table["contrast high"] < 0]["classifier"].tolist()
+    keep = table[table["contrast low"] > 0]["classifier"].tolist()
+    rest = [c for c in table["classifier"] if c not in (*leak, *keep)]
+    parts = []
+    if leak:
+        parts.append(f"probably yes for {_and(leak)}, whose photos move away from their own class")
+    if keep:
+        parts.append(f"probably not for {_and(keep)}, whose photos come nearer to their own class without it")
+    if rest:
+        parts.append(f"it cannot be told for {_and(rest)}")
+    size = table["mean contrast (°)"].abs().max()
+    return (
+        f"**Does the null component speak for the class?** By contrast, {'; '.join(parts)}. No mean "
+        "contrast is "
+        f"larger than {size:.2f}°. [Comparing models](../notebooks/02_model_comparison.ipynb)"
+    )
+
+
+def _special(results: Results) -> str:
+    table = _table(results, "subspace_control")
+    parts = []
+    for kind in SUBSPACES:
+        own = table[(table["kind"] == kind) & (table["statistic"] == "contrast")]
+        more, less = own["null space"] < own["chance"], own["null space"] > own["chance"]
+        parts.append(f"of the {kind}, {_sorted(own, {'more': more, 'less': less})}")
+    return (
+        "**Is the null space special?** Against random subspaces it holds, of the class's semantics "
+        "(contrast): " + "; ".join(parts) + ". [Comparing models](../notebooks/02_model_comparison.ipynb)"
+    )
+
+
+def _sorted(own: pd.DataFrame, directions: dict[str, pd.Series]) -> str:
+    """Each classifier in words: clearly or probably more or less, or cannot be told."""
+    said: dict[str, list[str]] = {}
+    for i, row in own.iterrows():
+        way = next((name for name, holds in directions.items() if holds.loc[i]), "as much")
+        word = (
+            f"clearly {way}"
+            if row["q"] < CERTAIN
+            else f"probably {way}"
+            if row["q"] < LIKELY
+            else "cannot be told"
+        )
+        said.setdefault(word, []).append(str(row["classifier"]))
+    every = len(own)
+    return ", ".join(f"{word} for {'all' if len(n) == every else _and(n)}" for word, n in said.items())
+
+
+def _compared(results: Results) -> str:
+    table = _table(results, "classifier_differences")
+    parts = []
+    for statistic in ("mean contrast (°)", "log of mean IS / mean |AS|"):
+        own = table[table["statistic"] == statistic]
+        if own.empty:
+            continue
+        photo = (own["low"] > 0) | (own["high"] < 0)
+        by = (
+            (own["low by class"] > 0) | (own["high by class"] < 0) if "low by class" in own else photo & False
+        )
+        what = "contrast" if "contrast" in statistic else "IS/AS ratio"
+        parts.append(
+            f"in {what}, {int((photo & by).sum())} of {len(own)} pairs clearly differ and "
+            f"{int((photo & ~by).sum())} "
+            "probably"
+        )
+    if not parts:
+        raise _MissingError("pairs")
+    return f"**Do the classifiers differ?** {'; '.join(parts).capitalize()}; the rest cannot be told." + (
+        " [Comparing models](../notebooks/02_model_comparison.ipynb)"
+    )
+
+
+def _classes(results: Results) -> str:
+    table = _table(results, "class_scores")
+    clear, likely = table[table["q"] < CERTAIN], table[(table["q"] >= CERTAIN) & (table["q"] < LIKELY)]
+
+    def counts(rows: pd.DataFrame) -> str:
+        leak, keep = (rows["contrast"] < 0).sum(), (rows["contrast"] > 0).sum()
+        return f"{leak} leak and {keep} do the opposite"
+
+    return (
+        f"**Which classes leak?** Of {len(table)} pairs of classifier and class, clearly {counts(clear)}, "
+        "probably "
+        f"{counts(likely)}. [Classes and concepts](../notebooks/03_class_analysis.ipynb)"
+    )
+
+
+def _steering(results: Results) -> str:
+    table = _table(results, "steering")
+    wide = table.pivot(index="classifier", columns="direction", values="AS mean").dropna()
+    if wide.empty:
+        raise _MissingError("steps")
+    text = (
+        f"**Can the null space be steered?** At IS = {table['IS'].iloc[0]:g}° a directed step brings a photo "
+        f"{_span(wide['toward the text'], '.1f')}° nearer to “{table['target'].iloc[0]}”, a random null step "
+        f"{_span(wide['random'], '+.1f')}°"
+    )
+    control = results.get("steering_subspace_control")
+    if control is not None and control["percentile"].notna().any():
+        own = control[control["kind"] == SUBSPACES[0]]
+        more, less = own["null space"] > own["chance"], own["null space"] < own["chance"]
+        text += (
+            "; but directed steps in random subspaces of its dimension reach "
+            f"{_span(own['chance'], '.1f')}° as well. Against these the null space is "
+            + _sorted(own, {"easier": more, "harder": less}).replace(
+                "cannot be told for", "not told apart for"
+            )
+            + " to steer in"
+        )
+    return text + ". [Steering](../notebooks/04_steering.ipynb)"
+
+
+def _planted(results: Results) -> str:
+    table = _table(results, "planted_agreement")
+    own = table[(table["factor"] == "all") & (table["statistic"] == "ROC area")].set_index("score")
+    size, contrast = own.loc["|AS|"], own.loc["contrast"]
+
+    def area(row: pd.Series) -> str:
+        return f"{row['value']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
+
+    verdict = (
+        "so |AS| alone should not be relied on"
+        if size["high"] < contrast["low"]
+        else "which does not speak against |AS|"
+    )
+    return (
+        "**Do the scores find what is there?** In a world where it was planted, |AS| tells ignored factors "
+        "from seen "
+        f"ones with a ROC area of {area(size)}, contrast with {area(contrast)}, where 0.5 is guessing; "
+        f"{verdict}. "
+        "[A planted world](../notebooks/06_planted.ipynb)"
+    )
+
+
+def _claims(results: Results) -> str:
+    table = _table(results, "reproduction")
+    counts = table["verdict"].value_counts()
+    parts = [
+        f"{counts[v]} {v}"
+        for v in ("agrees", "differs", "undecided", "not comparable", "not run")
+        if v in counts
+    ]
+    return (
+        f"**And the paper?** Of its {len(table)} claims, figures and tables: {', '.join(parts)}. "
+        "[Paper, ours, agrees?](reproduction.md)"
+    )
+
+
+_BULLETS: tuple[Callable[[Results], str], ...] = (
+    *(
+        _certificate,
+        _energy,
+        _translators,
+        _leaks,
+        _special,
+        _compared,
+        _classes,
+        _steering,
+        _planted,
+        _claims,
+    ),
+)
+
+
+# --------------------------------------------------------------------------------- in words
+
+
+def _span(values: Iterable[float], number: str) -> str:
+    """The least and the largest, as one number where they read the same."""
+    x = np.asarray(list(values), dtype=float)
+    low, high = f"{x.min():{number}}", f"{x.max():{number}}"
+    return low if low == high else f"{low} to {high}"
+
+
+def _and(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -1,0 +1,401 @@
+"""Tidy tables of the controls, one row an observation, angles in degrees (notebooks 02 to 04).
+
+What each control does is in `sing_utils.controls` and `sing_utils.controls_translator`; here they meet a
+run's classifiers, photos and texts.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+from torch import Tensor
+
+from sing_utils.cases import Case, cases, open_case
+from sing_utils.controls import (
+    SOFTMAX,
+    STATISTICS,
+    SUBSPACES,
+    Removed,
+    energy_share,
+    other_names,
+    rank_rules,
+    remove_null,
+    remove_random,
+    score_wordings,
+)
+from sing_utils.controls_translator import (
+    correlation,
+    half_translators,
+    shuffled_scores,
+    translator_noise,
+    translator_parts,
+)
+from sing_utils.encoders import Judge
+from sing_utils.intervals import (
+    bootstrap,
+    bootstrap_means,
+    chance_p,
+    false_discovery,
+    percentile,
+    sign_flip_test,
+)
+from sing_utils.run import Run
+from sing_utils.scores import text_angles
+from sing_utils.translator import quality
+
+UNITS = {
+    "|AS|": "median |AS| (°)",
+    "AS": "mean AS (°)",
+    "contrast": "mean contrast (°)",
+    "IS": "median IS (°)",
+}
+
+
+# ------------------------------------------------------------------------ random subspaces
+
+
+def subspace_draws(run: Run) -> pd.DataFrame:
+    """Scores after removing random subspaces, and after null removal (draw -1): one row a draw.
+
+    classifier, kind, draw, |AS|, AS, contrast, IS (degrees), energy (percent of |f|² that was removed).
+    """
+    frames = []
+    for case in cases(run):
+        null = remove_null(case.f, case.T, case.spaces, case.texts, case.own).statistics()
+        energy = energy_share(case.f.double(), case.spaces.null_basis)
+        options: dict[str, Any] = {"dim": case.spaces.null_dim, "draws": run.profile.control_draws}
+        options["seed"] = run.profile.seed
+        given = (case.f, case.T, case.texts, case.own)
+        uniform = remove_random(*given, **options)
+        matched = remove_random(*given, **options, like=case.fit[0], energy=energy)
+        for kind, drawn in zip(SUBSPACES, (uniform, matched), strict=True):
+            both = pd.concat([pd.DataFrame([{"draw": -1, **null}]), drawn], ignore_index=True)
+            frames.append(both.assign(classifier=case.name, kind=kind))
+    return pd.concat(frames, ignore_index=True)
+
+
+def subspace_control(draws: pd.DataFrame, statistics: Sequence[str] = STATISTICS) -> pd.DataFrame:
+    """Where the null space stands among random subspaces: one row a classifier, kind and statistic.
+
+    Columns: null space, chance (median over draws), low and high (their middle 95 %), percentile, draws, p
+    (two-sided), and q, corrected for the number of classifiers (false discovery rate).
+
+    Args:
+        draws: of `subspace_draws`, or of `sing_utils.tables_steering.subspace_steering`.
+        statistics: which of its columns.
+    """
+    rows = []
+    for (name, kind), own in draws.groupby(["classifier", "kind"], sort=False):
+        null, chance = own[own["draw"] < 0].iloc[0], own[own["draw"] >= 0]
+        for statistic in statistics:
+            drawn = chance[statistic].dropna()
+            low, middle, high = drawn.quantile([0.025, 0.5, 0.975])
+            known = len(drawn) > 0 and np.isfinite(null[statistic])
+            rows.append(
+                {
+                    "classifier": name,
+                    "kind": kind,
+                    "statistic": statistic,
+                    "null space": null[statistic],
+                    "chance": middle,
+                    "low": low,
+                    "high": high,
+                    "percentile": percentile(null[statistic], drawn) if known else np.nan,
+                    "p": chance_p(null[statistic], drawn) if known else np.nan,
+                    "draws": len(drawn),
+                }
+            )
+    table = pd.DataFrame(rows)
+    return table.assign(q=table.groupby(["kind", "statistic"])["p"].transform(false_discovery))
+
+
+# ---------------------------------------------------------------------------- the translator
+
+
+def translator_control(run: Run) -> pd.DataFrame:
+    """What each translator knows of null directions, and how far its scores can be trusted.
+
+    One row a classifier: R² by parts (`translator_parts`); two translators that share no photo: correlation
+    of their photos' AS, median difference of AS (degrees), correlation of the classes' median |AS| (ranks);
+    translators fitted on shuffled photos: medians of |AS| and IS and the contrast's p; the noise floor.
+    """
+    rows = []
+    for case in cases(run):
+        row: dict[str, Any] = {"classifier": case.name, "photos to fit": len(case.fit[0])}
+        row |= translator_parts(case.T, case.spaces, case.fit, case.held_out)
+        row |= _halves(case, run) | _shuffled(case, run)
+        noise = translator_noise(
+            case.T, case.ridge, case.spaces, case.fit, case.held_out, case.texts[case.own]
+        )
+        row["noise floor of AS (°)"] = float(noise.floor.quantile(0.5))
+        row["error of the angle to the prompt (°)"] = float(noise.angle.quantile(0.5))
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _halves(case: Case, run: Run) -> dict[str, float]:
+    pair = half_translators(case.fit, case.ridge, seed=run.profile.seed)
+    a, b = (remove_null(case.f.double(), T, case.spaces, case.texts, case.own).AS for T in pair)
+    return {
+        "halves: correlation of AS": correlation(a, b),
+        "halves: median difference of AS (°)": float((a - b).abs().quantile(0.5)),
+        "halves: rank correlation of classes": rank_correlation(
+            class_medians(a.abs(), case.own), class_medians(b.abs(), case.own)
+        ),
+    }
+
+
+def _shuffled(case: Case, run: Run) -> dict[str, float]:
+    own = remove_null(case.f, case.T, case.spaces, case.texts, case.own).statistics()
+    given = (case.fit, case.ridge, case.spaces, case.f, case.texts, case.own)
+    found = shuffled_scores(*given, shuffles=_shuffles(run), seed=run.profile.seed)
+    table = pd.DataFrame([r.statistics() for r in found])
+    return {
+        "shuffled: median |AS| (°)": table["|AS|"].median(),
+        "shuffled: median IS (°)": table["IS"].median(),
+        "shuffled: largest |contrast| (°)": table["contrast"].abs().max(),
+        "shuffled: p of contrast": chance_p(own["contrast"], table["contrast"]),
+        "shuffles": len(table),
+    }
+
+
+def _shuffles(run: Run) -> int:
+    return min(run.profile.control_draws, 20)  # each is a fit
+
+
+def class_medians(values: Tensor, own: Tensor) -> np.ndarray:
+    """Median of each class: (N,), (N,) -> (C,)."""
+    return pd.Series(values.numpy()).groupby(own.numpy()).median().to_numpy()
+
+
+def rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
+    """Spearman's; NaN for fewer than 3 classes."""
+    return float(stats.spearmanr(x, y).statistic) if len(x) > 2 else float("nan")
+
+
+# ------------------------------------------------------------------------------- the prompts
+
+
+def wording_scores(run: Run) -> pd.DataFrame:
+    """One row a classifier, wording and class ("all" for all photos): AS and contrast.
+
+    Columns: median |AS|, mean AS, mean contrast (degrees), photos.
+    """
+    frames = []
+    for case in cases(run):
+        texts = wording_texts(run, case.judge, case.classes)  # (R, C, n)
+        AS, contrasts = score_wordings(case.z_hat, case.z_tilde, texts, case.own)  # (N, R) each
+        for r, wording in enumerate(run.profile.wordings):
+            photos = pd.DataFrame(
+                {"AS": AS[:, r], "contrast": contrasts[:, r], "class": [case.classes[i] for i in case.own]}
+            )
+            whole = photos.assign(**{"class": "all"})
+            grouped = pd.concat([whole, photos]).groupby("class", sort=False)
+            table = pd.DataFrame(
+                {
+                    "median |AS| (°)": grouped["AS"].agg(lambda x: x.abs().median()),
+                    "mean AS (°)": grouped["AS"].mean(),
+                    "mean contrast (°)": grouped["contrast"].mean(),
+                    "photos": grouped.size(),
+                }
+            ).reset_index()
+            frames.append(table.assign(classifier=case.name, wording=wording))
+    return pd.concat(frames, ignore_index=True)
+
+
+def wording_texts(run: Run, judge: Judge, names: list[str]) -> Tensor:
+    """Embeddings of names in all wordings of the prompt, (R, K, n)."""
+    wordings = run.profile.wordings
+    flat = judge.encode_text([w.format(n) for w in wordings for n in names])
+    return flat.reshape(len(wordings), len(names), -1)
+
+
+def prompt_control(run: Run, wordings: pd.DataFrame) -> pd.DataFrame:
+    """The profile's prompt against other wordings and other names: one row a classifier.
+
+    Each score with its least and largest value over the wordings; mean AS if each class is called by the
+    name of a random other one (median and middle 95 % of the exchanges), and the p value of the true names.
+    """
+    rows = []
+    every = wordings[wordings["class"] == "all"]
+    for case in cases(run):
+        own = every[every["classifier"] == case.name]
+        row: dict[str, Any] = {"classifier": case.name, "wordings": len(own)}
+        for what in ("median |AS| (°)", "mean AS (°)", "mean contrast (°)"):
+            row |= {
+                what: own[what].iloc[0],
+                f"{what}, least": own[what].min(),
+                f"{what}, most": own[what].max(),
+            }
+        rows.append(row | _exchanged(case, run))
+    return pd.DataFrame(rows)
+
+
+def _exchanged(case: Case, run: Run) -> dict[str, float]:
+    if len(case.classes) < 2:
+        return {}
+    AS = text_angles(case.z_hat, case.texts) - text_angles(case.z_tilde, case.texts)  # (N, C)
+    drawn = other_names(AS, case.own, permutations=run.profile.permutations, seed=run.profile.seed).numpy()
+    low, middle, high = np.quantile(drawn, [0.025, 0.5, 0.975])
+    true = float(AS.gather(1, case.own[:, None]).mean())
+    return {
+        "mean AS, other names (°)": float(middle),
+        "other names, low": float(low),
+        "other names, high": float(high),
+        "p of the names": chance_p(true, drawn),
+        "exchanges": len(drawn),
+    }
+
+
+# ---------------------------------------------------------------------------- other encoders
+
+
+def encoder_control(run: Run) -> pd.DataFrame:
+    """The same scores read by other encoders: one row a classifier and encoder.
+
+    The profile's encoder first; each of its towers alone, where it has several that may judge the
+    classifier; and the profile's second encoder. Each has a translator of its own.
+    """
+    rows = []
+    for name in run.profile.classifiers:
+        first: np.ndarray | None = None
+        for label, case in _read_by(run, name):
+            found = remove_null(case.f, case.T, case.spaces, case.texts, case.own)
+            medians = class_medians(found.AS.abs(), case.own)
+            first = medians if first is None else first
+            rows.append(
+                {
+                    "classifier": name,
+                    "encoder": label,
+                    "cosine of Tf and z": quality(case.z_hat, case.z).cosine,
+                    "R²": quality(case.z_hat, case.z).r2,
+                    **named_statistics(found),
+                    "rank correlation of classes": rank_correlation(first, medians),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def _read_by(run: Run, name: str) -> Iterator[tuple[str, Case]]:
+    judge, p = run.judge(name), run.profile
+    yield f"{p.encoder} (the profile's)", open_case(run, name, judge, run.translator(name))
+    for tower, alone in judge.towers_alone().items():
+        yield f"{tower} alone", open_case(run, name, alone)
+    if p.second_encoder is not None:
+        other = run.with_encoder(p.second_encoder)
+        yield p.second_encoder, open_case(other, name, other.judge(name))
+
+
+def named_statistics(found: Removed) -> dict[str, float]:
+    """`Removed.statistics` under the names of columns, with units."""
+    return {UNITS[k]: v for k, v in found.statistics().items() if k in UNITS}
+
+
+# ------------------------------------------------------------------------- the rule of rank
+
+
+def rank_control(run: Run) -> pd.DataFrame:
+    """Scores by several rules of where the null space begins: one row a classifier and rule.
+
+    gap: σ_r / σ_{r+1}, infinite where the head has no further singular value. logits moved: see
+    `Certificate.relative_change`; with what softmax ignores, of the logits about their mean.
+    """
+    rows = []
+    for case in cases(run):
+        bias, known = run.head(case.name).bias, {}
+        for rule, spaces in rank_rules(case.spaces).items():
+            key = (spaces.rank, rule == SOFTMAX)
+            if key not in known:  # most rules agree
+                found = remove_null(case.f, case.T, spaces, case.texts, case.own)
+                proof = spaces.certificate(case.f, bias=bias)
+                known[key] = {
+                    "rank": spaces.rank,
+                    "null dimension": spaces.null_dim,
+                    "gap": spaces.gap,
+                    "energy (%)": found.statistics()["energy"],
+                    **named_statistics(found),
+                    "logits moved": proof.relative_change,
+                    "top-1 changes": proof.top1_changes,
+                }
+            rows.append({"classifier": case.name, "rule": rule, **known[key]})
+    return pd.DataFrame(rows)
+
+
+# ------------------------------------------------------------------- classes and classifiers
+
+
+def class_scores(run: Run, scores: pd.DataFrame, wordings: pd.DataFrame | None) -> pd.DataFrame:
+    """AS and contrast of each classifier and class, with intervals, wordings and p values.
+
+    p: "the mean contrast is 0", by flipping the signs of photos; q: the same, corrected for all rows of the
+    table (false discovery rate). Without `wordings`, their columns are missing.
+
+    Args:
+        run: whose settings are used.
+        scores: of `sing_utils.tables.photo_scores`.
+        wordings: of `wording_scores`, or None.
+    """
+    p, rows = run.profile, []
+    for (name, c), own in scores.groupby(["classifier", "class"], sort=False):
+        row: dict[str, Any] = {"classifier": name, "class": c, "photos": len(own)}
+        values = own[["AS", "contrast"]].to_numpy()
+        if len(own) > 1 and np.isfinite(values).all():
+            ci = bootstrap_means(values, level=p.confidence, draws=p.bootstrap_draws, seed=p.seed)
+            for i, what in enumerate(("AS", "contrast")):
+                row |= {what: ci.value[i], f"{what} low": ci.low[i], f"{what} high": ci.high[i]}
+            row["p"] = sign_flip_test(values[:, 1:], permutations=p.permutations, seed=p.seed)[0]
+        if wordings is not None:
+            also = wordings[(wordings["classifier"] == name) & (wordings["class"] == c)]
+            for what, column in (("AS", "mean AS (°)"), ("contrast", "mean contrast (°)")):
+                row |= {f"{what} least": also[column].min(), f"{what} most": also[column].max()}
+        rows.append(row)
+    table = pd.DataFrame(rows)
+    if "p" in table:
+        table["q"] = false_discovery(table["p"])
+        table["permutations"] = p.permutations
+    return table
+
+
+DIFFERENCES = {
+    "mean |AS| (°)": lambda a, c, i: np.abs(a).mean(-1),
+    "mean contrast (°)": lambda a, c, i: c.mean(-1),
+    "mean IS (°)": lambda a, c, i: i.mean(-1),
+    "log of mean IS / mean |AS|": lambda a, c, i: np.log(i.mean(-1) / np.abs(a).mean(-1)),
+}
+
+
+def classifier_differences(run: Run, scores: pd.DataFrame) -> pd.DataFrame:
+    """First minus second classifier on the same photos, with intervals by photo and by class.
+
+    One row a pair and statistic. By class: whole classes are drawn, which says what other classes
+    might have shown; NaN for fewer than 5 of them.
+    """
+    p, rows = run.profile, []
+    wide = scores.pivot(index=["path", "class"], columns="classifier", values=["AS", "contrast", "IS"])
+    groups = wide.index.get_level_values("class").to_numpy()
+    for first, second in itertools.combinations(run.profile.classifiers, 2):
+        samples = [
+            wide[what][name].to_numpy() for name in (first, second) for what in ("AS", "contrast", "IS")
+        ]
+        for statistic, f in DIFFERENCES.items():
+            if not all(np.isfinite(s).all() for s in samples):
+                continue  # a single class has no contrast
+
+            def difference(*x: np.ndarray, f: Any = f) -> np.ndarray:
+                found: np.ndarray = f(*x[:3]) - f(*x[3:])
+                return found
+
+            options: dict[str, Any] = {"level": p.confidence, "draws": p.bootstrap_draws, "seed": p.seed}
+            ci = bootstrap(difference, *samples, **options)
+            row = {"first": first, "second": second, "statistic": statistic, "photos": len(wide)}
+            row |= {"difference": ci.value, "low": ci.low, "high": ci.high}
+            if len(set(groups)) >= 5:
+                by = bootstrap(difference, *samples, **options, groups=groups)
+                row |= {"low by class": by.low, "high by class": by.high}
+            rows.append(row)
+    return pd.DataFrame(rows)

@@ -1,0 +1,175 @@
+"""Intervals and tests: coverage, known widths, exact p values, bounded memory."""
+
+from __future__ import annotations
+
+import itertools
+import tracemalloc
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from sing_utils import SingError
+from sing_utils.intervals import (
+    bootstrap,
+    bootstrap_means,
+    chance_p,
+    false_discovery,
+    percentile,
+    sign_flip_test,
+)
+
+# --------------------------------------------------------------------------- bootstrap
+
+
+def mean(x):
+    return x.mean(-1)
+
+
+def test_bootstrap_covers_a_known_mean_as_often_as_it_says(rng):
+    """200 samples of 60 with mean 3: a 90 % interval covers it in 90 % of them, give or take 5."""
+    samples = rng.exponential(3.0, size=(200, 60))
+    intervals = [bootstrap(mean, s, level=0.9, draws=400, seed=i) for i, s in enumerate(samples)]
+    covered = np.mean([ci.low <= 3.0 <= ci.high for ci in intervals])
+    assert 0.84 <= covered <= 0.95
+    wider = [bootstrap(mean, s, level=0.99, draws=400, seed=i) for i, s in enumerate(samples[:20])]
+    assert all(w.high - w.low > ci.high - ci.low for w, ci in zip(wider, intervals, strict=False))
+
+
+def test_bootstrap_of_a_mean_has_the_normal_width(rng):
+    x = rng.standard_normal(400)
+    ci = bootstrap(mean, x, level=0.95, draws=4000, seed=0)
+    assert ci.value == pytest.approx(x.mean(), abs=1e-12)
+    expected = 2 * 1.96 * x.std() / 20
+    assert ci.high - ci.low == pytest.approx(expected, rel=0.06)
+    assert (ci.level, ci.draws) == (0.95, 4000)
+
+
+def test_bootstrap_is_deterministic_for_a_seed(rng):
+    x = rng.standard_normal(30)
+    assert bootstrap(mean, x, seed=4) == bootstrap(mean, x, seed=4)
+    assert bootstrap(mean, x, seed=4) != bootstrap(mean, x, seed=5)
+
+
+def test_bootstrap_resamples_rows_jointly(rng):
+    """y = 2 x row by row, so the ratio of sums is 2 in every draw; unpaired draws would differ."""
+    x = rng.exponential(size=50)
+    ci = bootstrap(lambda a, b: b.sum(-1) / a.sum(-1), x, 2 * x)
+    assert (ci.low, ci.value, ci.high) == pytest.approx((2.0, 2.0, 2.0), abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("samples", "lengths"),
+    [(([],), "0"), (([1.0],), "1"), (([1.0, 2.0], [1.0, 2.0, 3.0]), "2, 3")],
+)
+def test_bootstrap_wants_two_rows_and_one_length(samples, lengths):
+    with pytest.raises(SingError, match=f"bootstrap got {lengths} rows, expected one length of at least 2"):
+        bootstrap(mean, *samples)
+
+
+def test_bootstrap_by_group_is_as_wide_as_the_groups_say(rng):
+    """8 classes of 50 photos, which differ between classes only: what counts is 8, not 400."""
+    classes = np.repeat(np.arange(8), 50)
+    means = rng.standard_normal(8)
+    x = means[classes]
+    by_photo = bootstrap(mean, x, draws=2000)
+    by_class = bootstrap(mean, x, draws=2000, groups=classes)
+    assert by_class.value == by_photo.value == pytest.approx(means.mean())
+    expected = 2 * 1.96 * means.std() / np.sqrt(8)
+    assert by_class.high - by_class.low == pytest.approx(expected, rel=0.15)
+    assert by_photo.high - by_photo.low == pytest.approx(expected / np.sqrt(50), rel=0.15)
+
+
+def test_bootstrap_by_group_works_with_groups_of_any_size_and_name(rng):
+    groups = np.array(["b", "a", "a", "c", "a", "b"])
+    x = np.array([1.0, 5.0, 5.0, 9.0, 5.0, 1.0])
+    ci = bootstrap(lambda a: np.median(a, -1), x, groups=groups, draws=300)
+    assert {ci.low, ci.high} <= {1.0, 3.0, 5.0, 7.0, 9.0}
+    with pytest.raises(SingError, match="6 labels of 1 group"):
+        bootstrap(mean, x, groups=np.zeros(6))
+    with pytest.raises(SingError, match="5 labels of 3 group"):
+        bootstrap(mean, x, groups=groups[:5])
+
+
+# --------------------------------------------------------------------------- many columns
+
+
+def test_means_of_many_columns_agree_with_scipy(rng):
+    x = rng.exponential(size=(150, 4)) * [1, 2, 3, 10]
+    ours = bootstrap_means(x, draws=4000, level=0.9)
+    theirs = stats.bootstrap(
+        (x,), np.mean, axis=0, method="percentile", n_resamples=4000, confidence_level=0.9, random_state=1
+    ).confidence_interval
+    width = theirs.high - theirs.low
+    assert ours.value == pytest.approx(x.mean(0), abs=1e-12)
+    assert np.abs(ours.low - theirs.low).max() < 0.06 * width.max()
+    assert np.abs((ours.high - ours.low) / width - 1).max() < 0.06
+
+
+def test_means_by_group_agree_with_the_bootstrap_of_one_column(rng):
+    groups = rng.integers(0, 9, 200)
+    x = rng.standard_normal((200, 1)) + groups[:, None]
+    many = bootstrap_means(x, draws=3000, groups=groups)
+    one = bootstrap(mean, x[:, 0], draws=3000, groups=groups)
+    assert (many.low[0], many.high[0]) == pytest.approx((one.low, one.high), abs=0.06 * (one.high - one.low))
+
+
+def test_thousands_of_photos_and_concepts_need_little_memory(rng):
+    x = rng.standard_normal((10_000, 20))
+    tracemalloc.start()
+    bootstrap_means(x, draws=1000)
+    sign_flip_test(x, permutations=999)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 150e6  # draws x photos alone would be 80 MB in float64, and 300 concepts' draws 24 GB
+
+
+@pytest.mark.parametrize("x", [np.ones(5), np.ones((1, 3)), np.ones((2, 2, 2))])
+def test_a_sample_is_a_matrix(x):
+    with pytest.raises(SingError, match=r"expected \(N, K\) with N of at least 2"):
+        bootstrap_means(x)
+    with pytest.raises(SingError, match=r"expected \(N, K\) with N of at least 2"):
+        sign_flip_test(x)
+
+
+# --------------------------------------------------------------------------- permutation tests
+
+
+def test_sign_flips_agree_with_all_flips_of_a_small_sample():
+    x = np.array([3.0, 1.0, -0.5, 2.0, 4.0, 0.5, 1.5])
+    flips = np.array(list(itertools.product([-1, 1], repeat=len(x)))) @ x
+    exact = np.mean(np.abs(flips) >= abs(x.sum()) - 1e-12)
+    p = sign_flip_test(x[:, None], permutations=20_000)[0]
+    assert p == pytest.approx(exact, abs=0.005)
+
+
+def test_sign_flips_reject_nothing_in_a_twentieth_of_the_cases(rng):
+    p = sign_flip_test(rng.standard_normal((40, 600)), permutations=499)
+    assert 0.025 < (p <= 0.05).mean() < 0.08
+    assert p.min() >= 1 / 500
+    shifted = sign_flip_test(rng.standard_normal((40, 50)) + 2.0, permutations=499)
+    assert shifted.max() == pytest.approx(1 / 500)
+
+
+def test_groups_flip_together(rng):
+    """Photos of a class that all say the same are one piece of evidence, not fifty."""
+    groups = np.repeat(np.arange(6), 50)
+    x = (rng.standard_normal(6)[groups] + 0.8)[:, None]
+    assert sign_flip_test(x, permutations=999)[0] == pytest.approx(0.001)
+    assert sign_flip_test(x, permutations=999, groups=groups)[0] > 0.015  # 2 of 2^6 flips at least
+
+
+def test_false_discovery_by_hand():
+    # sorted 0.005, 0.01, 0.03, 0.9 of 4: x 4/1, 4/2, 4/3, 4/4, then the running minimum from the end
+    assert false_discovery([0.03, 0.005, 0.9, 0.01]) == pytest.approx([0.04, 0.02, 0.9, 0.02])
+    assert np.isnan(false_discovery([np.nan, np.nan])).all()
+
+
+def test_place_among_draws():
+    draws = np.arange(99.0)
+    assert percentile(-1, draws) == 0.0
+    assert percentile(200, draws) == 100.0
+    assert percentile(49, draws) == pytest.approx(50.0)
+    assert chance_p(-1, draws) == pytest.approx(2 / 100)
+    assert chance_p(200, draws) == pytest.approx(2 / 100)
+    assert chance_p(49, draws) == 1.0
