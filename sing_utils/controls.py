@@ -61,9 +61,7 @@ class Removed:
         }
 
 
-def remove_part(
-    z: Tensor, b: Tensor, texts: Tensor, own: Tensor, energy: Tensor, *, before: Tensor | None = None
-) -> Removed:
+def remove_part(z: Tensor, b: Tensor, texts: Tensor, own: Tensor, energy: Tensor) -> Removed:
     """Scores of f against f minus a part of it.
 
     Args:
@@ -72,10 +70,9 @@ def remove_part(
         texts: embeddings of all classes' prompts, (C, n).
         own: number of each photo's class, (N,).
         energy: share of |f|^2 in the removed part, (N,).
-        before: angles of T f to the texts, (N, C), where they are known already, degrees.
     """
     z, z_tilde = z.double(), (z - b).double()
-    AS = (text_angles(z, texts) if before is None else before) - text_angles(z_tilde, texts)  # (N, C), eq. 7
+    AS = text_angles(z, texts) - text_angles(z_tilde, texts)  # (N, C), eq. 7
     return Removed(AS.gather(1, own[:, None])[:, 0], contrast(AS, own), image_score(z, z_tilde), energy)
 
 
@@ -109,16 +106,32 @@ def remove_random(
         dim, draws, seed, like, energy: see `random_bases`; energy is that of f.
     """
     # Single precision is enough for chance, and several times as fast.
+    vectors, spans = _spans(f, dim=dim, draws=draws, seed=seed, like=like, energy=energy)
     x, weight = f.float(), _weight(T).float()
-    z, total = x @ weight.mT, x.square().sum(-1)
+    if vectors is not None:
+        x, weight = x @ vectors, weight @ vectors
+    z, total = (x @ weight.mT).double(), x.square().sum(-1)
     before = text_angles(z, texts)
     rows: list[dict[str, float]] = []
-    for Q in random_bases(f, dim=dim, draws=draws, seed=seed, like=like, energy=energy):
+    for Q in spans:
         inside = x @ Q  # (N, dim)
-        b, share = inside @ (weight @ Q).mT, inside.square().sum(-1) / total
-        found = remove_part(z, b, texts, own, share, before=before)
+        z_tilde = z - inside @ (weight @ Q).mT
+        AS = before - text_angles(z_tilde, texts)  # (N, C), eq. 7
+        found = Removed(
+            AS.gather(1, own[:, None])[:, 0],
+            contrast(AS, own),
+            _row_angles(z, z_tilde),
+            inside.square().sum(-1) / total,
+        )
         rows.append({"draw": len(rows), **found.statistics()})
     return pd.DataFrame(rows)
+
+
+def _row_angles(x: Tensor, y: Tensor) -> Tensor:
+    """Angles row by row as `text_angles` has them, in degrees: (N, n), (N, n) -> (N,)."""
+    norms = torch.linalg.vector_norm(x, dim=-1) * torch.linalg.vector_norm(y, dim=-1)
+    cosine = ((x * y).sum(-1) / norms).clamp(-1.0, 1.0)
+    return torch.rad2deg(2 * torch.atan2((1 - cosine).sqrt(), (1 + cosine).sqrt()))
 
 
 def random_bases(
@@ -147,18 +160,24 @@ def random_bases(
     Raises:
         SingError: for a dimension that is not below m, or fewer than 1 draw.
     """
+    vectors, spans = _spans(f, dim=dim, draws=draws, seed=seed, like=like, energy=energy)
+    for Q in spans:
+        yield Q if vectors is None else vectors @ Q
+
+
+def _spans(
+    f: Tensor, *, dim: int, draws: int, seed: int, like: Tensor | None, energy: float | None
+) -> tuple[Tensor | None, Iterator[Tensor]]:
+    """Axes (m, m) and bases (m, dim) in their coordinates; None stands for the features' own axes."""
     m = f.shape[1]
     if not 0 < dim < m or draws < 1:
         raise SingError(f"dim is {dim} of {m} and draws {draws}, expected 0 < dim < m and at least 1 draw.")
+    vectors, weights = None, torch.ones(m)
+    if energy is not None:
+        vectors, scale = _axes(f if like is None else like)
+        weights = scale ** -_tilt(f.float() @ vectors, scale, dim, energy, seed)
     generator = torch.Generator().manual_seed(seed)
-    if energy is None:
-        for _ in range(draws):
-            yield _span(torch.ones(m), dim, generator)
-        return
-    vectors, scale = _axes(f if like is None else like)
-    weights = scale ** -_tilt(f.float() @ vectors, scale, dim, energy, seed)
-    for _ in range(draws):
-        yield vectors @ _span(weights, dim, generator)
+    return vectors, (_span(weights, dim, generator) for _ in range(draws))
 
 
 def energy_share(f: Tensor, Q: Tensor) -> float:

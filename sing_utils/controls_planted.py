@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -61,10 +62,7 @@ def _controls(world: World, name: str, draws: int, shuffles: int) -> list[dict[s
             rows.append(base | {"control": kind, "score": score, "value": found[score], **place})
     shuffled = shuffled_scores(fit, ridge, spaces, f, texts, own, shuffles=shuffles, seed=world.seed)
     contrasts = [r.statistics()["contrast"] for r in shuffled]
-    place = {
-        "percentile": percentile(found["contrast"], contrasts),
-        "p": chance_p(found["contrast"], contrasts),
-    }
+    place = {"percentile": percentile(found["contrast"], contrasts)}
     rows.append(
         base | {"control": "shuffled translator", "score": "contrast", "value": found["contrast"], **place}
     )
@@ -74,3 +72,21 @@ def _controls(world: World, name: str, draws: int, shuffles: int) -> list[dict[s
     known = translator_parts(T, spaces, fit, (f, world.evaluation.z["planted"]))
     rows.append(base | {"control": "translator", "score": "R²", "value": known["R², null part alone"]})
     return rows
+
+
+def shown_controls(table: pd.DataFrame) -> pd.DataFrame:
+    """Medians over worlds, a row a control and score, a column a head."""
+    table = table.assign(shown=table["percentile"].fillna(table["value"]))
+    wide = table.pivot_table(
+        index=["control", "score"], columns="head", values="shown", aggfunc="median", sort=False
+    )
+    kind = np.where(
+        wide.index.get_level_values("control").isin(["halves", "translator"]), "value", "percentile"
+    )
+    numbers = [
+        [f"{x:.2f}" if k == "value" else f"{x:.0f}" for x in row]
+        for k, row in zip(kind, wide.to_numpy(), strict=True)
+    ]
+    shown = pd.DataFrame(numbers, index=wide.index, columns=list(wide.columns)).reset_index()
+    shown.insert(2, "what", kind)
+    return shown

@@ -110,14 +110,14 @@ def shuffled_scores(
         shuffles: how many.
         seed: of the exchanges.
     """
-    x, z = fit[0].double(), fit[1].double()
-    lhs = x.mT @ x / len(x)
+    x, z = fit
+    lhs = x.double().mT @ x.double() / len(x)
     lhs.diagonal().add_(ridge)
     factor, generator = torch.linalg.cholesky(lhs), torch.Generator().manual_seed(seed)
     found = []
     for _ in range(shuffles):
-        exchanged = z[torch.randperm(len(z), generator=generator)]
-        T = torch.cholesky_solve(x.mT @ exchanged / len(x), factor).mT  # (n, m)
+        exchanged = z[torch.randperm(len(z), generator=generator)].to(x)
+        T = torch.cholesky_solve((x.mT @ exchanged).double() / len(x), factor).mT  # (n, m)
         found.append(remove_null(f.double(), T, spaces, texts, own))
     return found
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pandas as pd
 
+from sing_utils.controls import SUBSPACES
 from sing_utils.findings import Finding, Verdict
 from sing_utils.tables_planted import SHARES
 
@@ -48,6 +49,32 @@ def recovered(agreement: pd.DataFrame) -> Finding:
         verdict,
         f"For |AS|: agrees if the interval of its ROC area lies above {_RECOVERED}, differs if below, else "
         "undecided. All of these heads see the mean feature; section 3 shows what changes where they do not.",
+    )
+
+
+def controlled(table: pd.DataFrame) -> Finding:
+    """Do random subspaces tell a head that ignores nothing of the shape from one that ignores much?
+
+    Args:
+        table: of `sing_utils.controls_planted.planted_controls`.
+    """
+    own = table[(table["control"] == SUBSPACES[0]) & (table["score"] != "IS")]
+    wide = own.pivot_table(index=["seed", "score"], columns="head", values="percentile").reset_index()
+    parts = []
+    for score, rows in wide.groupby("score", sort=False):
+        right = rows["clean"] > rows["leaky"] if score == "contrast" else rows["clean"] < rows["leaky"]
+        parts.append(
+            f"{score} places the clean head at percentile {rows['clean'].median():.0f} and the leaky one at "
+            f"{rows['leaky'].median():.0f}, the right way round in {int(right.sum())} of {len(rows)} worlds"
+        )
+    share = own[own["head"] == "leaky"]["planted"].mean()
+    return Finding(
+        "The paper has no such control.",
+        f"Among random subspaces of the same dimension, {'; '.join(parts)} (the leaky head ignores "
+        f"{100 * share:.0f} % of the shape, the clean one nothing).",
+        "not in the paper",
+        "Right way round: the clean head holds less of the shape, so its contrast stands higher, or its |AS| "
+        "lower, than the leaky head's.",
     )
 
 

@@ -122,7 +122,7 @@ class Profile(BaseModel):
     controls: list[Literal["subspace", "translator", "prompts", "encoder", "rank"]] = [
         *("subspace", "translator", "prompts", "encoder", "rank")
     ]
-    control_draws: int = Field(100, ge=19)
+    control_draws: int = Field(200, ge=19)
     prompt_wordings: list[str] = [
         *("a photo of a {}", "a picture of a {}", "a photograph showing a {}", "there is a {} here"),
         *("a {} in a natural scene", "a close-up of a {}", "what you see is a {}", "{}"),

@@ -35,8 +35,7 @@ def translators(table: pd.DataFrame) -> Styler:
     """Of `translator_control`: a column a classifier."""
     wide = table.set_index("classifier").T
     counts = [x for x in ("photos to fit", "shuffles") if x in wide.index]
-    style = wide.style.format(precision=2).format("{:.0f}", subset=(counts, slice(None)))
-    return style.format("{:.3f}", subset=([x for x in wide.index if ": p" in x], slice(None)))
+    return wide.style.format(precision=2).format("{:.0f}", subset=(counts, slice(None)))
 
 
 def prompts(table: pd.DataFrame) -> pd.DataFrame:

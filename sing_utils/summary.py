@@ -90,7 +90,8 @@ def _energy(results: Results) -> str:
 def _translators(results: Results) -> str:
     fits = _table(results, "translator_fits")
     r2 = fits[fits["method"] == "ridge"]["R²"]
-    text = f"**What can be read.** The translators explain {_span(100 * r2, '.0f')} % of what embeddings vary"
+    text = f"**What can be read.** The translators explain {_span(100 * r2, '.0f')} % of the variance of "
+           "embeddings"
     control = results.get("translator_control")
     if control is None:
         return text + ". [Translators](../notebooks/01_translators.ipynb)"
@@ -169,15 +170,15 @@ def _compared(results: Results) -> str:
         by = (
             (own["low by class"] > 0) | (own["high by class"] < 0) if "low by class" in own else photo & False
         )
-        what = "contrast" if "contrast" in statistic else "IS/AS ratio"
+        what = "Contrast" if "contrast" in statistic else "IS/AS ratio"
         parts.append(
-            f"in {what}, {int((photo & by).sum())} of {len(own)} pairs clearly differ and "
+            f"{what}: {int((photo & by).sum())} of {len(own)} pairs clearly differ and "
             f"{int((photo & ~by).sum())} "
             "probably"
         )
     if not parts:
         raise _MissingError("pairs")
-    return f"**Do the classifiers differ?** {'; '.join(parts).capitalize()}; the rest cannot be told." + (
+    return f"**Do the classifiers differ?** {'; '.join(parts)}; the rest cannot be told." + (
         " [Comparing models](../notebooks/02_model_comparison.ipynb)"
     )
 

@@ -159,23 +159,24 @@ def subspace_steering(run: Run, degrees: float, *, draws: int) -> pd.DataFrame:
     target, rows = run.profile.targets[0], []
     for name in run.profile.classifiers:
         f, _ = _source(run, name)
-        spaces, text = run.spaces(name), run.targets(name)[target]
+        spaces, text, T = run.spaces(name), run.targets(name)[target], run.translator(name)
+        g = text_gradient(f.double(), text.double(), T)
         energy = energy_share(f.double(), spaces.null_basis)
         options: dict[str, Any] = {"dim": spaces.null_dim, "draws": draws, "seed": run.profile.seed}
         options["like"] = run.data(name).fit.f
         for kind, share in zip(SUBSPACES, (None, energy), strict=True):
             bases = [spaces.null_basis, *random_bases(f, **options, energy=share)]
             for draw, Q in enumerate(bases, start=-1):
-                score = _steer_within(Q, f, text, run.translator(name), degrees)
+                score = _steer_within(Q, f, g, text, T, degrees)
                 row = {"classifier": name, "kind": kind, "draw": draw, "target": target, "IS": degrees}
                 rows.append(row | {"AS": _mean(score), "reached": int((~score.isnan()).sum())})
     return pd.DataFrame(rows)
 
 
-def _steer_within(Q: Tensor, f: Tensor, text: Tensor, T: Translator, degrees: float) -> Tensor:
-    """AS at an IS by the text gradient within the span of Q's columns; NaN out of reach: (N,)."""
+def _steer_within(Q: Tensor, f: Tensor, g: Tensor, text: Tensor, T: Translator, degrees: float) -> Tensor:
+    """AS at an IS by the text gradient g within the span of Q's columns; NaN out of reach: (N,)."""
     f, Q = f.double(), Q.double()
-    d = torch.nn.functional.normalize((text_gradient(f, text.double(), T) @ Q) @ Q.mT, dim=-1)
+    d = torch.nn.functional.normalize((g @ Q) @ Q.mT, dim=-1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UnreachableWarning)  # they are counted
         epsilon = step_for_image_score(f, d, T, degrees=degrees)
