@@ -77,16 +77,10 @@ def _controls(world: World, name: str, draws: int, shuffles: int) -> list[dict[s
 def shown_controls(table: pd.DataFrame) -> pd.DataFrame:
     """Medians over worlds, a row a control and score, a column a head."""
     table = table.assign(shown=table["percentile"].fillna(table["value"]))
-    wide = table.pivot_table(
-        index=["control", "score"], columns="head", values="shown", aggfunc="median", sort=False
-    )
-    kind = np.where(
-        wide.index.get_level_values("control").isin(["halves", "translator"]), "value", "percentile"
-    )
-    numbers = [
-        [f"{x:.2f}" if k == "value" else f"{x:.0f}" for x in row]
-        for k, row in zip(kind, wide.to_numpy(), strict=True)
-    ]
-    shown = pd.DataFrame(numbers, index=wide.index, columns=list(wide.columns)).reset_index()
-    shown.insert(2, "what", kind)
-    return shown
+    keys = {"index": ["control", "score"], "columns": "head", "values": "shown"}
+    wide = table.pivot_table(**keys, aggfunc="median", sort=False).reset_index().rename_axis(columns=None)
+    whole = ~wide["control"].isin(["halves", "translator"])  # percentiles
+    wide.insert(2, "what", np.where(whole, "percentile", "value"))
+    for head in COMPARED:
+        wide[head] = [f"{x:.0f}" if w else f"{x:.2f}" for x, w in zip(wide[head], whole, strict=True)]
+    return wide

@@ -168,14 +168,17 @@ def elongation(spreads: pd.DataFrame, ratios: pd.DataFrame) -> Finding:
 def class_order(correlations: pd.DataFrame) -> Finding:
     """Do classifiers leak in the same classes? (Section 4.3)"""
     claim = "The classes' order by |AS| is not significantly correlated between two models (Section 4.3)."
-    rule = f"Agrees if no pair has p < {SIGNIFICANCE} (Spearman, over classes, not corrected)."
+    rule = (
+        f"Agrees if no pair has a p below {SIGNIFICANCE} (Spearman; classes exchanged at random; corrected "
+        "for the number of pairs)."
+    )
     if correlations.empty or int(correlations["classes"].min()) < 4:
         return Finding(claim, "Fewer than two classifiers or four classes.", "not run", rule)
     parts = [
-        f"{r['a']} / {r['b']}: ρ = {r['rho']:.2f} ({r['low']:.2f} to {r['high']:.2f}), p = {r['p']:.3f}"
+        f"{r['a']} / {r['b']}: ρ = {r['rho']:.2f} ({r['low']:.2f} to {r['high']:.2f}), p = {r['q']:.3f}"
         for r in correlations.to_dict("records")
     ]
-    significant = bool((correlations["p"] < SIGNIFICANCE).any())
+    significant = bool((correlations["q"] < SIGNIFICANCE).any())
     return Finding(claim, "; ".join(parts) + ".", "differs" if significant else "agrees", rule)
 
 

@@ -12,6 +12,7 @@ array([0.001, 0.001, 0.001])
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -80,6 +81,15 @@ def bootstrap(
         found = np.array([statistic(*(a[None, r] for a in arrays))[0] for r in chosen])
         low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
         return Interval(value, float(low), float(high), level, draws)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # then the interval is NaN
+        ci = _percentile_bootstrap(arrays, statistic, level, draws, rng)
+    return Interval(value, ci[0], ci[1], level, draws)
+
+
+def _percentile_bootstrap(
+    arrays: list[np.ndarray], statistic: Any, level: float, draws: int, rng: np.random.Generator
+) -> tuple[float, float]:
     ci = stats.bootstrap(
         arrays,
         lambda *a, axis: statistic(*a),
@@ -88,10 +98,10 @@ def bootstrap(
         method="percentile",
         confidence_level=level,
         n_resamples=draws,
-        batch=max(1, _CHUNK // n),
+        batch=max(1, _CHUNK // len(arrays[0])),
         random_state=rng,
     ).confidence_interval
-    return Interval(value, float(ci.low), float(ci.high), level, draws)
+    return float(ci.low), float(ci.high)
 
 
 def bootstrap_means(

@@ -63,9 +63,11 @@ verdict is about this run only. The [glossary](glossary.md) explains the words."
 _CODE = """The authors have published code that analyses one image at a time. In these points it does
 something else than the paper says."""
 
-_CONTROL = """Each claim again, under one control at a time: what stays of it in this run's photographs, and
-what in the [planted world](../notebooks/06_planted.ipynb), where the answer is known. A low contrast means
-that the null component holds much of the class, a high one that it holds little."""
+_CONTROL = """Each claim again, under one control at a time: what stays of it in this run's pictures; what in
+the [planted world](../notebooks/06_planted.ipynb), where the answer is known; and in a run of the profile
+`planted`, which measures four heads of that world as if they were classifiers like any other (if there is
+one: `sing run --profile planted`). A low contrast means that the null component holds much of the class, a
+high one that it holds little."""
 
 
 def _lead(rows: pd.DataFrame, run: RunFacts) -> str:
@@ -191,8 +193,8 @@ def _controls(results: Results, planted: Results | None) -> str:
     cards = []
     for (claim, where), own in table.groupby(["claim", "where"], sort=False):
         cells = "".join(
-            f"<dt>{_text(r['control'])}</dt><dd>{_cell('This run', r['embedded'])}"
-            f"{_cell('Planted', r['planted'])}</dd>"
+            f"<dt>{_text(r['control'])}</dt><dd>{_cell('This run', r['embedded'] or 'not run')}"
+            f"{_cell('Planted world', r['planted'])}{_cell('Planted profile', r['profile'])}</dd>"
             for r in own.to_dict("records")
         )
         cards.append(
@@ -203,23 +205,23 @@ def _controls(results: Results, planted: Results | None) -> str:
 
 
 def control_table(results: Results, planted: Results | None) -> pd.DataFrame | None:
-    """Words for each claim and control; None if no run has any.
+    """Words for each claim and control, in the run and, as `profile`, in a run of the planted profile.
 
-    The planted run's words stand in the column `planted`, wherever it has some.
+    None if the run has no such words.
     """
     own = results.get(CONTROLS)
+    if own is None:
+        return None
     other = planted.get(CONTROLS) if planted is not None else None
-    if own is None or other is None:
-        return other if own is None else own
+    if other is None:
+        return own.assign(profile="")
     keys = ["claim", "where", "control"]
-    both = own.merge(other[[*keys, "planted"]], on=keys, how="left", suffixes=("", " run"))
-    said = both["planted run"].fillna("").astype(str) != ""
-    return both.assign(planted=both["planted run"].where(said, both["planted"]))[list(own.columns)]
+    both = own.merge(other[[*keys, "embedded"]].rename(columns={"embedded": "profile"}), on=keys, how="left")
+    return both.assign(profile=both["profile"].fillna(""))
 
 
 def _cell(name: str, words: Any) -> str:
-    said = _text(words) if isinstance(words, str) and words else "not run"
-    return f"<p><span>{name}:</span> {said}</p>"
+    return f"<p><span>{name}:</span> {_text(words)}</p>" if words else ""
 
 
 # --------------------------------------------------------------------------------------------- helpers

@@ -90,8 +90,8 @@ def _energy(results: Results) -> str:
 def _translators(results: Results) -> str:
     fits = _table(results, "translator_fits")
     r2 = fits[fits["method"] == "ridge"]["R²"]
-    text = f"**What can be read.** The translators explain {_span(100 * r2, '.0f')} % of the variance of "
-           "embeddings"
+    explained = _span(100 * r2, ".0f")
+    text = f"**What can be read.** The translators explain {explained} % of the embeddings' variance"
     control = results.get("translator_control")
     if control is None:
         return text + ". [Translators](../notebooks/01_translators.ipynb)"
@@ -171,11 +171,8 @@ def _compared(results: Results) -> str:
             (own["low by class"] > 0) | (own["high by class"] < 0) if "low by class" in own else photo & False
         )
         what = "Contrast" if "contrast" in statistic else "IS/AS ratio"
-        parts.append(
-            f"{what}: {int((photo & by).sum())} of {len(own)} pairs clearly differ and "
-            f"{int((photo & ~by).sum())} "
-            "probably"
-        )
+        clear, likely = int((photo & by).sum()), int((photo & ~by).sum())
+        parts.append(f"{what}: {clear} of {len(own)} pairs clearly differ, {likely} probably")
     if not parts:
         raise _MissingError("pairs")
     return f"**Do the classifiers differ?** {'; '.join(parts)}; the rest cannot be told." + (
@@ -206,21 +203,18 @@ def _steering(results: Results) -> str:
     text = (
         f"**Can the null space be steered?** At IS = {table['IS'].iloc[0]:g}° a directed step brings a photo "
         f"{_span(wide['toward the text'], '.1f')}° nearer to “{table['target'].iloc[0]}”, a random null step "
-        f"{_span(wide['random'], '+.1f')}°"
+        f"moves it by {_span(wide['random'], '+.1f')}°."
     )
     control = results.get("steering_subspace_control")
     if control is not None and control["percentile"].notna().any():
         own = control[control["kind"] == SUBSPACES[0]]
         more, less = own["null space"] > own["chance"], own["null space"] < own["chance"]
+        said = _sorted(own, {"easier": more, "harder": less})
         text += (
-            "; but directed steps in random subspaces of its dimension reach "
-            f"{_span(own['chance'], '.1f')}° as well. Against these the null space is "
-            + _sorted(own, {"easier": more, "harder": less}).replace(
-                "cannot be told for", "not told apart for"
-            )
-            + " to steer in"
+            f" But directed steps in random subspaces of its dimension reach {_span(own['chance'], '.1f')}° as "
+            f"well. Is the null space easier or harder to steer in than these? {said[0].upper()}{said[1:]}."
         )
-    return text + ". [Steering](../notebooks/04_steering.ipynb)"
+    return f"{text} [Steering](../notebooks/04_steering.ipynb)"
 
 
 def _planted(results: Results) -> str:

@@ -30,6 +30,10 @@ class PlantedRun:
             adamw_epochs=2,
             held_out=0.2,
             confidence=0.9,
+            permutations=199,
+            control_draws=19,
+            wordings=["an image of a {}", "a {}"],
+            second_encoder=None,
             seed=0,
         )
         self.class_names = {"l0": "zero", "l1": "first"}

@@ -141,7 +141,7 @@ def test_elongation(best, other, verdict):
 
 def correlations(*ps, classes=16):
     rows = [("a", f"b{i}", 0.3, 0.1, 0.5, p, classes) for i, p in enumerate(ps)]
-    return pd.DataFrame(rows, columns=["a", "b", "rho", "low", "high", "p", "classes"])
+    return pd.DataFrame(rows, columns=["a", "b", "rho", "low", "high", "q", "classes"])
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import time
 from pathlib import Path
 
@@ -113,6 +114,9 @@ OTHER = {
     "source_class": "tench",
     "targets": ["violin", "snow"],
     "degrees": 12.0,
+    "controls": ["prompts", "rank"],
+    "control_draws": 19,
+    "permutations": 99,
 }
 
 
@@ -148,7 +152,7 @@ def test_the_notebooks_run_with_other_parameters(tmp_path):
     assert {"steering", "steering_curves", "pairs", "pair_logits", "norm_effect"} <= set(tables)
     for name, table in tables.items():
         assert len(table), name
-        for column, expected in (("classifier", OTHER["classifiers"]), ("class", OTHER["classes"])):
+        for column, expected in (("classifier", OTHER["classifiers"]), ("class", [*OTHER["classes"], "all"])):
             if column in table:
                 assert set(table[column]) <= set(expected), name
     assert set(tables["photo_scores"]["classifier"]) == set(OTHER["classifiers"])
@@ -161,6 +165,14 @@ def test_the_notebooks_run_with_other_parameters(tmp_path):
     assert set(tables["steering_grid"]["target"]) == {"violin", "snow"}
     assert set(tables["steering"]["target"]) == {"violin"}
     assert tables["picture_changes"]["IS"].max() == 12.0
+    # Controls that are turned off leave no table and say so; the others ran.
+    assert {"wordings", "prompt_control", "rank_control", "steered_wordings"} <= set(tables)
+    off = {"subspaces", "subspace_control", "translator_control", "encoder_control", "steering_subspaces"}
+    assert not off & set(tables)
+    said = [c for e in done for c in code_cells(e.path) if "turned off in this run" in str(c.outputs)]
+    assert len(said) == 4  # subspaces, translator and encoder in notebook 02, subspaces in 04
+    record = json.loads((folder / "results" / "run.json").read_text())
+    assert record["parameters"]["controls"] == ["prompts", "rank"]
     drawn = [o for c in code_cells(done[5].path) for o in c.outputs if "sing-gallery" in str(o)]
     assert len(drawn) == 7
 
@@ -180,6 +192,8 @@ def test_the_planted_profile_runs_from_end_to_end(tmp_path):
         "explorer_photos": 1,
         "planted_worlds": 2,
         "planted_scenes": 600,
+        "control_draws": 19,
+        "permutations": 99,
     }
     done = run_profile(ROOT, "planted", overrides=given, run_dir=str(folder), progress=False)
     assert [e.ran for e in done] == [True] * len(NOTEBOOKS)
@@ -187,4 +201,9 @@ def test_the_planted_profile_runs_from_end_to_end(tmp_path):
     assert set(tables["heads"]["null dimension"]) == {64}
     assert (tables["certificates"]["top-1 changes"] == 0).all()
     assert tables["planted_validation"]["passed"].all()
+    assert "planted:weak" in set(tables["encoder_control"]["encoder"])
+    answers = tables["planted_controls"]
+    kinds = answers[(answers["control"] == "same dimension") & (answers["score"] == "contrast")]
+    places = kinds.groupby("head")["percentile"].min()
+    assert places["clean"] > 95 > places["leaky"]
     assert set(tables["planted_recovery"]["seed"]) == {0, 1}

@@ -108,7 +108,12 @@ def test_own_photos_stand_for_pictures(small):
 
 @pytest.mark.parametrize(
     ("key", "near"),
-    [("classifer", "classifiers"), ("sed", "seed"), ("prompt", "prompt_template"), ("image", "images")],
+    [
+        ("classifer", "classifiers"),
+        ("sed", "seed"),
+        ("prompt_templat", "prompt_template"),
+        ("image", "images"),
+    ],
 )
 def test_an_unknown_key_names_the_nearest(small, key, near):
     message = f"unknown key {key!r} in the given parameters; did you mean {near!r}"

@@ -100,8 +100,8 @@ def _score_tables() -> dict[str, pd.DataFrame]:
         for c, scale in (("Arabian camel", 0.1), ("jellyfish", 1.0))
         for k, b, a in (("desert", 70.0, scale), ("sea", 80.0, -scale))
     ]
-    pair = {"a": "ResNet50", "b": "DINO-ViT", "rho": -0.1, "low": -0.4, "high": 0.2, "p": 0.7, "classes": 16}
-    other = pair | {"a": "ResNeXt101", "b": "BiTResNet", "p": 0.001}
+    pair = {"a": "ResNet50", "b": "DINO-ViT", "rho": -0.1, "low": -0.4, "high": 0.2, "q": 0.7, "classes": 16}
+    other = pair | {"a": "ResNeXt101", "b": "BiTResNet", "q": 0.001}
     return {
         "photo_scores": pd.concat(scores, ignore_index=True),
         "class_medians": pd.DataFrame(medians),
@@ -325,7 +325,7 @@ CHANGES = [
     ("figure-4-caption", scale("class_medians", ["value"], -1, "ResNet50"), "differs"),
     ("figure-4-resnet50", one_class("porcupine", 9.0, "jeep", "goldfish"), "undecided"),  # 13 of 16
     ("figure-4-resnet50", one_class("porcupine", 9.0), "agrees"),  # 15 of 16
-    ("class-order", put("rank_correlations", "p", 0.01), "differs"),
+    ("class-order", put("rank_correlations", "q", 0.01), "differs"),
     ("figure-5-desert", put("concepts", "before", 70.0), "agrees"),
     ("figure-5-jellyfish", put("concepts", "AS", 0.1), "differs"),
     ("steering-logits", put("step_certificates", MOVED, 1e-3), "differs"),
@@ -711,22 +711,22 @@ def test_controls_that_no_run_has(agreeing):
     assert "Not run: no run has left a table of claims under controls." in page(agreeing)
 
 
-def test_controls_of_two_runs_stand_beside_each_other(make):
-    results = make(lambda t: t.update(claims_under_controls=pd.DataFrame([CONTROL])))
+def test_controls_of_two_runs_stand_beside_each_other(make, agreeing):
+    words = pd.DataFrame([CONTROL | {"planted": "recovered"}])
+    results = make(lambda t: t.update(claims_under_controls=words))
     planted = make(
-        lambda t: t.update(
-            claims_under_controls=pd.DataFrame([CONTROL | {"embedded": "", "planted": "fails"}])
-        ),
+        lambda t: t.update(claims_under_controls=pd.DataFrame([CONTROL | {"embedded": "fails"}])),
         run="planted",
     )
-    alone, both, other = page(results), page(results, planted), page(planted)
-    assert "<span>Embedded:</span> holds" in alone
-    assert "<span>Planted:</span> not run" in alone
-    assert "<span>Embedded:</span> holds" in both
-    assert "<span>Planted:</span> fails" in both
-    assert "<span>Embedded:</span> not run" in other
+    alone, both = page(results), page(results, planted)
+    for text in (alone, both):
+        assert "<span>This run:</span> holds" in text
+        assert "<span>Planted world:</span> recovered" in text
+    assert "<span>Planted profile:</span>" not in alone
+    assert "<span>Planted profile:</span> fails" in both
+    assert "<dt>random text</dt>" not in page(agreeing, planted)
 
 
-def test_controls_of_the_planted_run_alone(make, agreeing):
-    planted = make(lambda t: t.update(claims_under_controls=pd.DataFrame([CONTROL])), run="planted")
-    assert "<dt>random text</dt>" in page(agreeing, planted)
+def test_a_control_that_was_turned_off_is_said_not_to_be_run(make):
+    results = make(lambda t: t.update(claims_under_controls=pd.DataFrame([CONTROL | {"embedded": ""}])))
+    assert "<span>This run:</span> not run" in page(results)

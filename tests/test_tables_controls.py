@@ -1,0 +1,304 @@
+"""Tables of the controls, in a run whose null space holds what is known to be there."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from planted_run import PlantedRun
+
+from sing_utils import Translator, charts_controls, findings_controls, shown_controls, tables, tables_steering
+from sing_utils import tables_controls as controls
+from sing_utils.cases import cases
+from sing_utils.classifiers import LinearHead
+from sing_utils.controls import SOFTMAX, STATISTICS, SUBSPACES
+from sing_utils.intervals import false_discovery
+from sing_utils.run import Data
+from sing_utils.scores import angle
+
+CLASSES = ["ant", "bee", "cow", "doe", "elk"]
+M, WIDTH, N = 14, 9, 200
+
+
+class ControlledRun(PlantedRun):
+    """Five classes. "one" sees what tells them apart; of "two" it lies in the null space."""
+
+    def __init__(self, folder, *, seed=0, noise=0.1):
+        super().__init__(folder)
+        g = torch.Generator().manual_seed(seed)
+        self.profile.targets, self.profile.degrees, self.source_class = ["bee"], 4.0, "ant"
+        self.profile.prompt_template = "an image of a {}"
+        self.class_names = {c[0]: c for c in CLASSES}
+        own = torch.arange(N) % 5
+        codes = torch.zeros(5, M, dtype=torch.float64)
+        codes[:, :4] = torch.randn(5, 4, generator=g, dtype=torch.float64)
+        self.f = 0.5 + 3 * codes[own] + torch.randn(N, M, generator=g, dtype=torch.float64)
+        self.true = torch.randn(WIDTH, M, generator=g, dtype=torch.float64)
+        self.z = self.f @ self.true.mT + noise * torch.randn(N, WIDTH, generator=g, dtype=torch.float64)
+        self.index = pd.DataFrame(
+            {
+                "path": [f"{i}.png" for i in range(N)],
+                "label": [CLASSES[i][0] for i in own],
+                "class": [CLASSES[i] for i in own],
+                "evaluation": [i % 20 < 10 for i in range(N)],
+            }
+        )
+        texts = (codes - codes.mean(0)) @ self.true.mT
+        self.embedded = dict(zip(CLASSES, texts, strict=True))
+        self.encoder = SimpleNamespace(towers=("planted",))
+        self.other = None
+
+    def head(self, name):
+        rows = range(6) if name == "one" else range(4, 10)
+        W = torch.eye(M, dtype=torch.float64)[list(rows)] * torch.arange(1.0, 7.0)[:, None]
+        return LinearHead(W, torch.zeros(6, dtype=torch.float64), tuple("uvwxyz"), "ab" * 32, 1e-7)
+
+    def data(self, name):
+        return Data(self.f, self.z, self.index)
+
+    def judge(self, name):
+        return SimpleNamespace(encoder=self.encoder, encode_text=self._encode, towers_alone=dict)
+
+    def _encode(self, texts):
+        """The class that a text names, turned a little by its other words."""
+        g = torch.Generator().manual_seed(3)
+        shift = torch.randn(WIDTH, generator=g, dtype=torch.float64)
+        names = [next(c for c in CLASSES if c in t) for t in texts]
+        return torch.stack(
+            [self.embedded[c] + 0.02 * len(t) * shift for c, t in zip(names, texts, strict=True)]
+        )
+
+    def prompts(self, judge):
+        return dict(zip(CLASSES, judge.encode_text([f"an image of a {c}" for c in CLASSES]), strict=True))
+
+    def targets(self, name):
+        return {"bee": self.embedded["bee"]}
+
+    def translator(self, name):
+        evaluation = torch.from_numpy(self.index["evaluation"].to_numpy(copy=True))
+        return Translator.fit(self.f[~evaluation], self.z[~evaluation], method="ridge")
+
+    def with_encoder(self, name):
+        return self.other
+
+
+@pytest.fixture
+def run(tmp_path):
+    return ControlledRun(tmp_path)
+
+
+def by(table, **values):
+    for column, value in values.items():
+        table = table[table[column] == value]
+    return table
+
+
+# ------------------------------------------------------------------------------ the cases
+
+
+def test_a_case_is_of_the_evaluation_photos_and_what_the_translator_was_fitted_on(run):
+    one, _ = cases(run)
+    assert one.classes == CLASSES
+    assert (len(one.f), len(one.fit[0])) == (100, 90)  # a tenth was held out to choose the ridge
+    assert one.own[:6].tolist() == [0, 1, 2, 3, 4, 0]
+    assert torch.allclose(one.z_tilde, one.spaces.remove_null(one.f) @ one.T.weight.mT)
+    evaluation = {tuple(r) for r in one.f.tolist()}
+    assert not evaluation & {tuple(r) for r in one.fit[0].tolist()}
+
+
+# ---------------------------------------------------------------------------- the subspaces
+
+
+def test_the_null_space_among_random_ones(run):
+    run.profile.control_draws = 99
+    draws = controls.subspace_draws(run)
+    assert len(draws) == 2 * 2 * 100
+    table = controls.subspace_control(draws)
+    assert len(table) == 2 * 2 * len(STATISTICS)
+    assert set(table["draws"]) == {99}
+    place = table.set_index(["classifier", "kind", "statistic"])["percentile"]
+    assert place["two", SUBSPACES[0], "contrast"] == 0.0  # holds all that tells the classes apart
+    assert place["one", SUBSPACES[0], "contrast"] == 100.0
+    assert place["two", SUBSPACES[1], "contrast"] < 50.0 < place["one", SUBSPACES[1], "contrast"]
+    null = by(draws, classifier="two", draw=-1)["energy"].iloc[0]
+    matched = by(draws, classifier="two", kind=SUBSPACES[1])
+    assert matched["energy"].mean() == pytest.approx(null, rel=0.15)
+    family = by(table, kind=SUBSPACES[0], statistic="IS")
+    assert family["q"].tolist() == pytest.approx(false_discovery(family["p"]).tolist())
+    found = findings_controls.subspaces(table).measured
+    assert "contrast) one less (100), two more (0)" in found
+
+
+def test_steering_in_random_subspaces(run):
+    table = tables_steering.subspace_steering(run, 4.0, draws=19)
+    assert len(table) == 2 * 2 * 20
+    own = by(table, classifier="one", draw=-1).iloc[0]
+    steered = tables_steering.steering_table(run, 4.0)
+    toward = steered[(steered["classifier"] == "one") & (steered["direction"] == "toward the text")]
+    assert own["AS"] == pytest.approx(toward["AS mean"].iloc[0], abs=1e-6)
+    assert own["reached"] == toward["reached"].iloc[0]
+    control = controls.subspace_control(table, ["AS"])
+    assert set(control["statistic"]) == {"AS"}
+    assert "percentile" in findings_controls.steering_subspaces(control).measured
+    lost = tables_steering.subspace_steering(run, 179.0, draws=19)
+    assert lost["AS"].isna().all()
+    nothing = controls.subspace_control(lost, ["AS"])
+    assert nothing["percentile"].isna().all()
+    assert "no step reaches" in findings_controls.steering_subspaces(nothing).measured
+
+
+def test_steps_measured_in_other_words(run):
+    table = tables_steering.steered_wordings(run, 4.0)
+    assert table["prompt"].tolist() == ["an image of a bee", "a bee"] * 2
+    shown = shown_controls.steered_wordings(table)
+    assert shown["prompt"].tolist() == ["an image of a bee", "a bee"]
+
+
+# -------------------------------------------------------------------------- the translator
+
+
+def test_what_the_translator_knows(run):
+    run.profile.control_draws = 19
+    table = controls.translator_control(run).set_index("classifier")
+    assert (table["R², whole"] > 0.95).all()
+    assert table.loc["two", "R², null part alone"] > table.loc["one", "R², null part alone"] + 0.2
+    assert (table["halves: correlation of AS"] > 0.9).all()  # hardly any noise
+    assert (table["noise floor of AS (°)"] < 1).all()
+    assert (table["shuffles"] == 19).all()
+    real = tables.photo_scores(run).groupby("classifier")["contrast"].mean()
+    assert table.loc["two", "shuffled: largest |contrast| (°)"] < -real["two"]
+    noisy = controls.translator_control(ControlledRun(run.folder, noise=6.0)).set_index("classifier")
+    assert (noisy["halves: correlation of AS"] < table["halves: correlation of AS"]).all()
+    assert (noisy["noise floor of AS (°)"] > 3 * table["noise floor of AS (°)"]).all()
+    finding = findings_controls.translator(table.reset_index())
+    assert "AS of a single photo is reliable" in finding.measured
+    assert "not reliable for one" in findings_controls.translator(noisy.reset_index()).measured
+    assert "noise floor" in shown_controls.translators(table.reset_index()).to_html()
+
+
+# ----------------------------------------------------------------------------- the prompts
+
+
+def test_wordings_by_hand(run):
+    table = controls.wording_scores(run)
+    assert len(table) == 2 * 2 * 6  # classifiers, wordings, classes and all
+    case = next(iter(cases(run)))
+    text = run._encode(["a cow"])[0]
+    rows = case.own == 2
+    expected = angle(case.z_hat[rows], text) - angle(case.z_tilde[rows], text)
+    row = by(table, classifier="one", wording="a {}", **{"class": "cow"}).iloc[0]
+    assert row["mean AS (°)"] == pytest.approx(float(expected.mean()))
+    assert row["median |AS| (°)"] == pytest.approx(np.median(expected.abs()))
+    assert row["photos"] == 20
+    whole = by(table, classifier="one", wording="a {}", **{"class": "all"}).iloc[0]
+    classes = by(table, classifier="one", wording="a {}")
+    assert whole["mean AS (°)"] == pytest.approx(classes["mean AS (°)"].iloc[1:].mean())
+
+
+def test_the_profiles_prompt_against_others(run):
+    words = controls.wording_scores(run)
+    table = controls.prompt_control(run, words).set_index("classifier")
+    own = by(words, classifier="two", **{"class": "all"})["mean contrast (°)"]
+    row = table.loc["two"]
+    assert row["mean contrast (°)"] == own.iloc[0]
+    assert (row["mean contrast (°), least"], row["mean contrast (°), most"]) == (own.min(), own.max())
+    assert row["p of the names"] == pytest.approx(2 / 200)  # the class lies in the null space
+    assert row["mean AS (°)"] < row["other names, low"]
+    assert set(table["exchanges"]) == {199}
+    assert "over" in findings_controls.prompts(table.reset_index()).measured.lower()
+    assert "(" in shown_controls.prompts(table.reset_index())["mean AS, other names (°)"].iloc[0]
+
+
+# --------------------------------------------------------------------------- other encoders
+
+
+def test_another_encoder_has_a_translator_of_its_own(run, tmp_path):
+    assert controls.encoder_control(run)["encoder"].tolist() == ["planted (the profile's)"] * 2
+    run.profile.second_encoder = "second"
+    run.other = ControlledRun(tmp_path, noise=6.0)
+    run.other.profile.encoder = "second"
+    table = controls.encoder_control(run)
+    assert table["encoder"].tolist() == ["planted (the profile's)", "second"] * 2
+    assert table["R²"].iloc[1] < table["R²"].iloc[0] - 0.05
+    assert table["rank correlation of classes"].iloc[0] == pytest.approx(1.0)
+    assert "2 encoders" in findings_controls.encoders(table).measured
+
+
+# ------------------------------------------------------------------------------- the rank
+
+
+def test_rules_of_rank(run):
+    table = controls.rank_control(run)
+    own = by(table, classifier="one").set_index("rule")
+    assert len(own) == 7
+    assert own.loc[SOFTMAX, "null dimension"] == own["null dimension"].iloc[0] + 1
+    assert own.loc[SOFTMAX, "energy (%)"] > own["energy (%)"].iloc[0]
+    assert np.isinf(own["gap"].iloc[0])
+    assert (own["logits moved"] < 1e-12).all()
+    assert shown_controls.ranks(table)["gap"].iloc[0] == "∞"
+    assert "nothing beyond it, all rules cut there" in findings_controls.rank(table).measured
+
+
+# ------------------------------------------------------------------ classes and classifiers
+
+
+def test_contrasts_of_classes(run):
+    run.profile.permutations = 999
+    scores, words = tables.photo_scores(run), controls.wording_scores(run)
+    table = controls.class_scores(run, scores, words)
+    assert len(table) == 10
+    leaky = by(table, classifier="two")
+    assert (leaky["contrast"] < 0).all()
+    assert (leaky["q"] < 0.05).all()
+    assert (table["contrast low"] <= table["contrast"]).all()
+    assert (table["contrast least"] <= table["contrast"] + 1e-9).all()
+    own = by(scores, classifier="two", **{"class": "doe"})["contrast"]
+    assert by(leaky, **{"class": "doe"})["contrast"].iloc[0] == pytest.approx(own.mean())
+    assert table["q"].tolist() == pytest.approx(false_discovery(table["p"]).tolist())
+    assert "two: 5 of 5 classes leak" in findings_controls.classes(table).measured
+    without = controls.class_scores(run, scores, None)
+    assert "contrast least" not in without
+    assert without["contrast"].equals(table["contrast"])
+
+
+def test_differences_of_classifiers_on_the_same_photos(run):
+    scores = tables.photo_scores(run)
+    table = controls.classifier_differences(run, scores).set_index("statistic")
+    wide = scores.pivot(index="path", columns="classifier", values="contrast")
+    row = table.loc["mean contrast (°)"]
+    assert row["difference"] == pytest.approx((wide["one"] - wide["two"]).mean())
+    assert 0 < row["low"] < row["difference"] < row["high"]
+    assert row["high by class"] - row["low by class"] > row["high"] - row["low"]
+    assert "mean contrast (°): 1 of 1 pairs by photo, 1 by class" in (
+        findings_controls.differences(table.reset_index()).measured
+    )
+    few = scores[scores["class"].isin(CLASSES[:4])]
+    assert "low by class" not in controls.classifier_differences(run, few)
+    assert "by class" in shown_controls.differences(table.reset_index())
+
+
+def test_a_run_of_one_classifier_has_no_differences(run):
+    run.profile.classifiers = ["one"]
+    assert controls.classifier_differences(run, tables.photo_scores(run)).empty
+
+
+# ------------------------------------------------------------------------------- the charts
+
+
+def test_charts_are_described_and_state_degrees(run):
+    run.profile.control_draws = 19
+    words = controls.wording_scores(run)
+    scores = controls.class_scores(run, tables.photo_scores(run), words)
+    made = {
+        "tick": charts_controls.subspaces(controls.subspace_draws(run)),
+        "random subspace": charts_controls.subspaces(tables_steering.subspace_steering(run, 4.0, draws=5)),
+        "wording": charts_controls.wordings(words, "an image of a {}"),
+        "contrast": charts_controls.class_contrasts(scores, "two"),
+    }
+    for word, chart in made.items():
+        spec = chart.to_dict()
+        assert word in spec["description"]
+        assert "degrees" in chart.to_json()
