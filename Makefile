@@ -5,6 +5,8 @@
 PYTHON ?= python3
 PROFILE ?= embedded
 PORT ?= 8000
+# Processes that test side by side; each computes in one thread.
+TEST_WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 UV_VERSION := 0.13.9
@@ -19,7 +21,7 @@ book: setup ## run the notebooks that changed and build the book (PROFILE=embedd
 	$(BIN)/sing book --profile $(PROFILE)
 
 test: setup ## run all tests (the pages of the book are tested where one was built)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile
 
 setup: $(VENV)/.ready ## make .venv with the exact versions of requirements.lock
 

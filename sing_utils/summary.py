@@ -211,8 +211,9 @@ def _steering(results: Results) -> str:
         more, less = own["null space"] > own["chance"], own["null space"] < own["chance"]
         said = _sorted(own, {"easier": more, "harder": less})
         text += (
-            f" But directed steps in random subspaces of its dimension reach {_span(own['chance'], '.1f')}° as "
-            f"well. Is the null space easier or harder to steer in than these? {said[0].upper()}{said[1:]}."
+            f" But directed steps in random subspaces of its dimension reach {_span(own['chance'], '.1f')}° "
+            "as well. Is the null space easier or harder to steer in than these? "
+            f"{said[0].upper()}{said[1:]}."
         )
     return f"{text} [Steering](../notebooks/04_steering.ipynb)"
 

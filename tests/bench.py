@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from scipy import stats
 
 from sing_utils import (
     HeadSpaces,
@@ -22,7 +23,9 @@ from sing_utils import (
     step_for_image_score,
     text_gradient,
 )
+from sing_utils.controls import remove_random
 from sing_utils.extraction import extract
+from sing_utils.intervals import bootstrap_means
 from sing_utils.scores import pairwise_angle
 
 C, M, N, ROWS = 1000, 1280, 256, 4000  # EfficientNet-Lite's head, the embedded encoder's width
@@ -126,6 +129,32 @@ def step(spaces, f, weight):
     return seconds(lambda: step_for_image_score(x, d, T, degrees=40.0)), seconds(bisection, repeat=3)
 
 
+def many_means():
+    """10 000 photos x 1000 draws x 300 concepts: products with counts, and scipy's (20 draws, times 50)."""
+    x = np.random.default_rng(0).standard_normal((10_000, 300))
+    ours = bootstrap_means(x, draws=1000)
+    spread = x.std(0) / 100  # of a mean over 10 000 photos
+    check(torch.from_numpy(ours.high - ours.low), torch.from_numpy(2 * 1.96 * spread), atol=4e-3)
+    options = {"n_resamples": 20, "method": "percentile", "vectorized": True, "batch": 2, "axis": 0}
+    scipys = seconds(lambda: stats.bootstrap((x,), np.mean, **options), repeat=1, warm=False)
+    return seconds(lambda: bootstrap_means(x, draws=1000), repeat=3), 50 * scipys
+
+
+def random_subspace(spaces, f, weight):
+    """Scores after removing a random subspace, and after building and applying its (m, m) projector."""
+    x, T, own = f[:900], weight, torch.arange(900) % 16
+    m = f.shape[1]
+
+    def projector():
+        Q = torch.linalg.qr(torch.randn(m, spaces.null_dim, dtype=torch.float64))[0]
+        z, tilde = x.double() @ T.double().mT, (x.double() - x.double() @ (Q @ Q.mT)) @ T.double().mT
+        return pairwise_angle(z, texts) - pairwise_angle(tilde, texts), angle(z, tilde)
+
+    texts = torch.randn(16, len(T), generator=torch.Generator().manual_seed(1))
+    ours = seconds(lambda: remove_random(x, T, texts, own, dim=spaces.null_dim, draws=10), repeat=3) / 10
+    return ours, seconds(projector, repeat=3)
+
+
 class Wide:
     """As many features as a real classifier, without the classifier."""
 
@@ -168,6 +197,8 @@ def main():
         ("text gradient: analytic, or autograd", *gradient(f, weight)),
         ("text gradient, or two bare products", *two_products(f, weight)),
         ("step for IS = 40°: closed, or bisection", *step(spaces, f, weight)),
+        ("300 means × 1000 draws, or scipy", *many_means()),
+        ("a random subspace, or its projector", *random_subspace(spaces, f, weight)),
         ("read a store: uint8, or float32", small[0], large[0]),
     ]
     print(f"c = {C}, m = {M}, n = {N}, N = {ROWS}, one thread, medians\n")
