@@ -126,12 +126,9 @@ def _staged_files(root: Path, profile: str) -> dict[str, bytes]:
     pages = list(_toc_pages(files["_toc.yml"]))
     if "book/reproduction" in pages:
         _derive_tables(downloads.run_results(root, profile), root)
-    if _FINDINGS in files.get(_INTRODUCTION, b""):
-        words = summary(downloads.run_results(root, profile)).encode()
-        files[_INTRODUCTION] = files[_INTRODUCTION].replace(_FINDINGS, words)
     files |= downloads.table_files(downloads.run_results(root, profile))
     executed = root / "_build" / "runs" / profile / "executed"
-    made = _generated_pages(root, profile) if {f"{page}.md" for page in pages} & set(GENERATED) else {}
+    made = _generated_pages(root, profile, pages)
     for page in pages:
         if page.startswith("notebooks/"):
             notebook = _notebook(executed / f"{page.split('/', 1)[1]}.ipynb", profile)
@@ -144,12 +141,16 @@ def _staged_files(root: Path, profile: str) -> dict[str, bytes]:
             files |= {p.relative_to(root).as_posix(): p.read_bytes() for p in sorted(beside)}
         elif not {page, f"{page}.md"} & set(files):
             raise SingError(f"_toc.yml names the page {page!r}, but there is no {page}.md.")
+    if _FINDINGS in files.get(_INTRODUCTION, b""):
+        words = summary(downloads.run_results(root, profile)).encode()
+        files[_INTRODUCTION] = files[_INTRODUCTION].replace(_FINDINGS, words)
     return files
 
 
-def _generated_pages(root: Path, profile: str) -> dict[str, bytes]:
-    """{path in the staged folder: contents} of the pages that are made from the run's results."""
-    return {page: make(root, profile).encode() for page, make in GENERATED.items()}
+def _generated_pages(root: Path, profile: str, pages: list[str]) -> dict[str, bytes]:
+    """{path in the staged folder: contents} of those pages that are made from the run's results."""
+    named = {f"{page}.md" for page in pages}
+    return {page: make(root, profile).encode() for page, make in GENERATED.items() if page in named}
 
 
 def _tables_page(root: Path, profile: str) -> str:

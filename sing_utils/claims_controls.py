@@ -16,6 +16,7 @@ import pandas as pd
 from sing_utils.controls import SOFTMAX, SUBSPACES
 from sing_utils.findings import SIGNIFICANCE
 from sing_utils.results import Results
+from sing_utils.shown_controls import signed
 
 COLUMNS = ["claim", "where", "control", "embedded", "planted"]
 LEAKS = "A larger |AS| toward the own class means that more of the class lies in the null space."
@@ -77,7 +78,9 @@ def _contrasts(results: Results) -> str:
     for r in _table(results, "spreads").to_dict("records"):
         low, high = r["contrast low"], r["contrast high"]
         signs.append("leaks" if high < 0 else "keeps" if low > 0 else "open")
-        parts.append(f"{r['classifier']} {r['mean contrast (°)']:+.2f}° ({low:+.2f} to {high:+.2f}°)")
+        parts.append(
+            f"{r['classifier']} {signed(r['mean contrast (°)'])}° ({signed(low)} to {signed(high)}°)"
+        )
     leak = signs.count("leaks")
     return (
         f"By contrast, {leak} of {len(signs)} classifiers leak (interval below 0): {', '.join(parts)}. "

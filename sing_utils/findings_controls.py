@@ -9,6 +9,7 @@ import pandas as pd
 
 from sing_utils.controls import SOFTMAX, SUBSPACES
 from sing_utils.findings import SIGNIFICANCE, Finding
+from sing_utils.shown_controls import signed
 
 Row = dict[str, Any]
 RELIABLE = 0.7  # correlation of a photo's AS between two translators, from which it is called reliable
@@ -118,8 +119,8 @@ def prompts(table: pd.DataFrame) -> Finding:
         if least < 0 < most:
             turned.append(str(r["classifier"]))
         parts.append(
-            f"{r['classifier']}: mean AS {least:+.2f} to {most:+.2f}°, contrast "
-            f"{r['mean contrast (°), least']:+.2f} to {r['mean contrast (°), most']:+.2f}°" + _names(r)
+            f"{r['classifier']}: mean AS {signed(least)} to {signed(most)}°, contrast "
+            f"{signed(r['mean contrast (°), least'])} to {signed(r['mean contrast (°), most'])}°" + _names(r)
         )
     sign = (
         f"The sign of mean AS depends on the wording for {', '.join(turned)}."
@@ -141,9 +142,9 @@ def _names(r: Row) -> str:
     if "p of the names" not in r or not np.isfinite(r["p of the names"]):
         return ""
     return (
-        f"; AS toward other names {r['other names, low']:+.2f} to {r['other names, high']:+.2f}° against "
-        f"{r['mean AS (°)']:+.2f}° toward the own (p = {r['p of the names']:.3f}, {int(r['exchanges'])} "
-        "exchanges)"
+        f"; AS toward other names {signed(r['other names, low'])} to {signed(r['other names, high'])}°, "
+        f"against {signed(r['mean AS (°)'])}° toward the own (p = {r['p of the names']:.3f}, "
+        f"{int(r['exchanges'])} exchanges)"
     )
 
 
@@ -164,7 +165,7 @@ def encoders(table: pd.DataFrame) -> Finding:
         parts.append(
             f"{name}: median |AS| {own['median |AS| (°)'].min():.2f} to "
             f"{own['median |AS| (°)'].max():.2f}°, contrast "
-            f"{c.min():+.2f} to {c.max():+.2f}°{told}"
+            f"{signed(c.min())} to {signed(c.max())}°{told}"
         )
     count = int(table.groupby("classifier").size().max())
     return Finding(
@@ -194,8 +195,8 @@ def rank(table: pd.DataFrame) -> Finding:
             softmax.append(
                 f"{name} energy {book['energy (%)']:.1f} to {s['energy (%)']:.1f} %, median IS "
                 f"{book['median IS (°)']:.1f} to {s['median IS (°)']:.1f}°, contrast "
-                f"{book['mean contrast (°)']:+.2f} to "
-                f"{s['mean contrast (°)']:+.2f}°"
+                f"{signed(book['mean contrast (°)'])} to "
+                f"{signed(s['mean contrast (°)'])}°"
             )
     more = f" With the one direction more that softmax ignores: {'; '.join(softmax)}." if softmax else ""
     return Finding(
@@ -259,9 +260,16 @@ def differences(table: pd.DataFrame) -> Finding:
 
 
 def _compared(own: pd.DataFrame) -> str:
-    """More, less or as chance, a classifier, with percentiles."""
-    words = [f"{r['classifier']} {_than_chance(r)} ({r['percentile']:.0f})" for r in own.to_dict("records")]
-    return ", ".join(words)
+    """More, less or as chance: who, with percentiles."""
+    said: dict[str, list[Row]] = {}
+    for r in own.to_dict("records"):
+        said.setdefault(_than_chance(r), []).append(r)
+    parts = []
+    for words, rows in said.items():
+        names = "all" if len(rows) == len(own) > 1 else ", ".join(str(r["classifier"]) for r in rows)
+        places = ", ".join(f"{r['percentile']:.0f}" for r in rows)
+        parts.append(f"{words} for {names} (percentile {places})")
+    return ", ".join(parts)
 
 
 def _than_chance(r: Row) -> str:

@@ -2,19 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from pandas.io.formats.style import Styler
 
+from sing_utils.controls import SOFTMAX
 
-def spreads(table: pd.DataFrame) -> pd.DataFrame:
-    """Of `sing_utils.tables.spreads`: scores of each classifier, the contrast with its interval."""
-    ci = _bracket(table, "mean contrast (°)", "contrast low", "contrast high", "+.2f")
-    columns = ["median |AS| (°)", "mean AS (°)", "sd AS (°)", "median IS (°)", "sd IS (°)"]
-    numbers = table[columns].map(lambda x: f"{x:.2f}")
-    return pd.concat([table[["classifier", "photos"]], numbers, ci.rename("mean contrast (°)")], axis=1)
+
+def spreads(table: pd.DataFrame, wordings: pd.DataFrame | None) -> pd.DataFrame:
+    """Of `sing_utils.tables.spreads`: scores of each classifier, beside AS its spread over wordings.
+
+    Args:
+        table: of `sing_utils.tables.spreads`.
+        wordings: of `wording_scores`; None: no spread is shown.
+    """
+    shown = table[["classifier"]].assign(
+        **{
+            "mean contrast (°)": _bracket(table, "mean contrast (°)", "contrast low", "contrast high"),
+            "mean AS (°)": table["mean AS (°)"].map(signed),
+        }
+    )
+    if wordings is not None:
+        every = wordings[wordings["class"] == "all"].groupby("classifier")["mean AS (°)"].agg(["min", "max"])
+        least, most = (table["classifier"].map(every[x]) for x in ("min", "max"))
+        shown["over wordings (°)"] = [f"{signed(a)} to {signed(b)}" for a, b in zip(least, most, strict=True)]
+    return shown.assign(**{c: table[c].map("{:.2f}".format) for c in ("median |AS| (°)", "median IS (°)")})
+
+
+def encoders(table: pd.DataFrame) -> pd.DataFrame:
+    """Of `encoder_control`: one row a classifier and encoder."""
+    shown = table[["classifier", "encoder"]].assign(**{"R²": table["R²"].map("{:.2f}".format)})
+    for column in ("median |AS| (°)", "median IS (°)"):
+        shown[column] = table[column].map("{:.2f}".format)
+    shown["contrast (°)"] = table["mean contrast (°)"].map(signed)
+    return shown.assign(order=table["rank correlation of classes"].map("{:.2f}".format))
 
 
 def differences(table: pd.DataFrame) -> pd.DataFrame:
@@ -22,12 +46,12 @@ def differences(table: pd.DataFrame) -> pd.DataFrame:
     shown = table[["statistic"]].assign(
         **{
             "first − second": table["first"] + " − " + table["second"],
-            "difference": table["difference"].map("{:+.2f}".format),
-            "by photo": _bracket(table, None, "low", "high", "+.2f"),
+            "difference": table["difference"].map(signed),
+            "by photo": _bracket(table, None, "low", "high"),
         }
     )
     if "low by class" in table:
-        shown["by class"] = _bracket(table, None, "low by class", "high by class", "+.2f")
+        shown["by class"] = _bracket(table, None, "low by class", "high by class")
     return shown.sort_values("statistic", kind="stable")
 
 
@@ -42,41 +66,57 @@ def prompts(table: pd.DataFrame) -> pd.DataFrame:
     """Of `prompt_control`: each score with its least and largest value over wordings."""
     shown = table[["classifier"]].copy()
     for what in ("median |AS| (°)", "mean AS (°)", "mean contrast (°)"):
-        shown[what] = _bracket(table, what, f"{what}, least", f"{what}, most", "+.2f")
+        number = "{:.2f}".format if "|AS|" in what else signed
+        shown[what] = _bracket(table, what, f"{what}, least", f"{what}, most", number)
     if "p of the names" in table:
         what = "mean AS, other names (°)"
-        shown[what] = _bracket(table, what, "other names, low", "other names, high", "+.2f")
+        shown[what] = _bracket(table, what, "other names, low", "other names, high")
         shown["p of the names"] = table["p of the names"].map("{:.3f}".format)
     return shown
 
 
 def ranks(table: pd.DataFrame) -> pd.DataFrame:
-    """Of `rank_control`: one row a classifier and rule."""
+    """Of `rank_control`: this book's rule, what softmax ignores, and the rules that cut elsewhere."""
+    book = table.groupby("classifier")["rank"].transform("first")
+    first = ~table["classifier"].duplicated()
+    table = table[first | (table["rank"] != book) | (table["rule"] == SOFTMAX)]
     formats = {
+        "rank": str,
         "gap": lambda x: "∞" if np.isinf(x) else f"{x:.3g}",
         "energy (%)": "{:.1f}".format,
         "median |AS| (°)": "{:.2f}".format,
-        "mean contrast (°)": "{:+.2f}".format,
+        "mean contrast (°)": signed,
         "median IS (°)": "{:.1f}".format,
         "logits moved": "{:.0e}".format,
     }
-    shown = table.drop(columns="mean AS (°)")
-    return shown.assign(**{column: table[column].map(f) for column, f in formats.items()})
+    return table[["classifier", "rule"]].assign(**{c: table[c].map(f) for c, f in formats.items()})
 
 
 def steered_wordings(table: pd.DataFrame) -> pd.DataFrame:
     """Of `sing_utils.tables_steering.steered_wordings`: a row a wording, mean AS (degrees) a classifier."""
     wide = table.pivot(index="prompt", columns="classifier", values="AS").loc[table["prompt"].unique()]
-    return wide.map("{:+.1f}".format).rename_axis(columns=None).reset_index()
+    return wide.map(lambda x: signed(x, 1)).rename_axis(columns=None).reset_index()
 
 
-def _bracket(table: pd.DataFrame, value: str | None, low: str, high: str, number: str) -> Any:
+def signed(x: float, digits: int = 2) -> str:
+    """A number with its sign, a true minus, and no sign for what rounds to zero.
+
+    >>> signed(-0.123), signed(-0.001), signed(2.0, 1)
+    ('−0.12', '0.00', '+2.0')
+    """
+    text = f"{x:+.{digits}f}"
+    return text[1:] if not float(text) else text.replace("-", "−")
+
+
+def _bracket(
+    table: pd.DataFrame, value: str | None, low: str, high: str, number: Callable[[float], str] = signed
+) -> Any:
     """Numbers as "value (low to high)", or "low to high"; an empty text where there are none."""
 
     def one(row: pd.Series) -> str:
         if not np.isfinite(row[low]):
             return ""
-        span = f"{row[low]:{number}} to {row[high]:{number}}"
-        return span if value is None else f"{row[value]:{number}} ({span})"
+        span = f"{number(row[low])} to {number(row[high])}"
+        return span if value is None else f"{number(row[value])} ({span})"
 
     return table.apply(one, axis=1)

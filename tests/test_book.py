@@ -229,7 +229,20 @@ def test_a_generated_page_needs_no_file_and_is_there_where_it_is_named(project, 
     assert '<a href="../notebooks/01_chapter.html">01_chapter</a>' in page
     assert b"../book/tables.html" in files["notebooks/01_chapter.ipynb"]
     monkeypatch.setitem(book.GENERATED, "book/more.md", lambda root, run: f"# More of {run}\n")
-    assert book._generated_pages(project, "tiny")["book/more.md"] == b"# More of tiny\n"
+    made = book._generated_pages(project, "tiny", ["book/intro", "book/more"])
+    assert made == {"book/more.md": b"# More of tiny\n"}
+
+
+def test_the_introduction_says_what_the_run_found(project):
+    intro = project / "book" / "intro.md"
+    intro.write_text(f"# Title\n\n{book._FINDINGS.decode()}\n")
+    assert b"This run has no results yet" in book._staged_files(project, "tiny")["book/intro.md"]
+    folder = project / "_build/runs/tiny/results"
+    folder.mkdir(exist_ok=True)
+    pd.DataFrame({"top-1 changes": [0], "photos": [7]}).to_parquet(folder / "certificates.parquet")
+    staged = book._staged_files(project, "tiny")["book/intro.md"].decode()
+    assert "none of 7 features changed its top class" in staged
+    assert book._FINDINGS.decode() in intro.read_text()
 
 
 def test_a_table_that_changed_builds_the_book_again(project, fake_tools):

@@ -129,7 +129,7 @@ def test_the_null_space_among_random_ones(run):
     family = by(table, kind=SUBSPACES[0], statistic="IS")
     assert family["q"].tolist() == pytest.approx(false_discovery(family["p"]).tolist())
     found = findings_controls.subspaces(table).measured
-    assert "contrast) one less (100), two more (0)" in found
+    assert "contrast) less for one (percentile 100), more for two (percentile 0)" in found
 
 
 def test_steering_in_random_subspaces(run):
@@ -238,7 +238,9 @@ def test_rules_of_rank(run):
     assert own.loc[SOFTMAX, "energy (%)"] > own["energy (%)"].iloc[0]
     assert np.isinf(own["gap"].iloc[0])
     assert (own["logits moved"] < 1e-12).all()
-    assert shown_controls.ranks(table)["gap"].iloc[0] == "∞"
+    shown = shown_controls.ranks(table)
+    assert shown["gap"].iloc[0] == "∞"
+    assert len(shown) == 4  # this book's rule and softmax's direction: no other rule cuts elsewhere
     assert "nothing beyond it, all rules cut there" in findings_controls.rank(table).measured
 
 
