@@ -11,6 +11,13 @@ from pandas.io.formats.style import Styler
 
 from sing_utils.controls import SOFTMAX
 
+_TIED = "\u00a0"  # a space at which a line does not break
+
+
+def page(table: pd.DataFrame) -> Styler:
+    """A table for a page: no row numbers, and cells that wrap where the page is narrow."""
+    return table.style.hide(axis="index").set_table_attributes('class="sing-wrap"')
+
 
 def spreads(table: pd.DataFrame, wordings: pd.DataFrame | None) -> pd.DataFrame:
     """Of `sing_utils.tables.spreads`: scores of each classifier, beside AS its spread over wordings.
@@ -28,7 +35,9 @@ def spreads(table: pd.DataFrame, wordings: pd.DataFrame | None) -> pd.DataFrame:
     if wordings is not None:
         every = wordings[wordings["class"] == "all"].groupby("classifier")["mean AS (°)"].agg(["min", "max"])
         least, most = (table["classifier"].map(every[x]) for x in ("min", "max"))
-        shown["over wordings (°)"] = [f"{signed(a)} to {signed(b)}" for a, b in zip(least, most, strict=True)]
+        shown["over wordings (°)"] = [
+            f"{signed(a)}{_TIED}to{_TIED}{signed(b)}" for a, b in zip(least, most, strict=True)
+        ]
     return shown.assign(**{c: table[c].map("{:.2f}".format) for c in ("median |AS| (°)", "median IS (°)")})
 
 
@@ -46,12 +55,11 @@ def differences(table: pd.DataFrame) -> pd.DataFrame:
     shown = table[["statistic"]].assign(
         **{
             "first − second": table["first"] + " − " + table["second"],
-            "difference": table["difference"].map(signed),
-            "by photo": _bracket(table, None, "low", "high"),
+            "difference (by photo)": _bracket(table, "difference", "low", "high"),
         }
     )
     if "low by class" in table:
-        shown["by class"] = _bracket(table, None, "low by class", "high by class")
+        shown["(by class)"] = _bracket(table, None, "low by class", "high by class")
     return shown.sort_values("statistic", kind="stable")
 
 
@@ -116,7 +124,7 @@ def _bracket(
     def one(row: pd.Series) -> str:
         if not np.isfinite(row[low]):
             return ""
-        span = f"{number(row[low])} to {number(row[high])}"
+        span = f"{number(row[low])}{_TIED}to{_TIED}{number(row[high])}"
         return span if value is None else f"{number(row[value])} ({span})"
 
     return table.apply(one, axis=1)

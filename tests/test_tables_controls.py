@@ -279,7 +279,9 @@ def test_differences_of_classifiers_on_the_same_photos(run):
     )
     few = scores[scores["class"].isin(CLASSES[:4])]
     assert "low by class" not in controls.classifier_differences(run, few)
-    assert "by class" in shown_controls.differences(table.reset_index())
+    shown = shown_controls.differences(table.reset_index())
+    assert "(by class)" in shown
+    assert "sing-wrap" in shown_controls.page(shown).to_html()
 
 
 def test_a_run_of_one_classifier_has_no_differences(run):
