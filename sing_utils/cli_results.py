@@ -38,12 +38,14 @@ class Headline:
         columns: column -> its heading with units, in the order shown; empty: all as they are.
         intervals: columns that are shown with their interval, `low` to `high`, in the same cell.
         across: column whose values become columns; the rows are then what is left.
+        turned: a row becomes a column, for tables of many columns and one row a classifier.
     """
 
     title: str
     columns: dict[str, str] = field(default_factory=dict)
     intervals: tuple[str, ...] = ()
     across: str | None = None
+    turned: bool = False
 
 
 HEADLINES = {
@@ -66,6 +68,9 @@ HEADLINES = {
         {
             "classifier": "classifier",
             "photos": "photos",
+            "mean contrast (°)": "mean contrast (°)",
+            "contrast low": "from",
+            "contrast high": "to",
             "mean AS (°)": "mean AS (°)",
             "median |AS| (°)": "median |AS| (°)",
             "median IS (°)": "median IS (°)",
@@ -78,6 +83,11 @@ HEADLINES = {
         "Median |AS| of each class (°)",
         {"classifier": "classifier", "class": "class", "value": "median |AS| (°)"},
         intervals=("value",),
+        across="classifier",
+    ),
+    "class_scores": Headline(
+        "Mean contrast of each class (°): below 0 the class leaks",
+        {"classifier": "classifier", "class": "class", "contrast": "contrast (°)"},
         across="classifier",
     ),
     "rank_correlations": Headline(
@@ -101,8 +111,10 @@ HEADLINES = {
     ),
     "classifier_differences": Headline("Do two classifiers differ?", intervals=("difference",)),
     "subspace_control": Headline("Control: the null space among random subspaces", intervals=("chance",)),
-    "prompt_control": Headline("Control: other wordings of the class prompt"),
-    "translator_control": Headline("Control: how much the translator says about the null part"),
+    "prompt_control": Headline("Control: other wordings of the class prompt", turned=True),
+    "translator_control": Headline(
+        "Control: what the translator knows of null directions, and what its scores are worth", turned=True
+    ),
     "encoder_control": Headline("Control: other encoders as the judge"),
     "rank_control": Headline("Control: other rules for the rank"),
     "steering_subspace_control": Headline(
@@ -309,7 +321,10 @@ def headline(name: str, table: pd.DataFrame) -> pd.DataFrame:
     if how.across is not None and how.across in texts:
         texts = _wide(texts, how.across)
     headings = {c: how.columns.get(c, f"{c} (°)" if c in _DEGREES else c) for c in texts}
-    return texts.rename(columns=headings)
+    texts = texts.rename(columns=headings)
+    if how.turned and "classifier" in texts and not texts["classifier"].duplicated().any():
+        texts = texts.set_index("classifier").T.rename_axis(index="classifier", columns=None).reset_index()
+    return texts
 
 
 def _wide(texts: pd.DataFrame, across: str) -> pd.DataFrame:

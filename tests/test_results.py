@@ -185,3 +185,11 @@ def test_markdown_is_a_table_whose_bars_are_escaped():
 def test_headlines_name_only_tables_that_have_a_title():
     assert all(h.title for h in HEADLINES.values())
     assert cli_results.REHEARSAL
+
+
+def test_many_columns_of_few_classifiers_are_turned():
+    table = pd.DataFrame({"classifier": ["a", "b"], "wordings": [9, 9], "mean AS (°)": [0.5, -1.0]})
+    shown = headline("prompt_control", table)
+    assert list(shown.columns) == ["classifier", "a", "b"]
+    assert shown["classifier"].tolist() == ["wordings", "mean AS (°)"]
+    assert shown["b"].tolist()[0] == "9"
