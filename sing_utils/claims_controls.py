@@ -74,18 +74,19 @@ def _table(results: Results, name: str) -> pd.DataFrame:
 
 
 def _contrasts(results: Results) -> str:
-    parts, signs = [], []
-    for r in _table(results, "spreads").to_dict("records"):
-        low, high = r["contrast low"], r["contrast high"]
-        signs.append("leaks" if high < 0 else "keeps" if low > 0 else "open")
+    spreads = _table(results, "spreads").set_index("classifier")["mean contrast (°)"]
+    parts, leak = [], 0
+    for r in _table(results, "translator_control").to_dict("records"):
+        own = spreads[r["classifier"]]
+        leak += int(r["q of contrast"] < SIGNIFICANCE and own < r["blind: mean contrast (°)"])
         parts.append(
-            f"{r['classifier']} {signed(r['mean contrast (°)'])}° ({signed(low)} to {signed(high)}°)"
+            f"{r['classifier']} {signed(own)}° against {signed(r['blind: mean contrast (°)'])} ± "
+            f"{r['blind: sd of contrast (°)']:.2f}° (corrected p = {r['q of contrast']:.3f})"
         )
-    leak = signs.count("leaks")
     return (
-        f"By contrast, {leak} of {len(signs)} classifiers leak (interval below 0): {', '.join(parts)}. "
-        "Every one "
-        "has an |AS| above 0 all the same."
+        f"{leak} of {len(parts)} classifiers leak: mean contrast against what translators find where null "
+        "directions "
+        f"mean nothing, {'; '.join(parts)}."
     )
 
 
@@ -117,8 +118,9 @@ def _placed(own: pd.DataFrame, statistic: str) -> str:
     higher = int((apart["null space"] > apart["chance"]).sum())
     places = ", ".join(f"{p:.0f}" for p in own["percentile"])
     return (
-        f"{statistic}: {len(own) - len(apart)} of {len(own)} classifiers as chance, {higher} above, "
-        f"{len(apart) - higher} below it (percentiles {places})."
+        f"{statistic}: above them for {higher} of {len(own)} classifiers, below for {len(apart) - higher}, "
+        "not told "
+        f"from them for {len(own) - len(apart)} (percentiles {places})."
     )
 
 
@@ -132,7 +134,7 @@ def _planted_subspaces(kind: str) -> Callable[[Results], str]:
             parts.append(
                 f"{score} at percentile {places['clean']:.0f} (clean), {places['leaky']:.0f} (leaky head)"
             )
-        return "; ".join(parts) + ". A low contrast is much of the class, a high one little."
+        return "; ".join(parts) + ". Right is a higher contrast, or a lower |AS|, of the clean head."
 
     return words
 
@@ -186,7 +188,7 @@ def _order_by_encoder(results: Results) -> str:
 
 def _orders(wide: pd.DataFrame, first: str, what: str) -> str:
     if wide.shape[1] < 2 or len(wide) < 2:
-        return f"There is one classifier only, or one of the {what}."
+        return f"Nothing to compare: there are {wide.shape[1]} classifier(s) and {len(wide)} {what}."
     order = wide.rank(axis=1)
     same = int((order == order.loc[first]).all(axis=1).sum())
     return f"The order by median |AS| is that of the first in {same - 1} of {len(wide) - 1} other {what}."
@@ -205,7 +207,9 @@ def _survive(results: Results, low: str, high: str) -> str:
     parts = []
     for statistic, own in table.groupby("statistic", sort=False):
         clear = int(((own[low] > 0) | (own[high] < 0)).sum())
-        parts.append(f"{clear} of {len(own)} pairs differ in {statistic}")
+        parts.append(
+            f"{clear} of {len(own)} pairs of classifiers differ in {str(statistic).removesuffix(' (°)')}"
+        )
     return "; ".join(parts) + "."
 
 
@@ -252,26 +256,24 @@ def _between_models(results: Results) -> str:
 
 def _between_halves(results: Results) -> str:
     table = _table(results, "translator_control")
-    parts = [
-        f"{r['classifier']} {r['halves: rank correlation of classes']:.2f}"
-        for r in table.to_dict("records")
-        if np.isfinite(r["halves: rank correlation of classes"])
-    ]
+    column = "all photos: rank correlation of classes"
+    parts = [f"{r['classifier']} {r[column]:.2f}" for r in table.to_dict("records") if np.isfinite(r[column])]
+    if not parts:
+        raise _MissingError(column)
     return (
-        f"One classifier read by two translators without a common photo: {', '.join(parts)}. No higher "
-        "agreement "
-        "could be expected between two models."
+        "One classifier read by two translators of other photos (extrapolated from halves): "
+        f"{', '.join(parts)}. Two models can hardly be expected to agree more than that."
     )
 
 
 def _by_test(results: Results) -> str:
-    table = _table(results, "class_scores")
+    table = _table(results, "class_scores").dropna(subset="q")
     sure = table[table["q"] < SIGNIFICANCE]
     leak = int((sure["contrast"] < 0).sum())
     return (
-        f"By contrast, {leak} of {len(table)} pairs of classifier and class leak and {len(sure) - leak} "
-        "come nearer "
-        f"to their own name (corrected p below {SIGNIFICANCE})."
+        f"Of {len(table)} pairs of classifier and class {leak} leak and {len(sure) - leak} come nearer to "
+        "their own "
+        f"name (contrast, corrected p below {SIGNIFICANCE})."
     )
 
 
@@ -287,7 +289,7 @@ def _planted_halves(results: Results) -> str:
 def _knowledge(results: Results) -> str:
     table = _table(results, "translator_control")
     parts = [f"{r['classifier']} {r['R², null part alone']:.2f}" for r in table.to_dict("records")]
-    return f"R² of embeddings that a translator explains from the null part alone: {', '.join(parts)}."
+    return f"R² of photos never seen, from the null part alone: {', '.join(parts)}."
 
 
 def _planted_knowledge(results: Results) -> str:
@@ -314,7 +316,9 @@ def _softmax(results: Results) -> str:
 def _random_steps(results: Results) -> str:
     table = _table(results, "steering")
     wide = table.pivot(index="classifier", columns="direction", values="AS mean")
-    parts = [f"{n}: {r['toward the text']:.1f}° against {r['random']:+.1f}°" for n, r in wide.iterrows()]
+    parts = [
+        f"{n}: {r['toward the text']:.1f}° against {signed(r['random'], 1)}°" for n, r in wide.iterrows()
+    ]
     return f"AS of directed against random null steps of the same IS: {'; '.join(parts)}."
 
 

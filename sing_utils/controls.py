@@ -16,6 +16,9 @@ same. Everything here works on features, a translator and texts, without a run:
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -71,6 +74,7 @@ def remove_part(z: Tensor, b: Tensor, texts: Tensor, own: Tensor, energy: Tensor
         own: number of each photo's class, (N,).
         energy: share of |f|^2 in the removed part, (N,).
     """
+    own = torch.as_tensor(own, dtype=torch.long)
     z, z_tilde = z.double(), (z - b).double()
     AS = text_angles(z, texts) - text_angles(z_tilde, texts)  # (N, C), eq. 7
     return Removed(AS.gather(1, own[:, None])[:, 0], contrast(AS, own), image_score(z, z_tilde), energy)
@@ -107,7 +111,7 @@ def remove_random(
     """
     # Single precision is enough for chance, and several times as fast.
     vectors, spans = _spans(f, dim=dim, draws=draws, seed=seed, like=like, energy=energy)
-    x, weight = f.float(), _weight(T).float()
+    x, weight, own = f.float(), _weight(T).float(), torch.as_tensor(own, dtype=torch.long)
     if vectors is not None:
         x, weight = x @ vectors, weight @ vectors
     z, total = (x @ weight.mT).double(), x.square().sum(-1)
@@ -227,15 +231,15 @@ def score_wordings(z: Tensor, z_tilde: Tensor, texts: Tensor, own: Tensor) -> tu
 
 
 def other_names(AS: Tensor, own: Tensor, *, permutations: int, seed: int = 0) -> Tensor:
-    """Mean AS if every class were called by the name of a random other one: (permutations,), degrees.
+    """Mean AS if the classes exchanged their names at random: (permutations,), degrees.
 
-    The names are exchanged between the classes, so that every prompt is used as often as before; no class
-    keeps its own.
+    Every prompt is used as often as before. A class may keep its own name, as it must if the true
+    assignment is to be one of the equally likely ones; where there are few classes, all exchanges are taken.
 
     Args:
         AS: toward every class's prompt, (N, C).
         own: number of each photo's class, (N,).
-        permutations: how many exchanges of names.
+        permutations: how many exchanges of names, at most; there are C! in all.
         seed: of the exchanges.
 
     Raises:
@@ -245,17 +249,13 @@ def other_names(AS: Tensor, own: Tensor, *, permutations: int, seed: int = 0) ->
     if C < 2:
         raise SingError("there is one class only, expected at least 2: no other name could be tried.")
     sums = torch.zeros(C, C, dtype=torch.float64).index_add_(0, own, AS.double())  # by class, by prompt
-    generator = torch.Generator().manual_seed(seed)
-    found = [sums[torch.arange(C), _derangement(C, generator)].sum() for _ in range(permutations)]
+    if math.factorial(C) <= permutations + 1:
+        orders = [list(o) for o in itertools.permutations(range(C))][1:]  # the first is the true one
+    else:
+        generator = torch.Generator().manual_seed(seed)
+        orders = [torch.randperm(C, generator=generator).tolist() for _ in range(permutations)]
+    found = [sums[torch.arange(C), torch.tensor(order)].sum() for order in orders]
     return torch.stack(found) / len(AS)
-
-
-def _derangement(C: int, generator: torch.Generator) -> Tensor:
-    """A random permutation that leaves nothing in its place."""
-    while True:
-        order = torch.randperm(C, generator=generator)
-        if not bool((order == torch.arange(C)).any()):
-            return order
 
 
 def rank_rules(spaces: HeadSpaces) -> dict[str, HeadSpaces]:
@@ -280,7 +280,7 @@ def rank_rules(spaces: HeadSpaces) -> dict[str, HeadSpaces]:
         rank = int((least < S).sum())
         if 0 < rank < spaces.width:
             found[rule] = spaces.at_rank(rank)
-    if len(spaces.weight) > 2:
+    with contextlib.suppress(SingError):  # all rows of W alike: softmax ignores every feature
         found[SOFTMAX] = HeadSpaces.from_weight(spaces.weight, rtol=spaces.rtol, softmax=True)
     return found
 

@@ -1,8 +1,8 @@
 """The controls of notebooks 02 to 04 in the planted world, where it is known what they should say.
 
 Toward the shape, the clean head ignores nothing and the leaky one the planted share. A control that is
-worth its name tells them apart: against random subspaces the leaky head's null space should hold more of
-the shape than chance, the clean head's less.
+worth its name tells them apart: against random subspaces the clean head's null space should hold less of the
+shape than chance, and the leaky head's as much as its planted share beside its share of the dimensions says.
 """
 
 from __future__ import annotations

@@ -35,8 +35,8 @@ def translator_parts(T: Translator, spaces: HeadSpaces, fit: Pairs, held_out: Pa
     - principal part alone, null part alone: of translators that are fitted anew on Π_p f or Π_n f, with
       an intercept, so that the mean picture counts for nothing. Their sum exceeds the whole where both
       parts know the same.
-    - what the null part adds: of what T Π_p f leaves of z, the share that T f explains; and the same
-      for the principal part. T is the given one. Below 0: that part of T does harm.
+    - null part, share of the rest: of what T Π_p f, with the null part's mean, leaves of z, the share that
+      T f explains; and the same for the principal part. T is the given one. Below 0: that part does harm.
 
     Args:
         T: the translator that the scores use, (n, m).
@@ -48,13 +48,14 @@ def translator_parts(T: Translator, spaces: HeadSpaces, fit: Pairs, held_out: Pa
     weight = T.weight.double()
     whole = f.double() @ weight.mT
     null = (f.double() @ spaces.null_basis) @ (weight @ spaces.null_basis).mT
+    principal = whole - null
     error = (z - whole).square().sum()
     return {
         "R², whole": quality(whole, z).r2,
         "R², principal part alone": _refit(spaces.principal_basis, fit, held_out),
         "R², null part alone": _refit(spaces.null_basis, fit, held_out),
-        "added by the null part": float(1 - error / (z - (whole - null)).square().sum()),
-        "added by the principal part": float(1 - error / (z - null).square().sum()),
+        "null part, share of the rest": float(1 - error / (z - principal - null.mean(0)).square().sum()),
+        "principal part, share of the rest": float(1 - error / (z - null - principal.mean(0)).square().sum()),
     }
 
 
@@ -119,6 +120,52 @@ def shuffled_scores(
         exchanged = z[torch.randperm(len(z), generator=generator)].to(x)
         T = torch.cholesky_solve((x.mT @ exchanged).double() / len(x), factor).mT  # (n, m)
         found.append(remove_null(f.double(), T, spaces, texts, own))
+    return found
+
+
+def blind_scores(
+    T: Translator,
+    ridge: float,
+    spaces: HeadSpaces,
+    fit: Pairs,
+    held_out: Pairs,
+    texts: Tensor,
+    own: Tensor,
+    *,
+    draws: int,
+    seed: int = 0,
+) -> list[Removed]:
+    """Scores in worlds where null directions mean nothing: what a fit makes of them by itself.
+
+    The embeddings are drawn anew, as T Π_p f plus a residual of another photo, and a translator is fitted
+    on them. Whatever it finds in the null space comes from noise, from the ridge, and from what the two
+    spaces share in the photos; the true AS, contrast and IS are 0. All photos are scored by one translator,
+    so this error does not average out over them, and a bootstrap over photos does not see it.
+
+    Args:
+        T: fitted with `ridge`, (n, m).
+        ridge: as `TranslatorFitter.solve` takes it.
+        spaces: of the head.
+        fit: what T was fitted on, (N, m) and (N, n).
+        held_out: photos to score, (M, m) and (M, n); residuals are made as large as they are on these.
+        texts: embeddings of all classes' prompts, (C, n).
+        own: number of each scored photo's class, (M,).
+        draws: how many worlds.
+        seed: of the residuals.
+    """
+    x, z = fit
+    lhs = x.double().mT @ x.double() / len(x)
+    lhs.diagonal().add_(ridge)
+    factor, generator = torch.linalg.cholesky(lhs), torch.Generator().manual_seed(seed)
+    principal = T.after_null_removal(spaces)(x)
+    residual = z.to(x) - T(x)
+    unseen = held_out[1] - T(held_out[0]).to(held_out[1])
+    residual = residual * float((unseen.square().mean() / residual.square().mean()).sqrt())
+    found = []
+    for _ in range(draws):
+        drawn = principal + residual[torch.randperm(len(x), generator=generator)]
+        blind = torch.cholesky_solve((x.mT @ drawn).double() / len(x), factor).mT  # (n, m)
+        found.append(remove_null(held_out[0].double(), blind, spaces, texts, own))
     return found
 
 

@@ -16,6 +16,7 @@ import pandas as pd
 
 Verdict = Literal["agrees", "differs", "undecided", "not comparable", "not in the paper", "not run"]
 SIGNIFICANCE = 0.05
+UNRELATED = 0.5  # a correlation below which two orders may be called unrelated
 
 
 @dataclass(frozen=True)
@@ -169,17 +170,23 @@ def class_order(correlations: pd.DataFrame) -> Finding:
     """Do classifiers leak in the same classes? (Section 4.3)"""
     claim = "The classes' order by |AS| is not significantly correlated between two models (Section 4.3)."
     rule = (
-        f"Agrees if no pair has a p below {SIGNIFICANCE} (Spearman; classes exchanged at random; corrected "
-        "for the number of pairs)."
+        f"Differs if a pair has a p below {SIGNIFICANCE} (Spearman; classes exchanged at random; corrected "
+        "for "
+        f"the number of pairs); agrees if none has and every interval ends below {UNRELATED}; else "
+        "undecided, "
+        "since few classes can hide a correlation."
     )
     if correlations.empty or int(correlations["classes"].min()) < 4:
         return Finding(claim, "Fewer than two classifiers or four classes.", "not run", rule)
     parts = [
-        f"{r['a']} / {r['b']}: ρ = {r['rho']:.2f} ({r['low']:.2f} to {r['high']:.2f}), p = {r['q']:.3f}"
+        f"{r['a']} / {r['b']}: ρ = {r['rho']:.2f} ({r['low']:.2f} to {r['high']:.2f}), corrected p = "
+        f"{r['q']:.3f}"
         for r in correlations.to_dict("records")
     ]
-    significant = bool((correlations["q"] < SIGNIFICANCE).any())
-    return Finding(claim, "; ".join(parts) + ".", "differs" if significant else "agrees", rule)
+    verdict: Verdict = "agrees" if (correlations["high"] < UNRELATED).all() else "undecided"
+    if (correlations["q"] < SIGNIFICANCE).any():
+        verdict = "differs"
+    return Finding(claim, "; ".join(parts) + ".", verdict, rule)
 
 
 def nearest_concept(concepts: pd.DataFrame, class_name: str, expected: str) -> Finding:

@@ -26,23 +26,19 @@ def subspaces(control: pd.DataFrame) -> Finding:
         own = control[control["kind"] == kind]
         said = [
             f"{what} {_compared(own[own['statistic'] == statistic])}"
-            for statistic, what in (
-                ("contrast", "class semantics (contrast)"),
-                ("|AS|", "|AS|"),
-                ("IS", "IS"),
-            )
+            for statistic, what in (("contrast", "of the class (contrast)"), ("|AS|", "|AS|"), ("IS", "IS"))
         ]
-        parts.append(f"Random subspaces of the {kind}: " + "; ".join(said) + ".")
+        parts.append(f"Against random subspaces of the {kind}: " + "; ".join(said) + ".")
     return Finding(
-        "The paper compares heads whose null spaces differ up to 44-fold in dimension, without such a "
+        "The paper compares heads whose null spaces differ up to 44-fold in dimension; it has no such "
         "control.",
         " ".join(parts),
         "not in the paper",
-        f"More or less: the null space lies outside {int(control['draws'].min())} random subspaces at a "
-        f"two-sided p below {SIGNIFICANCE}, corrected for the number of classifiers; else “as chance”. A "
-        "contrast below that of chance "
-        "means "
-        "more class semantics. In brackets: the percentile among the random subspaces.",
+        f"More, less: a two-sided p below {SIGNIFICANCE} by Student's t over {int(control['draws'].min())} "
+        "random "
+        "subspaces, corrected for the number of classifiers. A lower contrast is more of the class. What "
+        "is not "
+        "told from random subspaces may still hold as much of the class as its share of the dimensions.",
     )
 
 
@@ -52,58 +48,57 @@ def steering_subspaces(control: pd.DataFrame) -> Finding:
     Args:
         control: of `subspace_control` over `subspace_steering`.
     """
-    parts = [
-        f"{r['classifier']}, {r['kind']}: {r['null space']:.1f}° against {r['chance']:.1f}° "
-        f"({r['low']:.1f} to {r['high']:.1f}°), percentile {r['percentile']:.0f}"
-        for r in control.dropna(subset="percentile").to_dict("records")
-    ]
-    if not parts:
-        parts = ["no step reaches this IS in both"]
+    known, parts = control.dropna(subset="percentile"), []
+    for kind, own in known.groupby("kind", sort=False):
+        degrees = ", ".join(
+            f"{r['null space']:.1f}° against {r['chance']:.1f}° ({r['classifier']})"
+            for r in own.to_dict("records")
+        )
+        parts.append(f"of the {kind}, AS {_compared(own)}: {degrees}")
     return Finding(
         "Directed null-space steps reveal a security risk (Section 4.4); other subspaces are not tried.",
-        "Mean AS of directed steps in the null space against those in random subspaces: "
-        + "; ".join(parts)
-        + ".",
+        f"Directed steps in the null space against those in random subspaces {'; '.join(parts)}."
+        if parts
+        else "No step reaches this IS in both.",
         "not in the paper",
         "In a random subspace the logits move, so such a step is no attack; it shows how much of the AS is "
-        f"owed to having so many directions to choose from. {int(control['draws'].min())} subspaces of each "
-        "kind; in brackets their middle 95 %.",
+        "owed to "
+        f"having so many directions to choose from. More, less: a two-sided p below {SIGNIFICANCE} by "
+        "Student's t "
+        f"over {int(control['draws'].max())} subspaces, corrected for the number of classifiers.",
     )
 
 
 def translator(table: pd.DataFrame) -> Finding:
-    """Does the translator know anything of null directions, and can its AS of a photo be trusted?
+    """Does the translator know anything of null directions, and can its scores be trusted?
 
     Args:
         table: of `translator_control`.
     """
     records = table.to_dict("records")
-    knows = [
-        f"{r['classifier']} {r['R², null part alone']:.2f}, adding {_percent(r['added by the null part'])} "
-        "of what "
-        "the principal part leaves"
+    knows = [f"{r['classifier']} {r['R², null part alone']:.2f}" for r in records]
+    trust = [f"{r['classifier']} {r['all photos: correlation of AS']:.2f}" for r in records]
+    blind = [
+        f"{r['classifier']} |AS| {r['blind: median |AS| (°)']:.2f}°, IS {r['blind: median IS (°)']:.1f}°"
         for r in records
     ]
-    trust = [
-        f"{r['classifier']} {r['halves: correlation of AS']:.2f} ({_size(r['noise floor of AS (°)'])})"
-        for r in records
-    ]
-    low = [r["classifier"] for r in records if not r["halves: correlation of AS"] >= RELIABLE]
-    verdict = (
-        f"AS of a single photo is not reliable for {', '.join(low)}: means over photos are what to look at."
-        if low
-        else "AS of a single photo is reliable by this rule."
-    )
+    low = [r["classifier"] for r in records if not r["all photos: correlation of AS"] >= RELIABLE]
+    verdict = f"is not reliable for {', '.join(low)}" if low else "is reliable by this rule"
+    sure = [r["classifier"] for r in records if r["q of contrast"] < SIGNIFICANCE]
+    told = f"told from theirs for {', '.join(sure)}" if sure else "told from theirs for none"
     return Finding(
         "The paper judges its translators on the photos that they were trained on (Figure 8).",
-        f"R² that the null part alone explains of photos never seen: {'; '.join(knows)}. Correlation of AS "
-        f"between two translators without a common photo (and the noise floor): {'; '.join(trust)}. "
-        f"{verdict}",
+        f"R² of photos never seen, from the null part alone: {', '.join(knows)}. Correlation of a photo's "
+        "AS between "
+        f"two translators of as many photos: {', '.join(trust)}; the AS of a single photo {verdict}. "
+        "Translators in "
+        f"worlds where null directions mean nothing still find a median {'; '.join(blind)}. The mean "
+        "contrast of "
+        f"this run is {told}.",
         "not in the paper",
-        "A null part with R² near 0 would make AS and IS meaningless. Reliable: a correlation of at least "
-        f"{RELIABLE}. The noise floor is the standard error of a photo's AS that other photos to fit on "
-        "would "
-        "make (median).",
+        f"Reliable: a correlation of at least {RELIABLE}, extrapolated from halves of the photos. Told: a "
+        "two-sided p "
+        f"below {SIGNIFICANCE} by Student's t over those worlds, corrected for the number of classifiers.",
     )
 
 
@@ -125,14 +120,14 @@ def prompts(table: pd.DataFrame) -> Finding:
     sign = (
         f"The sign of mean AS depends on the wording for {', '.join(turned)}."
         if turned
-        else ("The sign of mean AS is the same in all wordings.")
+        else "The sign of mean AS is the same in all wordings."
     )
     return Finding(
         "The paper uses one wording, “an image of a ⟨class⟩”.",
         f"Over {int(table['wordings'].max())} wordings, {'; '.join(parts)}. {sign}",
         "not in the paper",
         "Least and largest value over wordings of the same prompt. Other names: the classes' names exchanged "
-        "at random, none keeping its own; p is two-sided, not corrected. A score that other names give as "
+        "at random; p is two-sided, not corrected. A score that other names give as "
         "well "
         "is not about the class.",
     )
@@ -192,6 +187,8 @@ def rank(table: pd.DataFrame) -> Finding:
         parts.append(f"{name}: rank {int(book['rank'])}, {clear}, {differ}")
         if SOFTMAX in rows.index:
             s = rows.loc[SOFTMAX]
+            if s["null dimension"] == book["null dimension"]:
+                continue  # the head's rows sum to nothing already
             softmax.append(
                 f"{name} energy {book['energy (%)']:.1f} to {s['energy (%)']:.1f} %, median IS "
                 f"{book['median IS (°)']:.1f} to {s['median IS (°)']:.1f}°, contrast "
@@ -210,29 +207,31 @@ def rank(table: pd.DataFrame) -> Finding:
 
 
 def classes(table: pd.DataFrame) -> Finding:
-    """Which classes' contrast differs from 0?
+    """Which classes' contrast is more than a translator makes by itself?
 
     Args:
         table: of `class_scores`.
     """
-    parts = []
+    parts, spread = [], 0
     for name, own in table.groupby("classifier", sort=False):
-        sure = own[own["q"] < SIGNIFICANCE] if "q" in own else own.iloc[:0]
+        sure = own[own["q"] < SIGNIFICANCE]
+        if "contrast least" in own:
+            spread += int(((sure["contrast least"] < 0) & (sure["contrast most"] > 0)).sum())
         leak, keep = sure[sure["contrast"] < 0], sure[sure["contrast"] > 0]
         parts.append(
-            f"{name}: {len(leak)} of {len(own)} classes leak{_listed(leak)}, {len(keep)} come nearer to "
+            f"{name}: of {len(own)} classes {len(leak)} leak{_listed(leak)} and {len(keep)} come nearer to "
             "their own "
             f"name{_listed(keep)}"
         )
+    turned = f" In {spread} of these, another wording of the prompt turns the sign." if spread else ""
     return Finding(
         "Some classes leak substantially more than others (Section 4.3, Figure 4), by |AS| and without a "
         "test.",
-        "; ".join(parts) + ".",
+        "; ".join(parts) + "." + turned,
         "not comparable",
-        f"Counted: a mean contrast that differs from 0 at a corrected p below {SIGNIFICANCE} (signs of "
-        "photos "
-        "flipped at random; false discovery rate over all rows). The paper's measure has no sign and no "
-        "test.",
+        f"Counted: a mean contrast with a corrected p below {SIGNIFICANCE} (test: {table['test'].iloc[0]}; "
+        "false "
+        "discovery rate over all rows). The paper's measure has no sign and no test.",
     )
 
 
@@ -255,7 +254,9 @@ def differences(table: pd.DataFrame) -> Finding:
         "not in the paper",
         "Both classifiers on the same photos. By photo: had other photos of these classes been taken; by "
         "class: "
-        "had other classes been taken, for which there are few here. Not corrected for the number of pairs.",
+        "had other classes been taken, for which there are few here. Given these translators; not "
+        "corrected for "
+        "the number of pairs.",
     )
 
 
@@ -273,8 +274,10 @@ def _compared(own: pd.DataFrame) -> str:
 
 
 def _than_chance(r: Row) -> str:
+    if not np.isfinite(r["q"]):
+        return "no number"
     if not r["q"] < SIGNIFICANCE:
-        return "as chance"
+        return "not told from them"
     higher = r["null space"] > r["chance"]
     return "more" if higher != (r["statistic"] == "contrast") else "less"
 

@@ -168,7 +168,8 @@ def sign_flip_test(x: Any, *, permutations: int = 9999, seed: int = 0, groups: A
 def false_discovery(p: Any) -> np.ndarray:
     """Adjusted p values of many tests (Benjamini and Hochberg); NaN is no test and stays NaN.
 
-    Of all tests called significant below an adjusted p of 0.05, about one in twenty is expected to be wrong.
+    Of the tests that an adjusted p below 0.05 calls significant, at most one in twenty is expected to be
+    wrong.
 
     >>> false_discovery([0.01, 0.04, float("nan")])
     array([0.02, 0.04,  nan])
@@ -190,13 +191,31 @@ def percentile(value: float, draws: Any) -> float:
 
 
 def chance_p(value: float, draws: Any) -> float:
-    """Two-sided p value of a value among draws of chance; the least is 2 / (draws + 1).
+    """Two-sided p value of a value among draws of chance that are about normally distributed.
 
-    >>> chance_p(9.0, [1.0, 2.0, 3.0])
+    By Student's t for one more draw, so that few draws cost certainty but do not rule out a small p, as
+    counting them would.
+
+    >>> round(chance_p(2.0, [1.0, 2.0, 3.0]), 2), round(chance_p(9.0, [1.0, 2.0, 3.0]), 2)
+    (1.0, 0.03)
+    """
+    d = np.asarray(draws, dtype=np.float64)
+    spread = d.std(ddof=1) * np.sqrt(1 + 1 / len(d)) if len(d) > 1 else np.nan
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return float(2 * stats.t.sf(abs(value - d.mean()) / spread, len(d) - 1))
+
+
+def permutation_p(value: float, draws: Any) -> float:
+    """Two-sided p value of a value that is one of the equally likely outcomes, as the draws are.
+
+    The least is 2 / (draws + 1), and 1 where all outcomes are the same.
+
+    >>> permutation_p(9.0, [1.0, 2.0, 3.0])
     0.5
     """
     d = np.asarray(draws, dtype=np.float64)
-    tail = min(int((d <= value).sum()), int((d >= value).sum()))
+    near = 1e-12 * np.abs(np.append(d, value)).max()  # rounding makes no difference
+    tail = min(int((d <= value + near).sum()), int((d >= value - near).sum()))
     return min(1.0, 2 * (1 + tail) / (1 + len(d)))
 
 

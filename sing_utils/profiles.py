@@ -75,7 +75,8 @@ class Profile(BaseModel):
         permutations: of each permutation test, whose p value can't be less than 1 / (permutations + 1).
         controls: which controls of notebooks 02 to 04 are run: "subspace", "translator", "prompts",
             "encoder", "rank"; an empty list turns all of them off.
-        control_draws: random subspaces of each kind, and exchanges of class names or of photos.
+        control_draws: random subspaces of each kind; a third as many worlds where null directions mean
+            nothing.
         prompt_wordings: further wordings of the class prompt, each with one {}; the spread over them stands
             beside every AS.
         second_encoder: name for `load_encoder`, to repeat the tables with; None: only the single towers of
@@ -122,7 +123,7 @@ class Profile(BaseModel):
     controls: list[Literal["subspace", "translator", "prompts", "encoder", "rank"]] = [
         *("subspace", "translator", "prompts", "encoder", "rank")
     ]
-    control_draws: int = Field(200, ge=19)
+    control_draws: int = Field(100, ge=19)
     prompt_wordings: list[str] = [
         *("a photo of a {}", "a picture of a {}", "a photograph showing a {}", "there is a {} here"),
         *("a {} in a natural scene", "a close-up of a {}", "what you see is a {}", "{}"),

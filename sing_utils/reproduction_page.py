@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from sing_utils.claims_controls import claims_under_controls
 from sing_utils.published import Claim, Difference
 from sing_utils.reproduction_facts import RunFacts
 from sing_utils.results import Results
@@ -212,7 +213,10 @@ def control_table(results: Results, planted: Results | None) -> pd.DataFrame | N
     own = results.get(CONTROLS)
     if own is None:
         return None
-    other = planted.get(CONTROLS) if planted is not None else None
+    other = None
+    if planted is not None:
+        made = planted.get(CONTROLS)  # by the book of that run, if one was built
+        other = claims_under_controls(planted) if made is None else made
     if other is None:
         return own.assign(profile="")
     keys = ["claim", "where", "control"]

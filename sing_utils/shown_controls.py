@@ -66,8 +66,10 @@ def differences(table: pd.DataFrame) -> pd.DataFrame:
 def translators(table: pd.DataFrame) -> Styler:
     """Of `translator_control`: a column a classifier."""
     wide = table.set_index("classifier").T
-    counts = [x for x in ("photos to fit", "shuffles") if x in wide.index]
-    return wide.style.format(precision=2).format("{:.0f}", subset=(counts, slice(None)))
+    counts = [x for x in ("photos to fit", "shuffles", "blind worlds") if x in wide.index]
+    style = wide.style.format(precision=2).format("{:.0f}", subset=(counts, slice(None)))
+    tests = [x for x in wide.index if x.endswith(" of contrast") and x[0] in "pq"]
+    return style.format("{:.3f}", subset=(tests, slice(None)))
 
 
 def prompts(table: pd.DataFrame) -> pd.DataFrame:

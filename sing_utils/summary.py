@@ -18,15 +18,16 @@ from sing_utils.results import Results
 CERTAIN, LIKELY = 0.01, 0.05
 SCALE = (
     "*Clearly* stands for a corrected p below 0.01, or an interval without zero both by photo and by class; "
-    "*probably* for a p below 0.05, or an interval by photo alone; *cannot be told* for everything else, "
-    "which "
-    "is not the same as no difference."
+    "*probably* for a p below 0.05, or an interval by photo alone. What *cannot be told* may still be so: "
+    "it only "
+    "does not show. AS, IS and contrast are angles in degrees (see above and the [glossary](glossary.md)); a "
+    "contrast below zero means that photos move away from their own class."
 )
 REHEARSAL = "This run is a rehearsal: its weights are random, and it has no findings."
 
 
 def summary(results: Results) -> str:
-    """Markdown: one bullet a finding, those whose tables the run has, and what the words of certainty mean.
+    """Markdown: what the words of certainty mean, and one bullet a finding, those whose tables the run has.
 
     Args:
         results: of the run.
@@ -36,7 +37,7 @@ def summary(results: Results) -> str:
     bullets = [text for make in _BULLETS if (text := _made(make, results))]
     if not bullets:
         return "This run has no results yet: run its notebooks first."
-    return "\n".join(f"- {b}" for b in bullets) + f"\n\n{SCALE}"
+    return f"{SCALE}\n\n" + "\n".join(f"- {b}" for b in bullets)
 
 
 def _made(make: Callable[[Results], str], results: Results) -> str:
@@ -89,56 +90,62 @@ def _energy(results: Results) -> str:
 
 def _translators(results: Results) -> str:
     fits = _table(results, "translator_fits")
-    r2 = fits[fits["method"] == "ridge"]["R²"]
-    explained = _span(100 * r2, ".0f")
+    explained = _span(100 * fits[fits["method"] == "ridge"]["R²"], ".0f")
     text = f"**What can be read.** The translators explain {explained} % of the embeddings' variance"
     control = results.get("translator_control")
     if control is None:
         return text + ". [Translators](../notebooks/01_translators.ipynb)"
-    null, halves = control["R², null part alone"], control["halves: correlation of AS"]
+    null, agree = control["R², null part alone"], control["all photos: correlation of AS"]
     trust = (
-        "can" if (halves >= RELIABLE).all() else "cannot" if (halves < RELIABLE).all() else "cannot always"
+        "can" if (agree >= RELIABLE).all() else "cannot" if not (agree >= RELIABLE).any() else "cannot always"
     )
     return (
-        f"{text} on photos that they never saw, from the null part alone {_span(100 * null, '.0f')} %. But "
-        "two "
-        f"translators without a common photo agree on a photo's AS only with a correlation of "
-        f"{_span(halves, '.2f')}: "
-        f"the AS of a single photo {trust} be relied on. [Comparing "
-        "models](../notebooks/02_model_comparison.ipynb)"
+        f"{text} on photos that they never saw, from the null part alone {_span(100 * null, '.0f')} %. "
+        "Fitted on "
+        f"other photos, they would agree on a photo's AS with a correlation of about "
+        f"{_span(agree, '.2f')}: the AS of "
+        f"a single photo {trust} be relied on. [Comparing models](../notebooks/02_model_comparison.ipynb)"
     )
 
 
 def _leaks(results: Results) -> str:
-    table = _table(results, "spreads")
-    leak = table[table["contrast high"] < 0]["classifier"].tolist()
-    keep = table[table["contrast low"] > 0]["classifier"].tolist()
-    rest = [c for c in table["classifier"] if c not in (*leak, *keep)]
-    parts = []
-    if leak:
-        parts.append(f"probably yes for {_and(leak)}, whose photos move away from their own class")
-    if keep:
-        parts.append(f"probably not for {_and(keep)}, whose photos come nearer to their own class without it")
-    if rest:
-        parts.append(f"it cannot be told for {_and(rest)}")
-    size = table["mean contrast (°)"].abs().max()
+    spreads = _table(results, "spreads").set_index("classifier")["mean contrast (°)"]
+    table = _table(results, "translator_control").assign(contrast=lambda t: t["classifier"].map(spreads))
+    if table["contrast"].isna().any():
+        raise _MissingError("contrast")
+    mean = table["blind: mean contrast (°)"]
+    words = {"yes": table["contrast"] < mean, "the opposite": table["contrast"] > mean}
+    said = _sorted(table.assign(q=table["q of contrast"]), words)
     return (
-        f"**Does the null component speak for the class?** By contrast, {'; '.join(parts)}. No mean "
-        "contrast is "
-        f"larger than {size:.2f}°. [Comparing models](../notebooks/02_model_comparison.ipynb)"
+        f"**Does the null component speak for the class?** The mean contrasts are {_span(spreads, '+.2f')}°. "
+        "Set beside what translators find by themselves where null directions mean nothing, the answer: "
+        f"{said}. [Comparing models](../notebooks/02_model_comparison.ipynb)"
     )
 
 
 def _special(results: Results) -> str:
-    table = _table(results, "subspace_control")
+    table = _table(results, "subspace_control").dropna(subset="q")
+    if table.empty:
+        raise _MissingError("q")
     parts = []
     for kind in SUBSPACES:
-        own = table[(table["kind"] == kind) & (table["statistic"] == "contrast")]
-        more, less = own["null space"] < own["chance"], own["null space"] > own["chance"]
-        parts.append(f"of the {kind}, {_sorted(own, {'more': more, 'less': less})}")
+        for statistic, what in (
+            ("contrast", "how much of the class it holds (contrast)"),
+            ("IS", "how far it turns"),
+        ):
+            own = table[(table["kind"] == kind) & (table["statistic"] == statistic)]
+            if own.empty:
+                continue
+            more, less = own["null space"] > own["chance"], own["null space"] < own["chance"]
+            if statistic == "contrast":
+                more, less = less, more
+            parts.append(
+                f"{what}, against subspaces of the {kind}: {_sorted(own, {'more': more, 'less': less})}"
+            )
     return (
-        "**Is the null space special?** Against random subspaces it holds, of the class's semantics "
-        "(contrast): " + "; ".join(parts) + ". [Comparing models](../notebooks/02_model_comparison.ipynb)"
+        "**Is the null space special?** Compared with random subspaces: "
+        + "; ".join(parts)
+        + ". [Comparing models](../notebooks/02_model_comparison.ipynb)"
     )
 
 
@@ -155,43 +162,43 @@ def _sorted(own: pd.DataFrame, directions: dict[str, pd.Series]) -> str:
             else "cannot be told"
         )
         said.setdefault(word, []).append(str(row["classifier"]))
-    every = len(own)
+    every = len(own) if len(own) > 1 else 0
     return ", ".join(f"{word} for {'all' if len(n) == every else _and(n)}" for word, n in said.items())
 
 
 def _compared(results: Results) -> str:
     table = _table(results, "classifier_differences")
     parts = []
-    for statistic in ("mean contrast (°)", "log of mean IS / mean |AS|"):
-        own = table[table["statistic"] == statistic]
-        if own.empty:
-            continue
+    for statistic, own in table.groupby("statistic", sort=False):
         photo = (own["low"] > 0) | (own["high"] < 0)
-        by = (
-            (own["low by class"] > 0) | (own["high by class"] < 0) if "low by class" in own else photo & False
-        )
-        what = "Contrast" if "contrast" in statistic else "IS/AS ratio"
+        known = "low by class" in own
+        by = (own["low by class"] > 0) | (own["high by class"] < 0) if known else photo & False
         clear, likely = int((photo & by).sum()), int((photo & ~by).sum())
-        parts.append(f"{what}: {clear} of {len(own)} pairs clearly differ, {likely} probably")
-    if not parts:
-        raise _MissingError("pairs")
-    return f"**Do the classifiers differ?** {'; '.join(parts)}; the rest cannot be told." + (
-        " [Comparing models](../notebooks/02_model_comparison.ipynb)"
+        what = "IS/AS ratio" if "log" in str(statistic) else str(statistic).replace(" (°)", "")
+        parts.append(f"in {what} clearly {clear}, probably {likely}")
+    pairs = len(table[["first", "second"]].drop_duplicates())
+    return (
+        f"**Do the classifiers differ?** Of {pairs} pair(s), given their translators, {'; '.join(parts)}; "
+        "for the "
+        "rest it cannot be told. [Comparing models](../notebooks/02_model_comparison.ipynb)"
     )
 
 
 def _classes(results: Results) -> str:
-    table = _table(results, "class_scores")
+    table = _table(results, "class_scores").dropna(subset="q")
+    if table.empty:
+        raise _MissingError("q")
     clear, likely = table[table["q"] < CERTAIN], table[(table["q"] >= CERTAIN) & (table["q"] < LIKELY)]
 
-    def counts(rows: pd.DataFrame) -> str:
-        leak, keep = (rows["contrast"] < 0).sum(), (rows["contrast"] > 0).sum()
-        return f"{leak} leak and {keep} do the opposite"
+    def count(rows: pd.DataFrame, sign: int) -> int:
+        return int((sign * rows["contrast"] > 0).sum())
 
     return (
-        f"**Which classes leak?** Of {len(table)} pairs of classifier and class, clearly {counts(clear)}, "
-        "probably "
-        f"{counts(likely)}. [Classes and concepts](../notebooks/03_class_analysis.ipynb)"
+        f"**Which classes leak?** Of {len(table)} pairs of classifier and class, {count(clear, -1)} "
+        "clearly leak and "
+        f"{count(likely, -1)} probably; {count(clear, 1)} clearly come nearer to their own name and "
+        f"{count(likely, 1)} probably; for the rest it cannot be told. "
+        "[Classes and concepts](../notebooks/03_class_analysis.ipynb)"
     )
 
 
@@ -206,15 +213,14 @@ def _steering(results: Results) -> str:
         f"moves it by {_span(wide['random'], '+.1f')}°."
     )
     control = results.get("steering_subspace_control")
-    if control is not None and control["percentile"].notna().any():
-        own = control[control["kind"] == SUBSPACES[0]]
-        more, less = own["null space"] > own["chance"], own["null space"] < own["chance"]
-        said = _sorted(own, {"easier": more, "harder": less})
-        text += (
-            f" But directed steps in random subspaces of its dimension reach {_span(own['chance'], '.1f')}° "
-            "as well. Is the null space easier or harder to steer in than these? "
-            f"{said[0].upper()}{said[1:]}."
-        )
+    known = None if control is None else control.dropna(subset="q")
+    if known is not None and len(known):
+        said = []
+        for kind, own in known.groupby("kind", sort=False):
+            more, less = own["null space"] > own["chance"], own["null space"] < own["chance"]
+            words = _sorted(own, {"farther": more, "less far": less})
+            said.append(f"of the {kind} {_span(own['chance'], '.1f')}° (the null space {words})")
+        text += f" Directed steps in random subspaces reach, {'; '.join(said)}."
     return f"{text} [Steering](../notebooks/04_steering.ipynb)"
 
 
@@ -243,8 +249,9 @@ def _planted(results: Results) -> str:
 def _claims(results: Results) -> str:
     table = _table(results, "reproduction")
     counts = table["verdict"].value_counts()
+    words = {"agrees": "agree", "differs": "differ"}
     parts = [
-        f"{counts[v]} {v}"
+        f"{counts[v]} {words.get(v, v)}"
         for v in ("agrees", "differs", "undecided", "not comparable", "not run")
         if v in counts
     ]
@@ -276,7 +283,7 @@ _BULLETS: tuple[Callable[[Results], str], ...] = (
 def _span(values: Iterable[float], number: str) -> str:
     """The least and the largest, as one number where they read the same."""
     x = np.asarray(list(values), dtype=float)
-    low, high = f"{x.min():{number}}", f"{x.max():{number}}"
+    low, high = (f"{v:{number}}".replace("-", "−") for v in (x.min(), x.max()))
     return low if low == high else f"{low} to {high}"
 
 

@@ -29,6 +29,7 @@ from sing_utils.controls import (
     score_wordings,
 )
 from sing_utils.controls_translator import (
+    blind_scores,
     correlation,
     half_translators,
     shuffled_scores,
@@ -42,6 +43,7 @@ from sing_utils.intervals import (
     chance_p,
     false_discovery,
     percentile,
+    permutation_p,
     sign_flip_test,
 )
 from sing_utils.run import Run
@@ -117,37 +119,87 @@ def subspace_control(draws: pd.DataFrame, statistics: Sequence[str] = STATISTICS
 # ---------------------------------------------------------------------------- the translator
 
 
-def translator_control(run: Run) -> pd.DataFrame:
+def translator_control(run: Run, blind: pd.DataFrame) -> pd.DataFrame:
     """What each translator knows of null directions, and how far its scores can be trusted.
 
     One row a classifier: R² by parts (`translator_parts`); two translators that share no photo: correlation
-    of their photos' AS, median difference of AS (degrees), correlation of the classes' median |AS| (ranks);
-    translators fitted on shuffled photos: medians of |AS| and IS, and the largest contrast; the noise floor.
+    of their photos' AS, median difference of AS (degrees), correlation of the classes' median |AS| (ranks),
+    and what both correlations would be for translators of all photos (Spearman and Brown's 2 r / (1 + r));
+    translators fitted on shuffled photos: medians of |AS| and IS, and the largest contrast; the noise floor;
+    and, of translators in worlds where null directions mean nothing, what they find by themselves.
+
+    Args:
+        run: whose classifiers.
+        blind: of `blind_draws`.
     """
     rows = []
     for case in cases(run):
         row: dict[str, Any] = {"classifier": case.name, "photos to fit": len(case.fit[0])}
         row |= translator_parts(case.T, case.spaces, case.fit, case.held_out)
-        row |= _halves(case, run) | _shuffled(case, run)
+        row |= _halves(case, run) | _shuffled(case, run) | _blind(case, blind)
         noise = translator_noise(
             case.T, case.ridge, case.spaces, case.fit, case.held_out, case.texts[case.own]
         )
         row["noise floor of AS (°)"] = float(noise.floor.quantile(0.5))
         row["error of the angle to the prompt (°)"] = float(noise.angle.quantile(0.5))
         rows.append(row)
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    return table.assign(**{"q of contrast": false_discovery(table["p of contrast"])})
+
+
+def blind_draws(run: Run) -> pd.DataFrame:
+    """What translators find where null directions mean nothing (`blind_scores`).
+
+    One row a classifier, draw and class ("all" for all photos): mean AS and contrast, medians of |AS| and IS,
+    degrees.
+    """
+    frames = []
+    for case in cases(run):
+        given = (case.T, case.ridge, case.spaces, case.fit, case.held_out, case.texts, case.own)
+        found = blind_scores(*given, draws=max(19, run.profile.control_draws // 3), seed=run.profile.seed)
+        names = np.array(case.classes)[case.own.numpy()]
+        for draw, scores in enumerate(found):
+            photos = pd.DataFrame(
+                {"class": names, "AS": scores.AS, "contrast": scores.contrast, "IS": scores.IS}
+            )
+            grouped = pd.concat([photos.assign(**{"class": "all"}), photos]).groupby("class", sort=False)
+            table = grouped[["AS", "contrast"]].mean()
+            table["|AS|"] = grouped["AS"].agg(lambda x: x.abs().median())
+            table["IS"] = grouped["IS"].median()
+            frames.append(table.reset_index().assign(classifier=case.name, draw=draw))
+    return pd.concat(frames, ignore_index=True)
+
+
+def _blind(case: Case, blind: pd.DataFrame) -> dict[str, float]:
+    own = blind[(blind["classifier"] == case.name) & (blind["class"] == "all")]
+    seen = remove_null(case.f, case.T, case.spaces, case.texts, case.own).statistics()
+    return {
+        "blind: median |AS| (°)": own["|AS|"].median(),
+        "blind: median IS (°)": own["IS"].median(),
+        "blind: mean contrast (°)": own["contrast"].mean(),
+        "blind: sd of contrast (°)": own["contrast"].std(),
+        "blind worlds": len(own),
+        "p of contrast": chance_p(seen["contrast"], own["contrast"]),
+    }
 
 
 def _halves(case: Case, run: Run) -> dict[str, float]:
     pair = half_translators(case.fit, case.ridge, seed=run.profile.seed)
     a, b = (remove_null(case.f.double(), T, case.spaces, case.texts, case.own).AS for T in pair)
+    photos = correlation(a, b)
+    classes = rank_correlation(class_medians(a.abs(), case.own), class_medians(b.abs(), case.own))
     return {
-        "halves: correlation of AS": correlation(a, b),
+        "halves: correlation of AS": photos,
         "halves: median difference of AS (°)": float((a - b).abs().quantile(0.5)),
-        "halves: rank correlation of classes": rank_correlation(
-            class_medians(a.abs(), case.own), class_medians(b.abs(), case.own)
-        ),
+        "halves: rank correlation of classes": classes,
+        "all photos: correlation of AS": _lengthened(photos),
+        "all photos: rank correlation of classes": _lengthened(classes),
     }
+
+
+def _lengthened(r: float) -> float:
+    """The correlation of wholes from that of halves (Spearman and Brown)."""
+    return 2 * r / (1 + r) if r > -1 else float("nan")
 
 
 def _shuffled(case: Case, run: Run) -> dict[str, float]:
@@ -238,14 +290,15 @@ def _exchanged(case: Case, run: Run) -> dict[str, float]:
     if len(case.classes) < 2:
         return {}
     AS = text_angles(case.z_hat, case.texts) - text_angles(case.z_tilde, case.texts)  # (N, C)
-    drawn = other_names(AS, case.own, permutations=run.profile.permutations, seed=run.profile.seed).numpy()
+    options = {"permutations": run.profile.permutations, "seed": run.profile.seed}
+    drawn = other_names(AS, case.own, **options).numpy()
     low, middle, high = np.quantile(drawn, [0.025, 0.5, 0.975])
     true = float(AS.gather(1, case.own[:, None]).mean())
     return {
         "mean AS, other names (°)": float(middle),
         "other names, low": float(low),
         "other names, high": float(high),
-        "p of the names": chance_p(true, drawn),
+        "p of the names": permutation_p(true, drawn),
         "exchanges": len(drawn),
     }
 
@@ -327,43 +380,75 @@ def rank_control(run: Run) -> pd.DataFrame:
 # ------------------------------------------------------------------- classes and classifiers
 
 
-def class_scores(run: Run, scores: pd.DataFrame, wordings: pd.DataFrame | None) -> pd.DataFrame:
+def class_scores(
+    run: Run, scores: pd.DataFrame, wordings: pd.DataFrame | None, blind: pd.DataFrame | None
+) -> pd.DataFrame:
     """AS and contrast of each classifier and class, with intervals, wordings and p values.
 
-    p: "the mean contrast is 0", by flipping the signs of photos; q: the same, corrected for all rows of the
-    table (false discovery rate). Without `wordings`, their columns are missing.
+    Intervals are over photos, given the translator. p: the contrast against those of worlds where null
+    directions mean nothing, which know the translator's errors; without them "the mean contrast is 0", by
+    flipping the signs of photos, given the translator. q: corrected for all rows (false discovery rate).
 
     Args:
         run: whose settings are used.
         scores: of `sing_utils.tables.photo_scores`.
-        wordings: of `wording_scores`, or None.
+        wordings: of `wording_scores`; None: without the spread over wordings.
+        blind: of `blind_draws`; None: test by the signs of photos.
     """
-    p, rows = run.profile, []
-    for (name, c), own in scores.groupby(["classifier", "class"], sort=False):
-        row: dict[str, Any] = {"classifier": name, "class": c, "photos": len(own)}
-        values = own[["AS", "contrast"]].to_numpy()
+    rows = [
+        {"classifier": name, "class": c, "photos": len(own)}
+        | _with_intervals(own, run)
+        | _spread(wordings, name, c)
+        | {"p": _class_p(own, run, blind, name, c)}
+        for (name, c), own in scores.groupby(["classifier", "class"], sort=False)
+    ]
+    test = "signs of photos, given the translator" if blind is None else BLIND_TEST
+    table = pd.DataFrame(rows)
+    return table.assign(q=false_discovery(table["p"]), test=test, permutations=run.profile.permutations)
+
+
+BLIND_TEST = "worlds where null directions mean nothing"
+
+
+def _with_intervals(own: pd.DataFrame, run: Run) -> dict[str, float]:
+    p = run.profile
+    row: dict[str, float] = {}
+    for what in ("AS", "contrast"):
+        values = own[[what]].to_numpy()
+        row |= {what: float(values.mean()), f"{what} low": np.nan, f"{what} high": np.nan}
         if len(own) > 1 and np.isfinite(values).all():
             ci = bootstrap_means(values, level=p.confidence, draws=p.bootstrap_draws, seed=p.seed)
-            for i, what in enumerate(("AS", "contrast")):
-                row |= {what: ci.value[i], f"{what} low": ci.low[i], f"{what} high": ci.high[i]}
-            row["p"] = sign_flip_test(values[:, 1:], permutations=p.permutations, seed=p.seed)[0]
-        if wordings is not None:
-            also = wordings[(wordings["classifier"] == name) & (wordings["class"] == c)]
-            for what, column in (("AS", "mean AS (°)"), ("contrast", "mean contrast (°)")):
-                row |= {f"{what} least": also[column].min(), f"{what} most": also[column].max()}
-        rows.append(row)
-    table = pd.DataFrame(rows)
-    if "p" in table:
-        table["q"] = false_discovery(table["p"])
-        table["permutations"] = p.permutations
-    return table
+            row |= {f"{what} low": ci.low[0], f"{what} high": ci.high[0]}
+    return row
 
 
-DIFFERENCES = {
-    "mean |AS| (°)": lambda a, c, i: np.abs(a).mean(-1),
-    "mean contrast (°)": lambda a, c, i: c.mean(-1),
-    "mean IS (°)": lambda a, c, i: i.mean(-1),
-    "log of mean IS / mean |AS|": lambda a, c, i: np.log(i.mean(-1) / np.abs(a).mean(-1)),
+def _spread(wordings: pd.DataFrame | None, name: str, c: str) -> dict[str, float]:
+    if wordings is None:
+        return {}
+    also = wordings[(wordings["classifier"] == name) & (wordings["class"] == c)]
+    row: dict[str, float] = {}
+    for what, column in (("AS", "mean AS (°)"), ("contrast", "mean contrast (°)")):
+        row |= {f"{what} least": also[column].min(), f"{what} most": also[column].max()}
+    return row
+
+
+def _class_p(own: pd.DataFrame, run: Run, blind: pd.DataFrame | None, name: str, c: str) -> float:
+    values = own[["contrast"]].to_numpy()
+    if not np.isfinite(values).all():
+        return float("nan")  # a single class has no contrast
+    if blind is not None:
+        drawn = blind[(blind["classifier"] == name) & (blind["class"] == c)]["contrast"]
+        return chance_p(float(values.mean()), drawn)
+    if len(values) < 2:
+        return float("nan")
+    return float(sign_flip_test(values, permutations=run.profile.permutations, seed=run.profile.seed)[0])
+
+
+DIFFERENCES: dict[str, tuple[tuple[str, ...], Any]] = {
+    "mean |AS| (°)": (("AS",), lambda a: np.abs(a).mean(-1)),
+    "mean contrast (°)": (("contrast",), lambda c: c.mean(-1)),
+    "mean IS (°)": (("IS",), lambda i: i.mean(-1)),
+    "log of mean IS / mean |AS|": (("IS", "AS"), lambda i, a: np.log(i.mean(-1) / np.abs(a).mean(-1))),
 }
 
 
@@ -371,21 +456,20 @@ def classifier_differences(run: Run, scores: pd.DataFrame) -> pd.DataFrame:
     """First minus second classifier on the same photos, with intervals by photo and by class.
 
     One row a pair and statistic. By class: whole classes are drawn, which says what other classes
-    might have shown; NaN for fewer than 5 of them.
+    might have shown; for fewer than 5 of them there is no such column. Both are given the translators.
     """
     p, rows = run.profile, []
     wide = scores.pivot(index=["path", "class"], columns="classifier", values=["AS", "contrast", "IS"])
     groups = wide.index.get_level_values("class").to_numpy()
     for first, second in itertools.combinations(run.profile.classifiers, 2):
-        samples = [
-            wide[what][name].to_numpy() for name in (first, second) for what in ("AS", "contrast", "IS")
-        ]
-        for statistic, f in DIFFERENCES.items():
+        for statistic, (columns, f) in DIFFERENCES.items():
+            samples = [wide[what][name].to_numpy() for name in (first, second) for what in columns]
             if not all(np.isfinite(s).all() for s in samples):
                 continue  # a single class has no contrast
 
             def difference(*x: np.ndarray, f: Any = f) -> np.ndarray:
-                found: np.ndarray = f(*x[:3]) - f(*x[3:])
+                half = len(x) // 2
+                found: np.ndarray = f(*x[:half]) - f(*x[half:])
                 return found
 
             options: dict[str, Any] = {"level": p.confidence, "draws": p.bootstrap_draws, "seed": p.seed}

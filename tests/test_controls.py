@@ -19,7 +19,7 @@ from sing_utils.controls import (
     remove_random,
     score_wordings,
 )
-from sing_utils.intervals import percentile
+from sing_utils.intervals import percentile, permutation_p
 from sing_utils.scores import contrast, pairwise_angle
 
 M, K, C, N, WIDTH = 24, 10, 5, 120, 16
@@ -149,17 +149,37 @@ def test_scores_in_each_wording():
         assert torch.allclose(contrasts[:, r], contrast(every, own), atol=1e-9)
 
 
-def test_exchanged_names_never_keep_their_own():
-    own = torch.arange(30) % 3
-    AS = torch.full((30, 3), 1.0, dtype=torch.float64)
-    AS[torch.arange(30), own] = 100.0
-    assert other_names(AS, own, permutations=50).tolist() == [1.0] * 50
+def test_few_classes_exchange_their_names_in_all_ways():
     AS = torch.tensor([[0.0, 2.0, 4.0], [1.0, 0.0, 8.0], [3.0, 5.0, 0.0]], dtype=torch.float64)
     found = other_names(AS, torch.arange(3), permutations=200)
-    # the two derangements of three: 0 -> 1 -> 2 -> 0 and back
-    assert set(found.tolist()) == {(2 + 8 + 3) / 3, (4 + 1 + 5) / 3}
+    sums = [4 + 0 + 3, 2 + 8 + 3, 4 + 1 + 5, 0 + 8 + 5, 2 + 1 + 0]  # all but the true 0 + 0 + 0
+    assert sorted(found.tolist()) == sorted(s / 3 for s in sums)
+    two = other_names(AS[:2, :2], torch.arange(2), permutations=9999)
+    assert two.tolist() == [1.5]
     with pytest.raises(SingError, match="one class only"):
         other_names(AS[:, :1], torch.zeros(3, dtype=torch.long), permutations=5)
+
+
+def test_many_classes_exchange_their_names_at_random():
+    own = torch.arange(60) % 6
+    AS = torch.zeros(60, 6, dtype=torch.float64)
+    AS[torch.arange(60), own] = 6.0
+    found = other_names(AS, own, permutations=500)
+    assert len(found) == 500
+    assert float(found.mean()) == pytest.approx(1.0, abs=0.15)  # each class keeps its own once in six
+    assert set(found.tolist()) <= {0.0, 1.0, 2.0, 3.0, 4.0, 6.0}
+
+
+@pytest.mark.parametrize("C", [3, 6])
+def test_p_of_the_names_is_uniform_where_names_mean_nothing(C):
+    g, p = torch.Generator().manual_seed(0), []
+    for _ in range(300):
+        own = torch.arange(30) % C
+        AS = torch.randn(30, C, generator=g, dtype=torch.float64) + torch.randn(C, generator=g)
+        true = float(AS.gather(1, own[:, None]).mean())
+        p.append(permutation_p(true, other_names(AS, own, permutations=99)))
+    assert np.mean(np.array(p) <= 0.05) < 0.09
+    assert np.mean(np.array(p) <= 0.5) == pytest.approx(0.5, abs=0.17)
 
 
 # ------------------------------------------------------------------------------- rank rules
@@ -201,5 +221,8 @@ def test_what_softmax_ignores_is_one_direction_that_moves_all_logits_alike():
     assert softmax.certificate(f).passed
 
 
-def test_two_classes_leave_softmax_nothing_more_to_ignore():
-    assert SOFTMAX not in rank_rules(HeadSpaces.from_weight(head([2.0, 1.0])))
+def test_two_logits_have_a_direction_that_softmax_ignores_and_equal_rows_nothing_else():
+    found = rank_rules(HeadSpaces.from_weight(head([2.0, 1.0])))
+    assert found[SOFTMAX].rank == 1
+    equal = torch.ones(3, 4, dtype=torch.float64)
+    assert SOFTMAX not in rank_rules(HeadSpaces.from_weight(equal))

@@ -9,12 +9,14 @@ import torch
 from sing_utils import HeadSpaces, Translator, TranslatorFitter, attribute_score
 from sing_utils.controls import remove_null
 from sing_utils.controls_translator import (
+    blind_scores,
     correlation,
     half_translators,
     shuffled_scores,
     translator_noise,
     translator_parts,
 )
+from sing_utils.intervals import chance_p
 
 M, R, WIDTH = 12, 7, 6
 
@@ -41,16 +43,16 @@ def test_embeddings_that_only_the_principal_part_knows(world):
     assert found["R², principal part alone"] > 0.99
     assert found["R², whole"] > 0.99
     assert found["R², null part alone"] == pytest.approx(0, abs=0.02)
-    assert found["added by the null part"] == pytest.approx(0, abs=0.02)
-    assert found["added by the principal part"] > 0.99
+    assert found["null part, share of the rest"] == pytest.approx(0, abs=0.02)
+    assert found["principal part, share of the rest"] > 0.99
 
 
 def test_embeddings_that_only_the_null_part_knows(world):
     found = parts(world, torch.tensor([0.0] * R + [1.0] * (M - R)))
     assert found["R², null part alone"] > 0.99
     assert found["R², principal part alone"] == pytest.approx(0, abs=0.02)
-    assert found["added by the null part"] > 0.99
-    assert found["added by the principal part"] == pytest.approx(0, abs=0.02)
+    assert found["null part, share of the rest"] > 0.99
+    assert found["principal part, share of the rest"] == pytest.approx(0, abs=0.02)
 
 
 def test_the_mean_picture_counts_for_nothing(world):
@@ -90,11 +92,51 @@ def test_a_shuffled_translator_knows_only_the_mean(world):
     assert len(set(contrasts)) == 10
 
 
+@pytest.mark.parametrize("means", [0.0, 1.0])
+def test_only_null_directions_that_mean_something_are_told_from_blind_worlds(world, means):
+    spaces, f, true, g = world
+    own = torch.arange(len(f)) % 4
+    codes = torch.randn(4, M - R, generator=g, dtype=torch.float64)
+    f = f.clone()
+    f[:, R:] += codes[own]
+    known = torch.tensor([1.0] * R + [means] * (M - R))
+    p = []
+    for _ in range(1 if means else 40):
+        z = (f * known) @ true.mT + 2.0 * torch.randn(len(f), WIDTH, generator=g, dtype=torch.float64)
+        texts = codes @ true[:, R:].mT
+        fit, held_out = (f[:800], z[:800]), (f[800:], z[800:])
+        T = Translator.fit(*fit, method="ridge")
+        given = (T, T.report.ridge, spaces, fit, held_out, texts, own[800:])
+        drawn = [r.statistics()["contrast"] for r in blind_scores(*given, draws=19)]
+        seen = remove_null(held_out[0], T, spaces, texts, own[800:]).statistics()["contrast"]
+        p.append(chance_p(seen, drawn))
+    if means:
+        assert seen < min(drawn) - 5
+        assert p[0] < 1e-3
+    else:
+        assert np.mean(np.array(p) < 0.05) <= 0.15
+        assert np.median(p) > 0.25
+
+
+def test_blind_residuals_are_as_large_as_on_photos_never_seen(world):
+    spaces, f, true, g = world
+    z = f @ true.mT + torch.randn(len(f), WIDTH, generator=g, dtype=torch.float64)
+    fit, held_out = (f[:30], z[:30]), (f[800:], z[800:])  # hardly more photos than features
+    T = Translator.fit(*fit, method="ridge", ridges=[1e-3])
+    inside, outside = (float((y - T(x)).square().mean()) for x, y in (fit, held_out))
+    assert outside > 1.5 * inside  # or there would be nothing to make up for
+    texts, own = torch.eye(3, WIDTH, dtype=torch.float64), torch.arange(400) % 3
+    wide = blind_scores(T, 1e-3, spaces, fit, held_out, texts, own, draws=10)
+    narrow = blind_scores(T, 1e-3, spaces, fit, fit, texts, own[:30], draws=10)
+    size = [np.mean([r.statistics()["IS"] for r in rs]) for rs in (wide, narrow)]
+    assert size[0] > 1.15 * size[1]
+
+
 def test_the_noise_floor_is_the_spread_over_other_samples(world):
     """200 translators, each fitted on other photos: how much their AS of one photo varies."""
     spaces, f, true, g = world
     texts = torch.randn(60, WIDTH, generator=g, dtype=torch.float64)
-    shown, ridge, noise = f[:60], 0.05, 0.8
+    shown, ridge, noise = f[:60], 0.5, 0.8
 
     def sample(rows=300):
         x = 0.5 + torch.randn(rows, M, generator=g, dtype=torch.float64)

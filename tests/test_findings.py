@@ -140,7 +140,7 @@ def test_elongation(best, other, verdict):
 
 
 def correlations(*ps, classes=16):
-    rows = [("a", f"b{i}", 0.3, 0.1, 0.5, p, classes) for i, p in enumerate(ps)]
+    rows = [("a", f"b{i}", 0.3, 0.1, 0.45, p, classes) for i, p in enumerate(ps)]
     return pd.DataFrame(rows, columns=["a", "b", "rho", "low", "high", "q", "classes"])
 
 
@@ -157,7 +157,7 @@ def test_class_order(table, verdict):
     finding = findings.class_order(table)
     assert finding.verdict == verdict
     if verdict in ("agrees", "differs"):
-        assert "a / b0: ρ = 0.30 (0.10 to 0.50), p = 0.060" in finding.measured
+        assert "a / b0: ρ = 0.30 (0.10 to 0.45), corrected p = 0.060" in finding.measured
 
 
 def concepts(before, AS=(0.1, 0.2)):

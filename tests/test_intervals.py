@@ -16,6 +16,7 @@ from sing_utils.intervals import (
     chance_p,
     false_discovery,
     percentile,
+    permutation_p,
     sign_flip_test,
 )
 
@@ -170,6 +171,21 @@ def test_place_among_draws():
     assert percentile(-1, draws) == 0.0
     assert percentile(200, draws) == 100.0
     assert percentile(49, draws) == pytest.approx(50.0)
-    assert chance_p(-1, draws) == pytest.approx(2 / 100)
-    assert chance_p(200, draws) == pytest.approx(2 / 100)
-    assert chance_p(49, draws) == 1.0
+
+
+def test_p_among_normal_draws_is_exact(rng):
+    """One more draw of the same distribution: p is uniform, however few the draws."""
+    for n in (5, 40):
+        found = [chance_p(x[0], x[1:]) for x in rng.normal(3.0, 2.0, size=(2000, n + 1))]
+        assert stats.kstest(found, "uniform").pvalue > 1e-3
+    assert chance_p(9.0, [1.0, 2.0, 3.0, 2.0]) == chance_p(-5.0, [1.0, 2.0, 3.0, 2.0]) < 0.05
+    assert chance_p(2.0, [1.0, 1.0]) == 0.0  # no draw ever differs from 1
+    assert np.isnan(chance_p(2.0, [1.0]))
+
+
+def test_p_among_equally_likely_outcomes():
+    draws = np.arange(99.0)
+    assert permutation_p(-1, draws) == permutation_p(200, draws) == pytest.approx(2 / 100)
+    assert permutation_p(49, draws) == 1.0
+    assert permutation_p(98, draws) == pytest.approx(4 / 100)  # a tie counts as extreme
+    assert permutation_p(0.1 + 0.2, [0.3]) == 1.0  # rounding does not

@@ -167,7 +167,14 @@ def test_the_notebooks_run_with_other_parameters(tmp_path):
     assert tables["picture_changes"]["IS"].max() == 12.0
     # Controls that are turned off leave no table and say so; the others ran.
     assert {"wordings", "prompt_control", "rank_control", "steered_wordings"} <= set(tables)
-    off = {"subspaces", "subspace_control", "translator_control", "encoder_control", "steering_subspaces"}
+    off = {
+        "subspaces",
+        "subspace_control",
+        "blind",
+        "translator_control",
+        "encoder_control",
+        "steering_subspaces",
+    }
     assert not off & set(tables)
     said = [c for e in done for c in code_cells(e.path) if "turned off in this run" in str(c.outputs)]
     assert len(said) == 4  # subspaces, translator and encoder in notebook 02, subspaces in 04

@@ -15,7 +15,7 @@ from sing_utils import tables_controls as controls
 from sing_utils.cases import cases
 from sing_utils.classifiers import LinearHead
 from sing_utils.controls import SOFTMAX, STATISTICS, SUBSPACES
-from sing_utils.intervals import false_discovery
+from sing_utils.intervals import chance_p, false_discovery, sign_flip_test
 from sing_utils.run import Data
 from sing_utils.scores import angle
 
@@ -130,9 +130,14 @@ def test_the_null_space_among_random_ones(run):
     assert family["q"].tolist() == pytest.approx(false_discovery(family["p"]).tolist())
     found = findings_controls.subspaces(table).measured
     assert "contrast) less for one (percentile 100), more for two (percentile 0)" in found
+    row = by(table, classifier="two", kind=SUBSPACES[0], statistic="IS").iloc[0]
+    drawn = by(draws, classifier="two", kind=SUBSPACES[0]).query("draw >= 0")["IS"]
+    assert (row["low"], row["chance"], row["high"]) == pytest.approx(
+        drawn.quantile([0.025, 0.5, 0.975]).tolist()
+    )
 
 
-def test_steering_in_random_subspaces(run):
+def test_steering_in_random_subspaces(run, monkeypatch):
     table = tables_steering.subspace_steering(run, 4.0, draws=19)
     assert len(table) == 2 * 2 * 20
     own = by(table, classifier="one", draw=-1).iloc[0]
@@ -143,11 +148,23 @@ def test_steering_in_random_subspaces(run):
     control = controls.subspace_control(table, ["AS"])
     assert set(control["statistic"]) == {"AS"}
     assert "percentile" in findings_controls.steering_subspaces(control).measured
+    energies = []
+    given = tables_steering.random_bases
+
+    def watched(f, **options):
+        energies.append(options["energy"])
+        return given(f, **options)
+
+    monkeypatch.setattr(tables_steering, "random_bases", watched)
+    tables_steering.subspace_steering(run, 4.0, draws=2)
+    f, _ = tables_steering._source(run, "one")
+    share = float(run.spaces("one").null_energy(f).mean())
+    assert energies[:2] == [None, pytest.approx(share)]
     lost = tables_steering.subspace_steering(run, 179.0, draws=19)
     assert lost["AS"].isna().all()
     nothing = controls.subspace_control(lost, ["AS"])
     assert nothing["percentile"].isna().all()
-    assert "no step reaches" in findings_controls.steering_subspaces(nothing).measured
+    assert "No step reaches" in findings_controls.steering_subspaces(nothing).measured
 
 
 def test_steps_measured_in_other_words(run):
@@ -162,19 +179,29 @@ def test_steps_measured_in_other_words(run):
 
 def test_what_the_translator_knows(run):
     run.profile.control_draws = 19
-    table = controls.translator_control(run).set_index("classifier")
+    blind = controls.blind_draws(run)
+    assert len(blind) == 2 * 19 * 6  # classifiers, worlds, classes and all
+    table = controls.translator_control(run, blind).set_index("classifier")
     assert (table["R², whole"] > 0.95).all()
     assert table.loc["two", "R², null part alone"] > table.loc["one", "R², null part alone"] + 0.2
     assert (table["halves: correlation of AS"] > 0.9).all()  # hardly any noise
+    r = table["halves: correlation of AS"]
+    assert table["all photos: correlation of AS"].tolist() == pytest.approx((2 * r / (1 + r)).tolist())
     assert (table["noise floor of AS (°)"] < 1).all()
     assert (table["shuffles"] == 19).all()
     real = tables.photo_scores(run).groupby("classifier")["contrast"].mean()
     assert table.loc["two", "shuffled: largest |contrast| (°)"] < -real["two"]
-    noisy = controls.translator_control(ControlledRun(run.folder, noise=6.0)).set_index("classifier")
+    own = by(blind, classifier="two", **{"class": "all"})["contrast"]
+    assert table.loc["two", "p of contrast"] == pytest.approx(chance_p(real["two"], own), rel=1e-3)
+    assert table.loc["two", "q of contrast"] < 1e-3
+    other = ControlledRun(run.folder, noise=6.0)
+    noisy = controls.translator_control(other, controls.blind_draws(other)).set_index("classifier")
     assert (noisy["halves: correlation of AS"] < table["halves: correlation of AS"]).all()
     assert (noisy["noise floor of AS (°)"] > 3 * table["noise floor of AS (°)"]).all()
+    assert (noisy["blind: median |AS| (°)"] > 3 * table["blind: median |AS| (°)"]).all()
     finding = findings_controls.translator(table.reset_index())
     assert "AS of a single photo is reliable" in finding.measured
+    assert "is told from theirs for one, two." in finding.measured
     assert "not reliable for one" in findings_controls.translator(noisy.reset_index()).measured
     assert "noise floor" in shown_controls.translators(table.reset_index()).to_html()
 
@@ -205,9 +232,9 @@ def test_the_profiles_prompt_against_others(run):
     row = table.loc["two"]
     assert row["mean contrast (°)"] == own.iloc[0]
     assert (row["mean contrast (°), least"], row["mean contrast (°), most"]) == (own.min(), own.max())
-    assert row["p of the names"] == pytest.approx(2 / 200)  # the class lies in the null space
+    assert row["p of the names"] == pytest.approx(2 / 120)  # the class lies in the null space
     assert row["mean AS (°)"] < row["other names, low"]
-    assert set(table["exchanges"]) == {199}
+    assert set(table["exchanges"]) == {119}  # all of 5! but the true one
     assert "over" in findings_controls.prompts(table.reset_index()).measured.lower()
     assert "(" in shown_controls.prompts(table.reset_index())["mean AS, other names (°)"].iloc[0]
 
@@ -249,8 +276,8 @@ def test_rules_of_rank(run):
 
 def test_contrasts_of_classes(run):
     run.profile.permutations = 999
-    scores, words = tables.photo_scores(run), controls.wording_scores(run)
-    table = controls.class_scores(run, scores, words)
+    scores, words, blind = tables.photo_scores(run), controls.wording_scores(run), controls.blind_draws(run)
+    table = controls.class_scores(run, scores, words, blind)
     assert len(table) == 10
     leaky = by(table, classifier="two")
     assert (leaky["contrast"] < 0).all()
@@ -258,12 +285,40 @@ def test_contrasts_of_classes(run):
     assert (table["contrast low"] <= table["contrast"]).all()
     assert (table["contrast least"] <= table["contrast"] + 1e-9).all()
     own = by(scores, classifier="two", **{"class": "doe"})["contrast"]
-    assert by(leaky, **{"class": "doe"})["contrast"].iloc[0] == pytest.approx(own.mean())
+    row = by(leaky, **{"class": "doe"}).iloc[0]
+    assert row["contrast"] == pytest.approx(own.mean())
+    drawn = by(blind, classifier="two", **{"class": "doe"})["contrast"]
+    assert row["p"] == pytest.approx(chance_p(own.mean(), drawn))
     assert table["q"].tolist() == pytest.approx(false_discovery(table["p"]).tolist())
-    assert "two: 5 of 5 classes leak" in findings_controls.classes(table).measured
-    without = controls.class_scores(run, scores, None)
-    assert "contrast least" not in without
-    assert without["contrast"].equals(table["contrast"])
+    assert "two: of 5 classes 5 leak" in findings_controls.classes(table).measured
+    assert findings_controls.classes(table).rule.count(controls.BLIND_TEST) == 1
+
+
+def test_contrasts_of_classes_without_other_controls(run):
+    scores = tables.photo_scores(run)
+    table = controls.class_scores(run, scores, None, None)
+    assert "contrast least" not in table
+    own = by(scores, classifier="one", **{"class": "ant"})[["contrast"]].to_numpy()
+    row = by(table, classifier="one", **{"class": "ant"}).iloc[0]
+    assert row["p"] == sign_flip_test(own, permutations=199)[0]
+    assert "signs of photos" in findings_controls.classes(table).rule
+
+
+@pytest.mark.parametrize("few", ["one class", "one photo"])
+def test_classes_of_which_nothing_can_be_said(run, few):
+    scores = tables.photo_scores(run)
+    if few == "one class":
+        scores = scores[scores["class"] == "ant"].assign(contrast=np.nan)
+    else:
+        scores = scores.groupby(["classifier", "class"]).head(1)
+    table = controls.class_scores(run, scores, None, None)
+    assert table["q"].isna().all()
+    assert table["AS"].notna().all()
+    assert "0 leak and 0 come nearer" in findings_controls.classes(table).measured
+    charts_controls.class_contrasts(table, "one").to_dict()
+    differ = controls.classifier_differences(run, scores)
+    assert ("mean contrast (°)" in set(differ["statistic"])) == (few == "one photo")
+    assert "mean IS (°)" in set(differ["statistic"])
 
 
 def test_differences_of_classifiers_on_the_same_photos(run):
@@ -295,7 +350,7 @@ def test_a_run_of_one_classifier_has_no_differences(run):
 def test_charts_are_described_and_state_degrees(run):
     run.profile.control_draws = 19
     words = controls.wording_scores(run)
-    scores = controls.class_scores(run, tables.photo_scores(run), words)
+    scores = controls.class_scores(run, tables.photo_scores(run), words, controls.blind_draws(run))
     made = {
         "tick": charts_controls.subspaces(controls.subspace_draws(run)),
         "random subspace": charts_controls.subspaces(tables_steering.subspace_steering(run, 4.0, draws=5)),
