@@ -202,7 +202,8 @@ def test_what_the_translator_knows(run):
     finding = findings_controls.translator(table.reset_index())
     assert "AS of a single photo is reliable" in finding.measured
     assert "is told from theirs for one, two." in finding.measured
-    assert "not reliable for one" in findings_controls.translator(noisy.reset_index()).measured
+    worse = noisy.assign(**{"all photos: correlation of AS": [0.5, 0.9]}).reset_index()
+    assert "is not reliable for one." in findings_controls.translator(worse).measured
     assert "noise floor" in shown_controls.translators(table.reset_index()).to_html()
 
 
