@@ -365,3 +365,23 @@ def test_random_basis_is_orthonormal_seeded_and_of_the_expected_energy():
     x = features(1, 60)
     shares = [float((x @ random_basis(60, 15, seed=s)).square().sum() / x.square().sum()) for s in range(200)]
     assert np.mean(shares) == pytest.approx(0.25, abs=0.02)  # k / m
+
+
+# --------------------------------------------------------------------------- another cut
+
+
+def test_another_cut_of_the_same_head():
+    spaces = HeadSpaces.from_weight(np.diag([8.0, 4.0, 1.0]) @ np.eye(3, 5))
+    assert spaces.gap == float("inf")
+    cut = spaces.at_rank(2)
+    assert (cut.rank, cut.null_dim, cut.gap) == (2, 3, 4.0)
+    assert cut.remove_null(np.ones((1, 5))).tolist() == [[1.0, 1.0, 0.0, 0.0, 0.0]]
+    assert spaces.rank == 3
+    for rank in (0, 5):
+        with pytest.raises(SingError, match="expected 1 to 4"):
+            spaces.at_rank(rank)
+
+
+def test_a_head_of_equal_rows_has_nothing_that_softmax_sees():
+    with pytest.raises(SingError, match="every row of W is the same"):
+        HeadSpaces.from_weight(np.ones((3, 4)), softmax=True)

@@ -188,4 +188,5 @@ def test_p_among_equally_likely_outcomes():
     assert permutation_p(-1, draws) == permutation_p(200, draws) == pytest.approx(2 / 100)
     assert permutation_p(49, draws) == 1.0
     assert permutation_p(98, draws) == pytest.approx(4 / 100)  # a tie counts as extreme
+    assert permutation_p(0, draws) == pytest.approx(4 / 100)
     assert permutation_p(0.1 + 0.2, [0.3]) == 1.0  # rounding does not

@@ -306,6 +306,10 @@ def test_rank_correlations_of_planted_orders(run):
     assert (table["classes"] == 8).all()
     assert (table["p"] == 0.01).all()  # the least of 199 permutations, two-sided: 2 / 200
     assert table.loc[("a", "b"), "low"] == pytest.approx(1.0)  # the classes are far apart
+    mixed = class_scores({"a": levels, "b": levels, "c": [3, 1, 4, 8, 2, 7, 5, 6]})
+    tested = tables.rank_correlations(mixed, run)
+    assert tested["p"].nunique() > 1
+    assert tested["q"].tolist() == pytest.approx(stats.false_discovery_control(tested["p"]).tolist())
     blurred = class_scores({"a": levels, "b": levels}, spread=3.0)
     row = tables.rank_correlations(blurred, run).iloc[0]
     assert -1 <= row["low"] < row["high"] <= 1
