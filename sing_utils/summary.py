@@ -125,28 +125,26 @@ def _leaks(results: Results) -> str:
 
 def _special(results: Results) -> str:
     table = _table(results, "subspace_control").dropna(subset="q")
-    if table.empty:
-        raise _MissingError("q")
     parts = []
     for kind in SUBSPACES:
-        for statistic, what in (
-            ("contrast", "how much of the class it holds (contrast)"),
-            ("IS", "how far it turns"),
-        ):
-            own = table[(table["kind"] == kind) & (table["statistic"] == statistic)]
-            if own.empty:
-                continue
-            more, less = own["null space"] > own["chance"], own["null space"] < own["chance"]
-            if statistic == "contrast":
-                more, less = less, more
-            parts.append(
-                f"{what}, against subspaces of the {kind}: {_sorted(own, {'more': more, 'less': less})}"
-            )
-    return (
-        "**Is the null space special?** Compared with random subspaces: "
-        + "; ".join(parts)
-        + ". [Comparing models](../notebooks/02_model_comparison.ipynb)"
-    )
+        own = table[table["kind"] == kind]
+        turned, held = own[own["statistic"] == "IS"], own[own["statistic"] == "contrast"]
+        if turned.empty or held.empty:
+            raise _MissingError("q")
+        beyond, above = turned["null space"] > turned["chance"], held["null space"] > held["chance"]
+        far, much = {"farther": beyond, "less far": ~beyond}, {"less": above, "more": ~above}
+        parts.append(
+            f"Removing it, against removing random subspaces of the {kind}: does a photo turn farther or "
+            "less far? "
+            f"{_start(_sorted(turned, far))}. Does it take more or less of the class (contrast)? "
+            f"{_start(_sorted(held, much))}."
+        )
+    where = "[Comparing models](../notebooks/02_model_comparison.ipynb)"
+    return f"**Is the null space special?** {' '.join(parts)} {where}"
+
+
+def _start(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}"
 
 
 def _sorted(own: pd.DataFrame, directions: dict[str, pd.Series]) -> str:
@@ -283,8 +281,13 @@ _BULLETS: tuple[Callable[[Results], str], ...] = (
 def _span(values: Iterable[float], number: str) -> str:
     """The least and the largest, as one number where they read the same."""
     x = np.asarray(list(values), dtype=float)
-    low, high = (f"{v:{number}}".replace("-", "−") for v in (x.min(), x.max()))
+    low, high = (_number(v, number) for v in (x.min(), x.max()))
     return low if low == high else f"{low} to {high}"
+
+
+def _number(x: float, number: str) -> str:
+    text = f"{x:{number}}"
+    return text.lstrip("+-") if not float(text) else text.replace("-", "−")
 
 
 def _and(names: list[str]) -> str:

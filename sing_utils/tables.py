@@ -292,7 +292,8 @@ def spreads(scores: pd.DataFrame, run: Run) -> pd.DataFrame:
     """
     rows = []
     for name, own in scores.groupby("classifier", sort=False):
-        ci = _bootstrap(run, lambda i, a: np.log(i.var(-1) / a.var(-1)), own["IS"], own["AS"])
+        with np.errstate(divide="ignore", invalid="ignore"):  # a draw of one photo again and again
+            ci = _bootstrap(run, lambda i, a: np.log(i.var(-1) / a.var(-1)), own["IS"], own["AS"])
         own_class = _bootstrap(run, lambda c: c.mean(-1), own["contrast"])
         rows.append(
             {

@@ -177,15 +177,15 @@ CHANGED = [
     ),
     (
         put("subspace_control", ["null space", "q"], [0.2, 0.001], "statistic == 'contrast'"),
-        "(contrast), against subspaces of the same dimension: cannot be told for all",
-        "(contrast), against subspaces of the same dimension: clearly more for all",
+        "of the class (contrast)? Cannot be told for all",
+        "of the class (contrast)? Clearly more for all",
     ),
     (
         put(
             "subspace_control", ["null space", "q"], [1.9, 0.03], "statistic == 'IS' and classifier == 'two'"
         ),
-        "how far it turns, against subspaces of the same dimension: cannot be told for all",
-        "cannot be told for one, probably more for two",
+        "turn farther or less far? Cannot be told for all",
+        "turn farther or less far? Cannot be told for one, probably farther for two",
     ),
     (
         put("classifier_differences", "low by class", -0.1),
