@@ -214,7 +214,8 @@ def summary(found: Comparison, tolerance: float = 0.0) -> str:
         _count(int((found.tables["note"] != "").sum()), "table") + " of another form",
     ]
     told = "; ".join(c for c in counts if not c.startswith("0 "))
-    return f"The runs differ{within}: {told}; {_count(tables, 'table')} in both.{record}{skipped}"
+    beyond = f" by more than {tolerance:g}" if tolerance else ""
+    return f"The runs differ{beyond}: {told}; {_count(tables, 'table')} in both.{record}{skipped}"
 
 
 def _count(n: int, what: str) -> str:
