@@ -104,9 +104,9 @@ def class_contrasts(table: pd.DataFrame, name: str) -> alt.LayerChart:
         name: of the classifier.
     """
     own = table[table["classifier"] == name].dropna(subset="contrast").sort_values("contrast")
-    told = {True: "told from chance", False: "not told from chance"}
+    told = {True: "differs from 0", False: "may be 0"}
     own = own.assign(verdict=(own["q"] < 0.05).map(told))
-    title = "mean contrast (degrees); low: the class leaks"
+    title = "mean contrast (degrees); below 0: the class leaks"
     y = alt.Y("class:N", title=None, sort=own["class"].tolist())
     tips = [
         "class",

@@ -78,15 +78,14 @@ def _contrasts(results: Results) -> str:
     parts, leak = [], 0
     for r in _table(results, "translator_control").to_dict("records"):
         own = spreads[r["classifier"]]
-        leak += int(r["q of contrast"] < SIGNIFICANCE and own < r["blind: mean contrast (°)"])
+        leak += int(r["q of contrast"] < SIGNIFICANCE and own < 0)
         parts.append(
-            f"{r['classifier']} {signed(own)}° against {signed(r['blind: mean contrast (°)'])} ± "
-            f"{r['blind: sd of contrast (°)']:.2f}° (corrected p = {r['q of contrast']:.3f})"
+            f"{r['classifier']} {signed(own)} ± {r['blind: sd of contrast (°)']:.2f}° "
+            f"(corrected p = {r['q of contrast']:.3f})"
         )
     return (
-        f"{leak} of {len(parts)} classifiers leak: mean contrast against what translators find where null "
-        "directions "
-        f"mean nothing, {'; '.join(parts)}."
+        f"{leak} of {len(parts)} classifiers leak: mean contrast ± the error that a translator makes by "
+        f"itself, {'; '.join(parts)}."
     )
 
 

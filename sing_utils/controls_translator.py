@@ -139,8 +139,9 @@ def blind_scores(
 
     The embeddings are drawn anew, as T Π_p f plus a residual of another photo, and a translator is fitted
     on them. Whatever it finds in the null space comes from noise, from the ridge, and from what the two
-    spaces share in the photos; the true AS, contrast and IS are 0. All photos are scored by one translator,
-    so this error does not average out over them, and a bootstrap over photos does not see it.
+    spaces share in the photos. All photos are scored by one translator, so its error does not average out
+    over them, and a bootstrap over photos does not see it: the spread of these scores is that error. Their
+    mean is no null hypothesis, since where both spaces hold the same class it is not 0 either.
 
     Args:
         T: fitted with `ridge`, (n, m).

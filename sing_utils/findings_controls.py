@@ -85,20 +85,17 @@ def translator(table: pd.DataFrame) -> Finding:
     low = [r["classifier"] for r in records if not r["all photos: correlation of AS"] >= RELIABLE]
     verdict = f"is not reliable for {', '.join(low)}" if low else "is reliable by this rule"
     sure = [r["classifier"] for r in records if r["q of contrast"] < SIGNIFICANCE]
-    told = f"told from theirs for {', '.join(sure)}" if sure else "told from theirs for none"
+    told = f"differs from 0 for {', '.join(sure)}" if sure else "differs from 0 for none"
     return Finding(
         "The paper judges its translators on the photos that they were trained on (Figure 8).",
-        f"R² of photos never seen, from the null part alone: {', '.join(knows)}. Correlation of a photo's "
-        "AS between "
-        f"two translators of as many photos: {', '.join(trust)}; the AS of a single photo {verdict}. "
-        "Translators in "
-        f"worlds where null directions mean nothing still find a median {'; '.join(blind)}. The mean "
-        "contrast of "
-        f"this run is {told}.",
+        f"R² of photos never seen, from the null part alone: {', '.join(knows)}. Correlation of a photo's AS "
+        f"between two translators of as many photos: {', '.join(trust)}; the AS of a single photo {verdict}. "
+        "Translators in worlds where null directions mean nothing still find a median "
+        f"{'; '.join(blind)}. With their error, the mean contrast of this run {told}.",
         "not in the paper",
-        f"Reliable: a correlation of at least {RELIABLE}, extrapolated from halves of the photos. Told: a "
-        "two-sided p "
-        f"below {SIGNIFICANCE} by Student's t over those worlds, corrected for the number of classifiers.",
+        f"Reliable: a correlation of at least {RELIABLE}, extrapolated from halves of the photos. Differs: a "
+        f"two-sided p below {SIGNIFICANCE} by Student's t, with the spread over those worlds as the "
+        "translator's error, corrected for the number of classifiers.",
     )
 
 

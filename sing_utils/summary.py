@@ -113,12 +113,11 @@ def _leaks(results: Results) -> str:
     table = _table(results, "translator_control").assign(contrast=lambda t: t["classifier"].map(spreads))
     if table["contrast"].isna().any():
         raise _MissingError("contrast")
-    mean = table["blind: mean contrast (°)"]
-    words = {"yes": table["contrast"] < mean, "the opposite": table["contrast"] > mean}
+    words = {"yes": table["contrast"] < 0, "the opposite": table["contrast"] > 0}
     said = _sorted(table.assign(q=table["q of contrast"]), words)
     return (
         f"**Does the null component speak for the class?** The mean contrasts are {_span(spreads, '+.2f')}°. "
-        "Set beside what translators find by themselves where null directions mean nothing, the answer: "
+        "Set beside the error that translators make by themselves, the answer: "
         f"{said}. [Comparing models](../notebooks/02_model_comparison.ipynb)"
     )
 

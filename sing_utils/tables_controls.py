@@ -179,7 +179,7 @@ def _blind(case: Case, blind: pd.DataFrame) -> dict[str, float]:
         "blind: mean contrast (°)": own["contrast"].mean(),
         "blind: sd of contrast (°)": own["contrast"].std(),
         "blind worlds": len(own),
-        "p of contrast": chance_p(seen["contrast"], own["contrast"]),
+        "p of contrast": chance_p(seen["contrast"], own["contrast"] - own["contrast"].mean()),
     }
 
 
@@ -385,9 +385,9 @@ def class_scores(
 ) -> pd.DataFrame:
     """AS and contrast of each classifier and class, with intervals, wordings and p values.
 
-    Intervals are over photos, given the translator. p: the contrast against those of worlds where null
-    directions mean nothing, which know the translator's errors; without them "the mean contrast is 0", by
-    flipping the signs of photos, given the translator. q: corrected for all rows (false discovery rate).
+    Intervals are over photos, given the translator. p: "the mean contrast is 0", with the spread over
+    blind worlds as the translator's error, which all photos share; without them by flipping the signs of
+    photos, given the translator. q: corrected for all rows (false discovery rate).
 
     Args:
         run: whose settings are used.
@@ -407,7 +407,7 @@ def class_scores(
     return table.assign(q=false_discovery(table["p"]), test=test, permutations=run.profile.permutations)
 
 
-BLIND_TEST = "worlds where null directions mean nothing"
+BLIND_TEST = "against 0, with the translator's error from blind worlds"
 
 
 def _with_intervals(own: pd.DataFrame, run: Run) -> dict[str, float]:
@@ -438,7 +438,7 @@ def _class_p(own: pd.DataFrame, run: Run, blind: pd.DataFrame | None, name: str,
         return float("nan")  # a single class has no contrast
     if blind is not None:
         drawn = blind[(blind["classifier"] == name) & (blind["class"] == c)]["contrast"]
-        return chance_p(float(values.mean()), drawn)
+        return chance_p(float(values.mean()), drawn - drawn.mean())
     if len(values) < 2:
         return float("nan")
     return float(sign_flip_test(values, permutations=run.profile.permutations, seed=run.profile.seed)[0])

@@ -171,7 +171,7 @@ CHANGED = [
         "the answer: cannot be told for all",
     ),
     (
-        put("translator_control", "blind: mean contrast (°)", -0.5, "classifier == 'two'"),
+        put("spreads", "mean contrast (°)", 0.5, "classifier == 'two'"),
         "probably yes for all",
         "probably yes for one, probably the opposite for two",
     ),
@@ -245,7 +245,7 @@ def test_words_come_from_the_numbers(make):
     results = make()
     row = words(results, "A score with a sign: contrast")
     assert row["embedded"].startswith("2 of 2 classifiers leak")
-    assert "one −0.20° against 0.00 ± 0.02° (corrected p = 0.030)" in row["embedded"]
+    assert "one −0.20 ± 0.02° (corrected p = 0.030)" in row["embedded"]
     assert row["planted"].endswith("larger |AS| in 0 of 5 worlds, and the lower contrast in 5 of 5.")
     row = words(results, "Random subspaces of the same dimension", "|AS|")
     assert "|AS|: above them for 0 of 2 classifiers, below for 0, not told from them for 2" in row["embedded"]
