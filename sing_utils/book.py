@@ -363,8 +363,16 @@ def _publish(made: Path, html: Path, stamp: str) -> None:
     for folder in (fresh, old):
         shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(made, fresh, ignore=shutil.ignore_patterns(".buildinfo"))
+    _name_icon(fresh / "index.html")
     (fresh / _STAMP).write_text(stamp)
     if html.exists():
         html.rename(old)
     fresh.rename(html)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _name_icon(index: Path) -> None:
+    """Give the page that only leads to the first one its icon: a browser may ask for a default one."""
+    text = index.read_text(encoding="utf-8")
+    if 'http-equiv="Refresh"' in text and 'rel="icon"' not in text:
+        index.write_text(f'<link rel="icon" href="_static/favicon.svg" />\n{text}', encoding="utf-8")

@@ -454,3 +454,16 @@ def test_a_small_book_from_end_to_end(project):
     for path in index.parent.rglob("*.html"):
         remote = re.findall(r'<(?:script|link|img)[^>]+(?:src|href)="https?:', path.read_text())
         assert not remote, path.name
+
+
+def test_the_page_that_leads_to_the_first_one_has_an_icon(tmp_path):
+    index = tmp_path / "index.html"
+    index.write_text('<meta http-equiv="Refresh" content="0; url=book/intro.html" />\n')
+    book._name_icon(index)
+    book._name_icon(index)
+    text = index.read_text()
+    assert text.count('rel="icon"') == 1
+    assert "url=book/intro.html" in text
+    index.write_text("<html></html>")
+    book._name_icon(index)
+    assert index.read_text() == "<html></html>"
