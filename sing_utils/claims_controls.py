@@ -50,33 +50,22 @@ def claims_under_controls(results: Results) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-class _MissingError(Exception):
-    """The run has not the table, or the table has not the column."""
-
-
 def _said(words: Callable[[Results], str] | None, results: Results) -> str:
     if words is None:
         return ""
     try:
         return words(results)
-    except (_MissingError, KeyError):
+    except KeyError:  # a table or a column is missing
         return ""
-
-
-def _table(results: Results, name: str) -> pd.DataFrame:
-    table = results.get(name)
-    if table is None or table.empty:
-        raise _MissingError(name)
-    return table
 
 
 # -------------------------------------------------------------------------- what leaks
 
 
 def _contrasts(results: Results) -> str:
-    spreads = _table(results, "spreads").set_index("classifier")["mean contrast (°)"]
+    spreads = results.filled("spreads").set_index("classifier")["mean contrast (°)"]
     parts, leak = [], 0
-    for r in _table(results, "translator_control").to_dict("records"):
+    for r in results.filled("translator_control").to_dict("records"):
         own = spreads[r["classifier"]]
         leak += int(r["q of contrast"] < SIGNIFICANCE and own < 0)
         parts.append(
@@ -90,7 +79,7 @@ def _contrasts(results: Results) -> str:
 
 
 def _planted_contrasts(results: Results) -> str:
-    table = _table(results, "planted_conclusions")
+    table = results.filled("planted_conclusions")
     own = table[table["condition"] == "as it should be"].set_index("short")
     return (
         "The head that leaks has the larger |AS| in "
@@ -105,7 +94,7 @@ def _of(row: pd.Series) -> str:
 
 def _subspaces(kind: str, statistics: tuple[str, ...]) -> Callable[[Results], str]:
     def words(results: Results) -> str:
-        control = _table(results, "subspace_control")
+        control = results.filled("subspace_control")
         own = control[control["kind"] == kind]
         return " ".join(_placed(own[own["statistic"] == s], s) for s in statistics)
 
@@ -125,7 +114,7 @@ def _placed(own: pd.DataFrame, statistic: str) -> str:
 
 def _planted_subspaces(kind: str) -> Callable[[Results], str]:
     def words(results: Results) -> str:
-        table = _table(results, "planted_controls")
+        table = results.filled("planted_controls")
         own = table[(table["control"] == kind) & (table["score"] != "IS")]
         parts = []
         for score, rows in own.groupby("score", sort=False):
@@ -139,8 +128,8 @@ def _planted_subspaces(kind: str) -> Callable[[Results], str]:
 
 
 def _shuffled(results: Results) -> str:
-    table = _table(results, "translator_control")
-    spreads = _table(results, "spreads").set_index("classifier")["median |AS| (°)"]
+    table = results.filled("translator_control")
+    spreads = results.filled("spreads").set_index("classifier")["median |AS| (°)"]
     parts = [
         f"{r['classifier']} {r['shuffled: median |AS| (°)']:.2f}° against {spreads[r['classifier']]:.2f}°"
         for r in table.to_dict("records")
@@ -149,14 +138,14 @@ def _shuffled(results: Results) -> str:
 
 
 def _planted_shuffled(results: Results) -> str:
-    table = _table(results, "planted_controls")
+    table = results.filled("planted_controls")
     own = table[(table["control"] == "shuffled translator") & (table["head"] == "leaky")]
     outside = int(((own["percentile"] == 0) | (own["percentile"] == 100)).sum())
     return f"The leaky head's contrast lies outside all shuffled ones in {outside} of {len(own)} worlds."
 
 
 def _names(results: Results) -> str:
-    table = _table(results, "prompt_control")
+    table = results.filled("prompt_control")
     clear = int((table["p of the names"] < SIGNIFICANCE).sum())
     parts = [f"{r['classifier']} p = {r['p of the names']:.3f}" for r in table.to_dict("records")]
     return (
@@ -170,7 +159,7 @@ def _names(results: Results) -> str:
 
 
 def _order_by_wording(results: Results) -> str:
-    every = _table(results, "wordings")
+    every = results.filled("wordings")
     every = every[every["class"] == "all"]
     wide = every.pivot(index="wording", columns="classifier", values="median |AS| (°)")
     first = every["wording"].iloc[0]
@@ -178,7 +167,7 @@ def _order_by_wording(results: Results) -> str:
 
 
 def _order_by_encoder(results: Results) -> str:
-    table = _table(results, "encoder_control")
+    table = results.filled("encoder_control")
     # The classifiers are not read by the same parts of an encoder, so their places are compared.
     table = table.assign(place=table.groupby("classifier").cumcount().astype(str))
     wide = table.pivot(index="place", columns="classifier", values="median |AS| (°)").dropna()
@@ -202,7 +191,7 @@ def _order_by_class(results: Results) -> str:
 
 
 def _survive(results: Results, low: str, high: str) -> str:
-    table = _table(results, "classifier_differences")
+    table = results.filled("classifier_differences")
     parts = []
     for statistic, own in table.groupby("statistic", sort=False):
         clear = int(((own[low] > 0) | (own[high] < 0)).sum())
@@ -214,10 +203,10 @@ def _survive(results: Results, low: str, high: str) -> str:
 
 def _planted_condition(condition: str) -> Callable[[Results], str]:
     def words(results: Results) -> str:
-        table = _table(results, "planted_conclusions")
+        table = results.filled("planted_conclusions")
         own = table[table["condition"].str.startswith(condition)]
         if own.empty:
-            raise _MissingError(condition)
+            raise KeyError(condition)
         parts = []
         for short in ("leaky by |AS|", "leaky by contrast"):
             rows = own[own["short"] == short]
@@ -230,14 +219,14 @@ def _planted_condition(condition: str) -> Callable[[Results], str]:
 
 
 def _ridge(results: Results) -> str:
-    table = _table(results, "ridge_sensitivity")
+    table = results.filled("ridge_sensitivity")
     wide = table.pivot(index="ridge, × chosen", columns="classifier", values="median |AS| (°)")
     wide.index = wide.index.map(str)
     return _orders(wide, "1.0", "ridges")
 
 
 def _rank_rule(results: Results) -> str:
-    table = _table(results, "rank_control")
+    table = results.filled("rank_control")
     wide = table.pivot(index="rule", columns="classifier", values="median |AS| (°)").dropna()
     return _orders(wide, table["rule"].iloc[0], "rules of rank")
 
@@ -246,7 +235,7 @@ def _rank_rule(results: Results) -> str:
 
 
 def _between_models(results: Results) -> str:
-    table = _table(results, "rank_correlations")
+    table = results.filled("rank_correlations")
     parts = [
         f"{r['a']} / {r['b']} {r['rho']:.2f} (corrected p = {r['q']:.2f})" for r in table.to_dict("records")
     ]
@@ -254,11 +243,11 @@ def _between_models(results: Results) -> str:
 
 
 def _between_halves(results: Results) -> str:
-    table = _table(results, "translator_control")
+    table = results.filled("translator_control")
     column = "all photos: rank correlation of classes"
     parts = [f"{r['classifier']} {r[column]:.2f}" for r in table.to_dict("records") if np.isfinite(r[column])]
     if not parts:
-        raise _MissingError(column)
+        raise KeyError(column)
     return (
         "One classifier read by two translators of other photos (extrapolated from halves): "
         f"{', '.join(parts)}. Two models can hardly be expected to agree more than that."
@@ -266,7 +255,7 @@ def _between_halves(results: Results) -> str:
 
 
 def _by_test(results: Results) -> str:
-    table = _table(results, "class_scores").dropna(subset="q")
+    table = results.filled("class_scores").dropna(subset="q")
     sure = table[table["q"] < SIGNIFICANCE]
     leak = int((sure["contrast"] < 0).sum())
     return (
@@ -277,7 +266,7 @@ def _by_test(results: Results) -> str:
 
 
 def _planted_halves(results: Results) -> str:
-    table = _table(results, "planted_controls")
+    table = results.filled("planted_controls")
     own = table[table["control"] == "halves"]["value"]
     return f"A scene's AS correlates {own.min():.2f} to {own.max():.2f} between such translators."
 
@@ -286,26 +275,26 @@ def _planted_halves(results: Results) -> str:
 
 
 def _knowledge(results: Results) -> str:
-    table = _table(results, "translator_control")
+    table = results.filled("translator_control")
     parts = [f"{r['classifier']} {r['R², null part alone']:.2f}" for r in table.to_dict("records")]
     return f"R² of photos never seen, from the null part alone: {', '.join(parts)}."
 
 
 def _planted_knowledge(results: Results) -> str:
-    table = _table(results, "planted_controls")
+    table = results.filled("planted_controls")
     own = table[table["control"] == "translator"].groupby("head")["value"].mean()
     return f"R² from the null part alone {own['clean']:.2f} (clean), {own['leaky']:.2f} (leaky head)."
 
 
 def _softmax(results: Results) -> str:
-    table = _table(results, "rank_control")
+    table = results.filled("rank_control")
     book = table.groupby("classifier", sort=False).first()
     parts = []
     for r in table[table["rule"] == SOFTMAX].to_dict("records"):
         before = book.loc[r["classifier"], "median IS (°)"]
         parts.append(f"{r['classifier']} {before:.1f}° without and {r['median IS (°)']:.1f}° with it")
     if not parts:
-        raise _MissingError("softmax")
+        raise KeyError("softmax")
     return f"Median IS where the direction that softmax ignores is counted as null: {'; '.join(parts)}."
 
 
@@ -313,7 +302,7 @@ def _softmax(results: Results) -> str:
 
 
 def _random_steps(results: Results) -> str:
-    table = _table(results, "steering")
+    table = results.filled("steering")
     wide = table.pivot(index="classifier", columns="direction", values="AS mean")
     parts = [
         f"{n}: {r['toward the text']:.1f}° against {signed(r['random'], 1)}°" for n, r in wide.iterrows()
@@ -322,7 +311,7 @@ def _random_steps(results: Results) -> str:
 
 
 def _planted_steps(results: Results) -> str:
-    table = _table(results, "planted_steering")
+    table = results.filled("planted_steering")
     own = table[table["direction"] != "random"]
     ignored, seen = own[own["planted"] >= 0.5]["reached"], own[own["planted"] < 0.5]["reached"]
     chance = table[table["direction"] == "random"]["reached"].mean()
@@ -338,9 +327,9 @@ def _percent(share: float) -> str:
 
 
 def _other_subspaces(results: Results) -> str:
-    table = _table(results, "steering_subspace_control").dropna(subset="percentile")
+    table = results.filled("steering_subspace_control").dropna(subset="percentile")
     if table.empty:
-        raise _MissingError("percentile")
+        raise KeyError("percentile")
     parts = []
     for kind, own in table.groupby("kind", sort=False):
         below = int((own["null space"] < own["chance"]).sum())
@@ -354,7 +343,7 @@ def _other_subspaces(results: Results) -> str:
 
 
 def _target_words(results: Results) -> str:
-    table = _table(results, "steered_wordings")
+    table = results.filled("steered_wordings")
     own = table.groupby("classifier", sort=False)["AS"].agg(["first", "min", "max"])
     parts = [
         f"{n} {r['min']:.1f} to {r['max']:.1f}°, {r['first']:.1f}° by the first" for n, r in own.iterrows()

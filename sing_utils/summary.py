@@ -43,26 +43,15 @@ def summary(results: Results) -> str:
 def _made(make: Callable[[Results], str], results: Results) -> str:
     try:
         return make(results)
-    except (KeyError, _MissingError):
+    except KeyError:  # a table or a column is missing
         return ""
-
-
-class _MissingError(Exception):
-    """The run has not the table."""
-
-
-def _table(results: Results, name: str) -> pd.DataFrame:
-    table = results.get(name)
-    if table is None or table.empty:
-        raise _MissingError(name)
-    return table
 
 
 # ------------------------------------------------------------------------------- the bullets
 
 
 def _certificate(results: Results) -> str:
-    table = _table(results, "certificates")
+    table = results.filled("certificates")
     flips, photos = int(table["top-1 changes"].sum()), int(table["photos"].sum())
     return (
         f"**The logits stay.** Without its null component, {flips or 'none'} of {photos} features changed "
@@ -72,8 +61,8 @@ def _certificate(results: Results) -> str:
 
 
 def _energy(results: Results) -> str:
-    own = _table(results, "null_energy").groupby("classifier")["share"].mean()
-    chance = _table(results, "random_energy").groupby("classifier")["share"].mean()
+    own = results.filled("null_energy").groupby("classifier")["share"].mean()
+    chance = results.filled("random_energy").groupby("classifier")["share"].mean()
     size = (
         "less than"
         if (own < chance).all()
@@ -89,7 +78,7 @@ def _energy(results: Results) -> str:
 
 
 def _translators(results: Results) -> str:
-    fits = _table(results, "translator_fits")
+    fits = results.filled("translator_fits")
     explained = _span(100 * fits[fits["method"] == "ridge"]["R²"], ".0f")
     text = f"**What can be read.** The translators explain {explained} % of the embeddings' variance"
     control = results.get("translator_control")
@@ -109,10 +98,10 @@ def _translators(results: Results) -> str:
 
 
 def _leaks(results: Results) -> str:
-    spreads = _table(results, "spreads").set_index("classifier")["mean contrast (°)"]
-    table = _table(results, "translator_control").assign(contrast=lambda t: t["classifier"].map(spreads))
+    spreads = results.filled("spreads").set_index("classifier")["mean contrast (°)"]
+    table = results.filled("translator_control").assign(contrast=lambda t: t["classifier"].map(spreads))
     if table["contrast"].isna().any():
-        raise _MissingError("contrast")
+        raise KeyError("contrast")
     words = {"yes": table["contrast"] < 0, "the opposite": table["contrast"] > 0}
     said = _sorted(table.assign(q=table["q of contrast"]), words)
     return (
@@ -123,13 +112,13 @@ def _leaks(results: Results) -> str:
 
 
 def _special(results: Results) -> str:
-    table = _table(results, "subspace_control").dropna(subset="q")
+    table = results.filled("subspace_control").dropna(subset="q")
     parts = []
     for kind in SUBSPACES:
         own = table[table["kind"] == kind]
         turned, held = own[own["statistic"] == "IS"], own[own["statistic"] == "contrast"]
         if turned.empty or held.empty:
-            raise _MissingError("q")
+            raise KeyError("q")
         beyond, above = turned["null space"] > turned["chance"], held["null space"] > held["chance"]
         far, much = {"farther": beyond, "less far": ~beyond}, {"less": above, "more": ~above}
         parts.append(
@@ -164,7 +153,7 @@ def _sorted(own: pd.DataFrame, directions: dict[str, pd.Series]) -> str:
 
 
 def _compared(results: Results) -> str:
-    table = _table(results, "classifier_differences")
+    table = results.filled("classifier_differences")
     parts = []
     for statistic, own in table.groupby("statistic", sort=False):
         photo = (own["low"] > 0) | (own["high"] < 0)
@@ -182,9 +171,9 @@ def _compared(results: Results) -> str:
 
 
 def _classes(results: Results) -> str:
-    table = _table(results, "class_scores").dropna(subset="q")
+    table = results.filled("class_scores").dropna(subset="q")
     if table.empty:
-        raise _MissingError("q")
+        raise KeyError("q")
     clear, likely = table[table["q"] < CERTAIN], table[(table["q"] >= CERTAIN) & (table["q"] < LIKELY)]
 
     def count(rows: pd.DataFrame, sign: int) -> int:
@@ -200,10 +189,10 @@ def _classes(results: Results) -> str:
 
 
 def _steering(results: Results) -> str:
-    table = _table(results, "steering")
+    table = results.filled("steering")
     wide = table.pivot(index="classifier", columns="direction", values="AS mean").dropna()
     if wide.empty:
-        raise _MissingError("steps")
+        raise KeyError("steps")
     text = (
         f"**Can the null space be steered?** At IS = {table['IS'].iloc[0]:g}° a directed step brings a photo "
         f"{_span(wide['toward the text'], '.1f')}° nearer to “{table['target'].iloc[0]}”, a random null step "
@@ -222,7 +211,7 @@ def _steering(results: Results) -> str:
 
 
 def _planted(results: Results) -> str:
-    table = _table(results, "planted_agreement")
+    table = results.filled("planted_agreement")
     own = table[(table["factor"] == "all") & (table["statistic"] == "ROC area")].set_index("score")
     size, contrast = own.loc["|AS|"], own.loc["contrast"]
 
@@ -244,7 +233,7 @@ def _planted(results: Results) -> str:
 
 
 def _claims(results: Results) -> str:
-    table = _table(results, "reproduction")
+    table = results.filled("reproduction")
     counts = table["verdict"].value_counts()
     words = {"agrees": "agree", "differs": "differ"}
     parts = [
