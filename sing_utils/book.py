@@ -372,7 +372,10 @@ def _publish(made: Path, html: Path, stamp: str) -> None:
 
 
 def _name_icon(index: Path) -> None:
-    """Give the page that only leads to the first one its icon: a browser may ask for a default one."""
+    """Give the page that only leads to the first one an icon that needs no request.
+
+    Without one a browser may ask for a default one; the load of a real one fails as the page moves on.
+    """
     text = index.read_text(encoding="utf-8")
     if 'http-equiv="Refresh"' in text and 'rel="icon"' not in text:
-        index.write_text(f'<link rel="icon" href="_static/favicon.svg" />\n{text}', encoding="utf-8")
+        index.write_text(f'<link rel="icon" href="data:," />\n{text}', encoding="utf-8")
