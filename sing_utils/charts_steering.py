@@ -108,7 +108,7 @@ def steering_grid(table: pd.DataFrame) -> alt.LayerChart:
     )
 
 
-def picture_changes(table: pd.DataFrame, noise: float) -> alt.LayerChart:
+def picture_changes(table: pd.DataFrame) -> alt.LayerChart:
     """How far decoded pictures turn along a step, and how many are recognised as another class."""
     long = table[["IS", "turned", "low", "high"]]
     line = (
@@ -135,7 +135,7 @@ def picture_changes(table: pd.DataFrame, noise: float) -> alt.LayerChart:
         )
     )
     floor = (
-        alt.Chart(pd.DataFrame({"angle": [noise]}))
+        alt.Chart(pd.DataFrame({"angle": table["noise"].head(1)}))
         .mark_rule(strokeDash=[5, 4], strokeWidth=2, color=PALETTE[5])
         .encode(y="angle:Q", tooltip=[alt.Tooltip("angle", title="other noise (°)", format=".1f")])
     )

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import html
 import itertools
+import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,7 @@ import pandas as pd
 Verdict = Literal["agrees", "differs", "undecided", "not comparable", "not in the paper", "not run"]
 SIGNIFICANCE = 0.05
 UNRELATED = 0.5  # a correlation below which two orders may be called unrelated
+_SMALL_GAIN, _LARGE_RATIO = 0.02, 1.5  # of cosines, of squared errors: what serves, what does not
 
 
 @dataclass(frozen=True)
@@ -83,16 +85,23 @@ def energy(photos: pd.DataFrame, random: pd.DataFrame) -> Finding:
 def losses(table: pd.DataFrame) -> Finding:
     """Does the mean squared error also serve the cosine, and not the other way round? (Figure 7)"""
     t = table.set_index("loss")
-    gap = float(t.loc["cosine", "cosine"] - t.loc["mse", "cosine"])
-    excess = float(t.loc["cosine", "squared error"] / t.loc["mse", "squared error"])
+    own = t.loc["cosine"]
+    verdict: Verdict = "undecided"
+    if own["gain high"] < _SMALL_GAIN and own["ratio low"] > _LARGE_RATIO:
+        verdict = "agrees"
+    elif own["gain low"] > _SMALL_GAIN or own["ratio high"] < _LARGE_RATIO:
+        verdict = "differs"
     return Finding(
         "Training on the squared error also satisfies the cosine; training on the cosine does not "
         "improve the squared error (appendix B, Figure 7).",
         f"On evaluation photos, cosine {t.loc['mse', 'cosine']:.3f} when trained on the squared error "
-        f"and {t.loc['cosine', 'cosine']:.3f} when trained on the cosine; training on the cosine leaves "
-        f"{excess:.1f} times the squared error.",
-        "agrees" if gap < 0.02 and excess > 1.5 else "differs",
-        "Agrees if the cosines differ by less than 0.02 and the squared errors by more than half.",
+        f"and {own['cosine']:.3f} when trained on the cosine: {own['gain']:+.3f} ({own['gain low']:+.3f} to "
+        f"{own['gain high']:+.3f}). Training on the cosine leaves {own['ratio']:.1f} "
+        f"({own['ratio low']:.1f} to {own['ratio high']:.1f}) times the squared error.",
+        verdict,
+        f"Agrees if the interval of the gain in cosine ends below {_SMALL_GAIN} and that of the squared "
+        f"errors' ratio begins above {_LARGE_RATIO}; differs if the gain's begins above or the ratio's ends "
+        "below; else undecided. Intervals are over photos; both fits are given.",
     )
 
 
@@ -192,30 +201,47 @@ def class_order(correlations: pd.DataFrame) -> Finding:
 def nearest_concept(concepts: pd.DataFrame, class_name: str, expected: str) -> Finding:
     """Is the expected concept the nearest to a class's photos? (Figure 5)"""
     claim = f"Of 30 concepts, “{expected}” has the smallest angle to {class_name} (Figure 5, DINO-ViT)."
-    rule = "Agrees if it is the nearest for every classifier, differs if for none, else undecided."
+    rule = (
+        "Agrees if it is the nearest for every classifier, however photos are resampled (interval 1 to 1); "
+        "differs if no classifier's interval of its place holds 1; else undecided."
+    )
     own = concepts[concepts["class"] == class_name]
     if own.empty or expected not in set(own["concept"]):
         return Finding(claim, "This run has not both that class and that concept.", "not run", rule)
-    parts, hits = [], 0
+    if "place" not in own or own["place"].isna().any():
+        return Finding(claim, "A class of one photo: no interval, no answer.", "undecided", rule)
+    parts = []
     for name, table in own.groupby("classifier", sort=False):
-        ordered = table.sort_values("before")["concept"].tolist()
-        hits += ordered[0] == expected
-        parts.append(f"{name}: place {ordered.index(expected) + 1} of {len(ordered)}, first “{ordered[0]}”")
-    verdict: Verdict = "agrees" if hits == len(parts) else "undecided" if hits else "differs"
+        place = table[table["concept"] == expected].iloc[0]
+        parts.append(
+            f"{name}: place {place['place']:.0f} ({place['place low']:.0f} to {place['place high']:.0f}) of "
+            f"{len(table)}, first “{table.sort_values('before')['concept'].iloc[0]}”"
+        )
+    places = own[own["concept"] == expected]
+    verdict: Verdict = "undecided"
+    if (places["place high"] == 1).all():
+        verdict = "agrees"
+    elif (places["place low"] > 1).all():
+        verdict = "differs"
     return Finding(claim, "; ".join(parts) + ".", verdict, rule)
 
 
-def quieter_class(concepts: pd.DataFrame, quiet: str, loud: str) -> Finding:
-    """Do concepts move less for one class than for another? (Figure 5)"""
+def quieter_class(sizes: pd.DataFrame, quiet: str, loud: str) -> Finding:
+    """Do concepts move less for one class than for another? From `tables.concept_sizes` (Figure 5)."""
     claim = f"Concepts move little for {quiet} and substantially more for {loud} (Section 4.3, DINO-ViT)."
-    rule = "Agrees if mean |AS| over concepts is larger for the second class in every classifier."
-    if not {quiet, loud} <= set(concepts["class"]):
+    rule = (
+        "Agrees if in every classifier the interval of the second class lies above that of the first; "
+        "differs if in every one it lies below; else undecided."
+    )
+    if not {quiet, loud} <= set(sizes["class"]):
         return Finding(claim, "This run has not both classes.", "not run", rule)
-    mean = concepts.assign(size=concepts["AS"].abs()).groupby(["classifier", "class"], sort=False)["size"]
-    wide = mean.mean().unstack()
-    parts = [f"{n}: {r[quiet]:.2f}° and {r[loud]:.2f}°" for n, r in wide.iterrows()]
-    share = float((wide[loud] > wide[quiet]).mean())
-    verdict: Verdict = "agrees" if share == 1 else "differs" if share == 0 else "undecided"
+    a, b = (sizes[sizes["class"] == c].set_index("classifier") for c in (quiet, loud))
+    parts = [f"{n}: {span(a.loc[n])} and {span(b.loc[n])}" for n in a.index]
+    verdict: Verdict = "undecided"
+    if (b["low"] > a["high"]).all():
+        verdict = "agrees"
+    elif (b["high"] < a["low"]).all():
+        verdict = "differs"
     return Finding(
         claim,
         f"Mean |AS| over concepts, {quiet} and {loud}: " + "; ".join(parts) + ".",
@@ -238,6 +264,18 @@ def photo(logits: pd.DataFrame, concepts: pd.DataFrame) -> Finding:
         "Agrees if no shown logit moved by a thousandth of the largest; how much the meaning changed is "
         "for the reader to judge.",
     )
+
+
+def span(row: Any, unit: str = "°", digits: int = 2) -> str:
+    """A value with its interval, from a row with value, low and high; without, if it has none.
+
+    >>> span({"value": 1.0, "low": 0.5, "high": 1.5})
+    '1.00° (0.50 to 1.50°)'
+    """
+    value = f"{row['value']:.{digits}f}{unit}"
+    if math.isnan(row["low"]) or math.isnan(row["high"]):
+        return value
+    return f"{value} ({row['low']:.{digits}f} to {row['high']:.{digits}f}{unit})"
 
 
 def _overlaps(table: pd.DataFrame) -> str:

@@ -116,7 +116,7 @@ def same_logits(table: pd.DataFrame) -> Finding:
     )
 
 
-def visible_change(table: pd.DataFrame, noise: float) -> Finding:
+def visible_change(table: pd.DataFrame) -> Finding:
     """At which IS do pictures change? (appendix C, Figure 9)"""
     claim = (
         f"A change of meaning shows at about {PAPER_AS:g}° AS and {PAPER_IS:g}° IS (appendix C, Figure 9)."
@@ -126,7 +126,7 @@ def visible_change(table: pd.DataFrame, noise: float) -> Finding:
         "as changed where the judge sees another class than at the start, and as another picture where its "
         "embedding lies farther from the start's than other noise alone would put it."
     )
-    half = table[table["changed"] >= 50]
+    half, noise = table[table["changed"] >= 50], float(table["noise"].iloc[0])
     words = (
         f"Half of the {table['pictures'].iloc[0]} pictures are first recognised as another class at IS = "
         f"{half['IS'].iloc[0]:g}°, mean AS {half['AS'].iloc[0]:.1f}°"
@@ -163,12 +163,14 @@ def norm_effect(table: pd.DataFrame) -> Finding:
 
 def noise_effect(table: pd.DataFrame) -> Finding:
     """Can a step be told from noise that is not shared?"""
-    step, noise, both = table.iloc[:, 1]
+    step, noise, both = (table[f"{what} (°)"] for what in ("step alone", "noise alone", "both"))
+    more = noise > step
     return Finding(
         "Sharing the noise makes visual differences solely attributable to the feature (appendix D).",
-        f"The step alone turns the picture by {step:.1f}°, other noise alone by {noise:.1f}°, both by "
-        f"{both:.1f}°.",
-        "agrees" if noise > step else "differs",
-        "Agrees if other noise alone changes the picture more than this step does: then only shared noise "
-        "lets one see it.",
+        f"On average over {len(table)} photos the step alone turns the picture by {step.mean():.1f}°, other "
+        f"noise alone by {noise.mean():.1f}°, both by {both.mean():.1f}°; noise alone turns "
+        f"{int(more.sum())} of them farther than the step.",
+        "agrees" if more.all() else "undecided" if more.any() else "differs",
+        "Agrees if other noise alone changes every picture more than this step does, so that only shared "
+        "noise lets one see the step; differs if it does for none.",
     )

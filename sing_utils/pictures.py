@@ -199,6 +199,26 @@ def require_fit(name: str, encoder: Encoder, *, base: Path | None = None) -> Non
         )
 
 
+def weights_folder(name: str, base: Path | None = None) -> Path | None:
+    """The folder whose files decide what a backend draws; None: they come from the model hub.
+
+    Args:
+        name: as for `load_pictures`.
+        base: folder that a relative FOLDER starts from; None: the working folder.
+
+    >>> weights_folder("mini").name, weights_folder("planted").name, weights_folder("karlo")
+    ('decoder', 'weights', None)
+    """
+    kind, source = _split(name, base or Path.cwd())
+    if kind == "planted":
+        from sing_utils.planted_models import WEIGHTS
+
+        return WEIGHTS
+    if kind == "mini" and not source:
+        return MINI_WEIGHTS
+    return Path(source) if source and Path(source).is_dir() else None
+
+
 def _split(name: str, base: Path) -> tuple[str, str]:
     """Kind and source of a backend; a relative folder becomes absolute, a repository stays."""
     kind, _, source = require_backend(name).partition(":")

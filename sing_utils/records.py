@@ -24,14 +24,18 @@ import yaml
 from safetensors import SafetensorError, safe_open
 
 from sing_utils import __version__
-from sing_utils.digests import digest_file
+from sing_utils.digests import digest_file, digest_files
 from sing_utils.errors import SingError
 from sing_utils.features import FeatureStore
+from sing_utils.fetch import cached_commit
+from sing_utils.karlo import REPOSITORY
+from sing_utils.pictures import weights_folder
 from sing_utils.profiles import Profile, rooted, safe_name
 from sing_utils.shards import write_bytes
 
 FORMAT = 1
 _LONG = 200  # characters of a text that is kept as it is, not as its SHA-256
+_WEIGHTS = (".json", ".safetensors", ".bin", ".txt")  # of a network; its folder may hold a card too
 _KEY = "[0-9a-f]" * 16  # how artifacts end that depend on what was loaded
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, SingError, SafetensorError)
 # A path that does not start in the checkout: at the beginning, or after a kind such as `file:`.
@@ -245,7 +249,12 @@ def _revisions(root: Path, profile: Profile, folder: Path) -> dict[str, Any]:
     }
     encoder = {"name": profile.encoder, "extractor": _extractor(stores[profile.encoder])}
     found = next((s for s in stores.values() if s is not None), None)
-    return {"classifiers": classifiers, "encoder": encoder, "pictures": _pictures(profile, found)}
+    return {
+        "classifiers": classifiers,
+        "encoder": encoder,
+        "decoder": {"name": profile.picture_backend, "weights": _decoder(root, profile.picture_backend)},
+        "pictures": _pictures(profile, found),
+    }
 
 
 def _store(root: Path, profile: Profile, folder: Path, name: str) -> FeatureStore | None:
@@ -289,6 +298,21 @@ def _head(folder: Path, source: str, name: str) -> dict[str, str | None]:
                 digest.update(x.contiguous().flatten().view(torch.uint8).numpy().data)
         return {"weights": weights, "head": digest.hexdigest()}
     return {"weights": None, "head": None}
+
+
+def _decoder(root: Path, name: str) -> str | None:
+    """What draws the pictures: SHA-256 of its folder's names and files, or its commit in the hub's cache."""
+    with contextlib.suppress(*_UNREADABLE):
+        folder = weights_folder(name, root)
+        if folder is None:
+            return cached_commit(name.partition(":")[2] or REPOSITORY)
+        every = name.startswith("photos:")
+        files = [f for f in sorted(folder.rglob("*")) if f.is_file() and (every or f.suffix in _WEIGHTS)]
+        digest = hashlib.sha256()
+        for file, content in zip(files, digest_files(files), strict=True):
+            digest.update(f"{file.relative_to(folder).as_posix()}\0".encode() + content)
+        return digest.hexdigest() if files else None
+    return None
 
 
 def _pictures(profile: Profile, store: FeatureStore | None) -> dict[str, Any] | None:

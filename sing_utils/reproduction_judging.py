@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
-from sing_utils.findings import Finding, Verdict
-from sing_utils.intervals import bootstrap
+from sing_utils.findings import Finding, Verdict, span
+from sing_utils.intervals import bootstrap, student_margin
 from sing_utils.published import Numbers
 from sing_utils.reproduction_facts import RunFacts
 from sing_utils.tables_steering import DIRECTIONS
@@ -144,37 +143,21 @@ def median_of_size(scores: pd.DataFrame, run: RunFacts) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def step_means(steering: pd.DataFrame, run: RunFacts) -> pd.DataFrame:
-    """Mean |AS| of directed steps with its Student interval: one row a classifier, degrees."""
+def step_means(steering: pd.DataFrame, run: RunFacts, what: str = "|AS|") -> pd.DataFrame:
+    """Mean |AS| (or AS) of directed steps with its interval over photos: one row a classifier, degrees."""
     own = steering[steering["direction"] == DIRECTIONS[0]]
-    n = own["reached"].to_numpy(dtype=float)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        half = own["|AS| sd"] / np.sqrt(n) * stats.t.ppf((1 + run.level) / 2, np.maximum(n - 1, 0))
-    mean = own["|AS| mean"]
-    return pd.DataFrame(
-        {
-            "classifier": own["classifier"],
-            "value": mean,
-            "low": mean - half,
-            "high": mean + half,
-            "photos": own["reached"],
-        }
-    )
+    means = with_interval(own[f"{what} mean"], own[f"{what} sd"], own["reached"], run)
+    return means.assign(classifier=own["classifier"], photos=own["reached"])
+
+
+def with_interval(mean: Any, sd: Any, n: Any, run: RunFacts) -> pd.DataFrame:
+    """Means of n values with Student's t intervals: value, low, high."""
+    value = pd.Series(mean, dtype=float)
+    half = student_margin(sd, n, level=run.level)
+    return pd.DataFrame({"value": value, "low": value - half, "high": value + half})
 
 
 # ---------------------------------------------------------------------------------------------- words
-
-
-def span(row: Any, unit: str = "°", digits: int = 2) -> str:
-    """A value with its interval, from a row with value, low and high; without, if it has none.
-
-    >>> span({"value": 1.0, "low": 0.5, "high": 1.5})
-    '1.00° (0.50 to 1.50°)'
-    """
-    value = f"{row['value']:.{digits}f}{unit}"
-    if math.isnan(row["low"]) or math.isnan(row["high"]):
-        return value
-    return f"{value} ({row['low']:.{digits}f} to {row['high']:.{digits}f}{unit})"
 
 
 def spans(table: pd.DataFrame, unit: str = "°", digits: int = 2) -> str:

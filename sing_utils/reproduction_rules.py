@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from sing_utils import findings, findings_planted, findings_steering
-from sing_utils.findings import Verdict
+from sing_utils.findings import Verdict, span
 from sing_utils.reproduction_facts import RunFacts
 from sing_utils.reproduction_judging import (
     Judgement,
@@ -20,7 +20,6 @@ from sing_utils.reproduction_judging import (
     judges,
     median_of_size,
     opposite,
-    span,
     spans,
 )
 

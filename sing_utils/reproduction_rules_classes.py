@@ -9,7 +9,7 @@ import pandas as pd
 from scipy import stats
 
 from sing_utils import findings
-from sing_utils.findings import Verdict
+from sing_utils.findings import Verdict, span
 from sing_utils.reproduction_facts import RunFacts
 from sing_utils.reproduction_judging import (
     Judgement,
@@ -20,7 +20,6 @@ from sing_utils.reproduction_judging import (
     judges,
     median_of_size,
     opposite,
-    span,
     spans,
 )
 from sing_utils.reproduction_rules import PAIR
@@ -125,11 +124,10 @@ def _desert(run: RunFacts, concepts: pd.DataFrame) -> Judgement:
     return from_finding(finding, _photos_of(own, ["Arabian camel"]))
 
 
-@judges("figure-5-jellyfish", "concepts")
-def _jellyfish(run: RunFacts, concepts: pd.DataFrame) -> Judgement:
-    own = run.of(concepts, ["DINO-ViT"])
-    finding = findings.quieter_class(own, "Arabian camel", "jellyfish")
-    return from_finding(finding, _photos_of(own, ["Arabian camel", "jellyfish"]))
+@judges("figure-5-jellyfish", "concepts", "concept_sizes")
+def _jellyfish(run: RunFacts, concepts: pd.DataFrame, sizes: pd.DataFrame) -> Judgement:
+    finding = findings.quieter_class(run.of(sizes, ["DINO-ViT"]), "Arabian camel", "jellyfish")
+    return from_finding(finding, _photos_of(run.of(concepts, ["DINO-ViT"]), ["Arabian camel", "jellyfish"]))
 
 
 def _photos_of(concepts: pd.DataFrame, classes: list[str]) -> str:

@@ -5,14 +5,17 @@ Each takes the run's facts and the tables it names, and follows the rule in data
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from scipy import stats
 
 from sing_utils import findings, findings_steering
-from sing_utils.findings import Verdict
+from sing_utils.findings import Verdict, span
 from sing_utils.pictures import restore_norm
 from sing_utils.reproduction_facts import RunFacts
 from sing_utils.reproduction_judging import (
@@ -23,6 +26,7 @@ from sing_utils.reproduction_judging import (
     judges,
     spans,
     step_means,
+    with_interval,
 )
 from sing_utils.reproduction_rules import FIVE
 from sing_utils.reproduction_rules_classes import median_ranges
@@ -39,23 +43,39 @@ def _steering_logits(run: RunFacts, proof: pd.DataFrame) -> Judgement:
 
 @judges("steerable", "steering")
 def _steerable(run: RunFacts, steering: pd.DataFrame) -> Judgement:
-    return from_finding(findings_steering.steerable(steering), _steps(steering))
+    found = from_finding(findings_steering.steerable(steering), _steps(steering))
+    own = spans(step_means(steering, run, "AS"))
+    return replace(found, measured=f"{found.measured} Directed, with the interval over photos: {own}.")
 
 
 @judges("figure-6", "steering_grid")
 def _figure_6(run: RunFacts, grid: pd.DataFrame) -> Judgement:
     limit = run.published.numbers["visible"].values["AS"]
-    summed = grid.assign(total=grid["AS"] * grid["reached"])
-    cells = summed.groupby(["classifier", "target"], sort=False)[["total", "reached"]].sum()
-    mean = (cells["total"] / cells["reached"]).unstack()  # over photos
+    means = _over_classes(grid, run)
     parts = [
-        f"{name}: " + ", ".join(f"{target} {value:+.1f}°" for target, value in row.items())
-        for name, row in mean.iterrows()
+        f"{name}: " + ", ".join(f"{r['target']} {span(r, digits=1)}" for r in own.to_dict("records"))
+        for name, own in means.groupby("classifier", sort=False)
     ]
-    clear = (mean > limit).all(axis=1)
-    verdict: Verdict = "agrees" if clear.all() else "undecided" if clear.any() else "differs"
+    ends = means.groupby("classifier")[["low", "high"]].min()  # of the target that is reached least
+    verdict: Verdict = "undecided"
+    if (ends["low"] > limit).all():
+        verdict = "agrees"
+    elif (ends["high"] < limit).all():
+        verdict = "differs"
     words = f"Mean AS toward each target at IS = {grid['IS'].iloc[0]:g}°: {'; '.join(parts)}."
-    return Judgement(words, counted(cells["reached"], "photos a target"), verdict)
+    return Judgement(words, counted(means["photos"], "photos a target"), verdict)
+
+
+def _over_classes(grid: pd.DataFrame, run: RunFacts) -> pd.DataFrame:
+    """Mean AS over all photos with its interval, from the means of their classes: a row a target."""
+    n = grid["reached"]
+    cells = grid.assign(n=n, sum=n * grid["AS"], squares=(n - 1).clip(0) * grid["AS sd"].fillna(0) ** 2)
+    cells["squares"] += cells["sum"] * grid["AS"].fillna(0)  # sum of AS² over the photos of a class
+    total = cells.groupby(["classifier", "target"], sort=False)[["n", "sum", "squares"]].sum().reset_index()
+    mean = total["sum"] / total["n"]
+    variance = (total["squares"] - total["n"] * mean**2).clip(0) / (total["n"] - 1)
+    own = with_interval(mean, np.sqrt(variance), total["n"], run)
+    return own.assign(classifier=total["classifier"], target=total["target"], photos=total["n"])
 
 
 @judges("table-1", "steering")
@@ -130,14 +150,16 @@ def _figure_7(run: RunFacts, losses: pd.DataFrame) -> Judgement:
 @judges("adamw", "translator_fits")
 def _adamw(run: RunFacts, fits: pd.DataFrame) -> Judgement:
     words, n = findings.methods(fits).measured, counted(fits["photos to evaluate"])
+    means = with_interval(fits["cosine"], fits["cosine sd"], fits["photos to evaluate"], run)
+    means = means.assign(classifier=fits["classifier"] + " by " + fits["method"])
+    words += f" Mean cosines: {spans(means, unit='', digits=3)}."
     return Judgement(words, n, "not comparable", "the paper gives nothing to compare with")
 
 
 @judges("figure-8", "translator_cosines")
 def _figure_8(run: RunFacts, cosines: pd.DataFrame) -> Judgement:
-    own = cosines.groupby("classifier", sort=False)["cosine"].agg(["mean", "sem", "count"]).reset_index()
-    half = own["sem"] * stats.t.ppf((1 + run.level) / 2, own["count"] - 1)
-    table = own.assign(value=own["mean"], low=own["mean"] - half, high=own["mean"] + half)
+    own = cosines.groupby("classifier", sort=False)["cosine"].agg(["mean", "std", "count"]).reset_index()
+    table = own.join(with_interval(own["mean"], own["std"], own["count"], run))
     words = f"Mean cosine on photos held out: {spans(table, unit='', digits=3)}."
     why = "the figure mixes training and validation photos"
     return Judgement(words, counted(own["count"]), "not comparable", why)
@@ -146,11 +168,12 @@ def _figure_8(run: RunFacts, cosines: pd.DataFrame) -> Judgement:
 # ------------------------------------------------------------------------- pictures (Appendices C and D)
 
 
-@judges("figure-9", "picture_changes", "noise_effect")
-def _figure_9(run: RunFacts, changes: pd.DataFrame, noise: pd.DataFrame) -> Judgement:
-    alone = float(changes["noise"].iloc[0]) if "noise" in changes else float(noise.iloc[1, 1])
-    finding = findings_steering.visible_change(changes, alone)
+@judges("figure-9", "picture_changes")
+def _figure_9(run: RunFacts, changes: pd.DataFrame) -> Judgement:
+    finding = findings_steering.visible_change(changes)
     words, n = finding.measured, counted(changes["pictures"], "pictures at each IS")
+    shares = [f"{_share(r, run)} at IS = {r['IS']:g}°" for r in changes.to_dict("records")[1:]]
+    words += f" Seen as another class: {', '.join(shares)}."
     return Judgement(words, n, finding.verdict, "the paper judged by eye", finding.rule)
 
 
@@ -170,7 +193,10 @@ def _equation_14(run: RunFacts) -> Judgement:
 
 @judges("norm-quality", "norm_effect")
 def _norm_quality(run: RunFacts, effect: pd.DataFrame) -> Judgement:
-    return from_finding(findings_steering.norm_effect(effect), f"{len(effect)} pictures")
+    found = from_finding(findings_steering.norm_effect(effect), f"{len(effect)} pictures")
+    more = effect["turned, as it comes (°)"] - effect["turned, restored (°)"]
+    own = with_interval([more.mean()], [more.std()], [len(more)], run).iloc[0]
+    return replace(found, measured=f"{found.measured} Without it they turn farther by {span(own, digits=1)}.")
 
 
 @judges("same-noise", "picture_changes")
@@ -181,11 +207,12 @@ def _same_noise(run: RunFacts, changes: pd.DataFrame) -> Judgement:
     return Judgement(words, f"{int(start['pictures'])} pictures", verdict)
 
 
-@judges("noise-attribution", "noise_effect", "norm_effect")
-def _noise(run: RunFacts, noise: pd.DataFrame, norm: pd.DataFrame) -> Judgement:
-    return from_finding(
-        findings_steering.noise_effect(noise), f"{len(norm)} photos"
-    )  # both show the same ones
+@judges("noise-attribution", "noise_effect")
+def _noise(run: RunFacts, noise: pd.DataFrame) -> Judgement:
+    found = from_finding(findings_steering.noise_effect(noise), f"{len(noise)} photos")
+    more = noise["noise alone (°)"] - noise["step alone (°)"]
+    own = with_interval([more.mean()], [more.std()], [len(more)], run).iloc[0]
+    return replace(found, measured=f"{found.measured} Noise turns farther by {span(own, digits=1)}.")
 
 
 @judges("decoder", "picture_changes")
@@ -205,6 +232,13 @@ def _decoder(run: RunFacts, changes: pd.DataFrame) -> Judgement:
 # ------------------------------------------------------------------- complete results (Appendices F and G)
 
 
+def _share(row: dict[str, Any], run: RunFacts) -> str:
+    """Percent of pictures seen as another class, with the exact binomial interval."""
+    n = int(row["pictures"])
+    ends = stats.binomtest(round(row["changed"] / 100 * n), n).proportion_ci(run.level)
+    return f"{row['changed']:.0f} % ({100 * ends.low:.0f} to {100 * ends.high:.0f} %)"
+
+
 def _violins(name: str, run: RunFacts, medians: pd.DataFrame) -> Judgement:
     own = run.of(medians, [name])
     why = "the figure's values have not been read"
@@ -219,9 +253,14 @@ def _concepts(name: str, run: RunFacts, concepts: pd.DataFrame) -> Judgement:
     parts = []
     for classifier, table in own.groupby("classifier", sort=False):
         ordered = table.sort_values("before")
-        ends = [f"“{r['concept']}” {r['before']:.1f}°" for r in (ordered.iloc[0], ordered.iloc[-1])]
+        ends = [
+            f"“{r['concept']}” {r['before']:.1f} ± {r['before margin']:.1f}°"
+            for r in (ordered.iloc[0], ordered.iloc[-1])
+        ]
+        most = table.loc[table["AS"].abs().idxmax()]
         parts.append(
-            f"{classifier}: nearest {ends[0]}, farthest {ends[1]}, |AS| up to {table['AS'].abs().max():.2f}°"
+            f"{classifier}: nearest {ends[0]}, farthest {ends[1]}, largest AS {most['AS']:+.2f} ± "
+            f"{most['margin']:.2f}° (“{most['concept']}”)"
         )
     n = f"{own['concept'].nunique()} phrases, {counted(own['photos'], 'photos')}"
     why = "the list is not printed and the figure's values have not been read"

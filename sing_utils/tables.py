@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import itertools
+import math
 import os
 import platform
 import time
@@ -17,7 +18,13 @@ from scipy import stats
 from torch import Tensor
 
 from sing_utils.head import random_basis
-from sing_utils.intervals import bootstrap, false_discovery, sign_flip_test
+from sing_utils.intervals import (
+    bootstrap,
+    bootstrap_places,
+    false_discovery,
+    sign_flip_test,
+    student_margin,
+)
 from sing_utils.run import Data, Run
 from sing_utils.scores import attribute_score, contrast, image_score, pairwise_angle
 from sing_utils.translator import Translator, TranslatorFitter, quality, split_rows
@@ -29,6 +36,8 @@ RATIOS = {
     "median of IS / |AS|": lambda i, a: np.median(i / np.abs(a).clip(1e-12), -1),
     "rms IS / rms AS": lambda i, a: np.sqrt((i**2).mean(-1) / (a**2).mean(-1)),
 }
+
+_PLACES = ("place", "place low", "place high")
 
 
 # ------------------------------------------------------------------------------ 00 set-up
@@ -164,19 +173,41 @@ def fit_translators(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
 def compare_losses(run: Run, name: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The paper's three losses for one classifier: final quality, and the curves (Figure 7).
 
-    The fit on the squared error is the one that `fit_translators` kept.
+    The fit on the squared error is the one that `fit_translators` kept. The others stand beside it:
+    gain, mean difference of the cosines; ratio, of the mean squared errors; each with its interval over
+    evaluation photos.
     """
+    fits = {"mse": Translator.load(run.translator_file(f"{name}-adamw"))}
+    for loss in ("cosine", "both"):
+        options = {"epochs": run.profile.adamw_epochs, "loss": loss}
+        fits[loss], _ = _timed_fit(run, name, method="adamw", **options)
+    evaluation = run.data(name).evaluation
+    first = _photo_fits(fits["mse"], evaluation)
     rows, curves = [], []
-    for loss in ("mse", "cosine", "both"):
-        if loss == "mse":
-            T = Translator.load(run.translator_file(f"{name}-adamw"))
-        else:
-            options = {"epochs": run.profile.adamw_epochs, "loss": loss}
-            T, _ = _timed_fit(run, name, method="adamw", **options)
-        rows.append(_fit_row(name, T, run.data(name).evaluation))
+    for loss, T in fits.items():
+        apart = {} if loss == "mse" else _fits_apart(run, first, _photo_fits(T, evaluation))
+        rows.append(_fit_row(name, T, evaluation) | apart)
         assert T.report is not None
         curves.append(pd.DataFrame(T.report.history).assign(loss=loss))
     return pd.DataFrame(rows), pd.concat(curves, ignore_index=True)
+
+
+def _photo_fits(T: Translator, evaluation: Data) -> tuple[np.ndarray, np.ndarray]:
+    """Cosine and squared error of each photo: (N,) each."""
+    z_hat = T(evaluation.f)
+    cosine = torch.cosine_similarity(z_hat, evaluation.z, dim=-1)
+    return cosine.numpy(), (z_hat - evaluation.z).square().sum(-1).numpy()
+
+
+def _fits_apart(
+    run: Run, one: tuple[np.ndarray, np.ndarray], other: tuple[np.ndarray, np.ndarray]
+) -> dict[str, float]:
+    """How much the second of two fits gains in cosine, and its squared error relative to the first's."""
+    gain = _bootstrap(run, lambda x: x.mean(-1), other[0] - one[0])
+    ratio = _bootstrap(run, lambda x, y: y.mean(-1) / x.mean(-1), one[1], other[1])
+    found = {"gain": gain, "ratio": ratio}
+    ends = {f"{k} {end}": getattr(v, end) for k, v in found.items() for end in ("low", "high")}
+    return {k: v.value for k, v in found.items()} | ends
 
 
 def _timed_fit(run: Run, name: str, **options: Any) -> tuple[Translator, float]:
@@ -195,8 +226,8 @@ def _timed_fit(run: Run, name: str, **options: Any) -> tuple[Translator, float]:
 
 def _fit_row(name: str, T: Translator, evaluation: Data, seconds: float | None = None) -> dict[str, Any]:
     assert T.report is not None
-    z_hat = T(evaluation.f)
-    score = quality(z_hat, evaluation.z)
+    score = quality(T(evaluation.f), evaluation.z)
+    cosines, errors = _photo_fits(T, evaluation)
     row = {
         "classifier": name,
         "method": T.report.method,
@@ -204,8 +235,9 @@ def _fit_row(name: str, T: Translator, evaluation: Data, seconds: float | None =
         "photos to fit": T.report.n_fit,
         "photos to evaluate": len(evaluation.f),
         "cosine": score.cosine,
+        "cosine sd": float(cosines.std(ddof=1)) if len(cosines) > 1 else math.nan,
         "R²": score.r2,
-        "squared error": float((z_hat - evaluation.z).square().sum(-1).mean()),
+        "squared error": float(errors.mean()),
     }
     return row if seconds is None else row | {"seconds": seconds}
 
@@ -414,9 +446,12 @@ def _order_p(run: Run, x: np.ndarray, y: np.ndarray) -> float:
 def concept_angles(run: Run) -> pd.DataFrame:
     """Mean angle of each concept to the chosen classes' photos before and after, degrees.
 
-    AS is their difference (eq. 7): positive where null removal brings the photos closer. p: "AS is 0", by
-    flipping the signs of photos; q: corrected for all rows of the table (false discovery rate).
+    AS is their difference (eq. 7): positive where null removal brings the photos closer. margin, before
+    margin: half widths of the intervals of AS and before. place: among the concepts by `before`, 1 for the
+    nearest, from place low to place high under resampled photos. p: "AS is 0", by flipping the signs of
+    photos; q: corrected for all rows of the table (false discovery rate).
     """
+    p = run.profile
     phrases = run.profile.concepts
     frames = []
     for name in run.profile.classifiers:
@@ -425,17 +460,38 @@ def concept_angles(run: Run) -> pd.DataFrame:
             x, y, paths = class_angles(run, name, c, texts)  # (N, K) each
             columns = {
                 "before": x.mean(0),
+                "before margin": half_width(x, p.confidence),
                 "after": y.mean(0),
                 "AS": (x - y).mean(0),
-                "margin": half_width(x - y, run.profile.confidence),
+                "margin": half_width(x - y, p.confidence),
             }
             frame = pd.DataFrame({k: v.numpy() for k, v in columns.items()})
             if len(paths) > 1:
-                p = run.profile
                 frame["p"] = sign_flip_test(x - y, permutations=p.permutations, seed=p.seed)
+                places = bootstrap_places(x, level=p.confidence, draws=p.bootstrap_draws, seed=p.seed)
+                for column, found in zip(_PLACES, (places.value, places.low, places.high), strict=True):
+                    frame[column] = found.astype(int)
             frames.append(frame.assign(classifier=name, concept=phrases, photos=len(paths), **{"class": c}))
     table = pd.concat(frames, ignore_index=True)
     return table.assign(q=false_discovery(table["p"]) if "p" in table else np.nan)
+
+
+def concept_sizes(run: Run) -> pd.DataFrame:
+    """How much concepts move for a class: mean over concepts of |AS|, AS being a mean over its photos.
+
+    One row a classifier and class: value, low, high (degrees), photos. The interval is Student's t over
+    photos, each concept counted with the sign that its mean has.
+    """
+    rows = []
+    for name in run.profile.classifiers:
+        texts = run.judge(name).encode_text(run.profile.concepts)  # (K, n)
+        for c in run.concept_classes:
+            x, y, paths = class_angles(run, name, c, texts)  # (N, K) each
+            each = ((x - y) * (x - y).mean(0).sign()).mean(1, keepdim=True)  # (N, 1)
+            value, margin = float(each.mean()), float(half_width(each, run.profile.confidence))
+            row = {"classifier": name, "class": c, "value": value}
+            rows.append(row | {"low": value - margin, "high": value + margin, "photos": len(paths)})
+    return pd.DataFrame(rows)
 
 
 def class_angles(run: Run, name: str, c: str, texts: Tensor) -> tuple[Tensor, Tensor, list[str]]:
@@ -510,10 +566,8 @@ def _interval(ci: Any) -> dict[str, float]:
 
 def half_width(x: Tensor, level: float) -> Tensor:
     """Half width of the Student t interval of the mean over rows: (N, K) -> (K,)."""
-    n = len(x)
-    if n < 2:
-        return torch.full(x.shape[1:], float("nan"))
-    return x.std(0) / n**0.5 * float(stats.t.ppf((1 + level) / 2, n - 1))
+    sd = x.std(0) if len(x) > 1 else x[0] * math.nan
+    return torch.as_tensor(student_margin(sd.numpy(), len(x), level=level))
 
 
 def _row_spearman(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -152,7 +152,7 @@ def _ladder(run: Run, name: str, originals: Originals, degrees: Tensor) -> Rows:
     return rows
 
 
-def picture_changes(run: Run, name: str, originals: Originals, degrees: float) -> tuple[pd.DataFrame, float]:
+def picture_changes(run: Run, name: str, originals: Originals, degrees: float) -> pd.DataFrame:
     """How pictures change along a step toward the first target, seen by the classifier's judge.
 
     Args:
@@ -163,9 +163,9 @@ def picture_changes(run: Run, name: str, originals: Originals, degrees: float) -
 
     Returns:
         One row a step: IS, AS (mean), turned (median angle between the embeddings of the picture and
-        of the picture at IS = 0), low and high (its quartiles), changed (percent recognised as another
-        class, by the nearest class prompt) and pictures; angles in degrees. And the median angle that
-        another noise makes with the same embedding.
+        of the picture at IS = 0), low and high (its quartiles), noise (the median angle that another
+        noise makes with the same embedding as the start), changed (percent recognised as another class,
+        by the nearest class prompt) and pictures; angles in degrees.
     """
     T, judge, text = run.translator(name), run.judge(name), _target(run, name)
     texts = torch.stack([*run.prompts(judge).values(), text])
@@ -192,7 +192,7 @@ def picture_changes(run: Run, name: str, originals: Originals, degrees: float) -
                 "pictures": len(pictures),
             }
         )
-    return pd.DataFrame(rows), float(angle(start, other).median())
+    return pd.DataFrame(rows).assign(noise=float(angle(start, other).median()))
 
 
 # ------------------------------------------------------------------------- pairs (Figure 1)
@@ -319,39 +319,42 @@ def norm_effect(run: Run, name: str, originals: Originals, degrees: float) -> tu
 
 
 def noise_effect(
-    run: Run, name: str, original: Originals, degrees: float, *, count: int = 4
+    run: Run, name: str, originals: Originals, degrees: float, *, count: int = 4
 ) -> tuple[Rows, pd.DataFrame]:
-    """The first original and a step of IS = `degrees` from it, with shared noise and without."""
-    T, judge, seed = run.translator(name), run.judge(name), run.profile.seed
-    f, c = original.f[:1], original.classes[0]
-    z = T(f)
-    z_eps = restore_norm(T(steer(f, _target(run, name), T, run.spaces(name), degrees=degrees).f_eps), z)
-    both = torch.cat([z.expand(count, -1), z_eps.expand(count, -1)])
-    own = run.decoder(name)(both, seed=seed, shared_noise=False)
-    shared = run.decoder(name)(torch.cat([z, z_eps]), seed=seed)
-    step = f"step of IS {degrees:g}°"
-    rows: Rows = [
+    """Originals and a step of IS = `degrees` from each, with shared noise and with `count` noises each.
+
+    Returns:
+        The pictures of the first original; and one row an original: by which angle (degrees) two pictures
+        differ if only the step, only the noise, or both are others (the latter two: medians of pairs).
+    """
+    T, judge = run.translator(name), run.judge(name)
+    z = T(originals.f)
+    steered = steer(originals.f, _target(run, name), T, run.spaces(name), degrees=degrees)
+    pairs = torch.stack([z, restore_norm(T(steered.f_eps), z)], 1)  # (B, 2, n)
+    rows: Rows = []
+    angles = []
+    for i, pair in enumerate(pairs):
+        seed = run.profile.seed + 2 * count * i
+        shared = run.decoder(name)(pair, seed=seed)
+        own = run.decoder(name)(pair.repeat_interleave(count, 0), seed=seed, shared_noise=False)
+        rows = rows or _noise_rows(originals.classes[i], shared, own, f"step of IS {degrees:g}°")
+        seen, seen_own = judge.encode_images(shared), judge.encode_images(own)
+        between = pairwise_angle(seen_own[:count], seen_own[:count])
+        alone = between[torch.triu(torch.ones_like(between), 1) > 0].median()
+        both = pairwise_angle(seen_own[:count], seen_own[count:]).median()
+        angles.append([float(x) for x in (angle(seen[0], seen[1]), alone, both)])
+    table = pd.DataFrame(angles, columns=["step alone (°)", "noise alone (°)", "both (°)"])
+    table.insert(0, "photo", originals.classes)
+    return rows, table
+
+
+def _noise_rows(c: str, shared: list[Image.Image], own: list[Image.Image], step: str) -> Rows:
+    count = len(own) // 2
+    return [
         ("one noise for both", _captioned(c, shared, ["original", step])),
         ("own noise each: the original", _captioned(c, own[:count], _numbers(count))),
         (f"own noise each: the {step}", _captioned(c, own[count:], _numbers(count))),
     ]
-    seen, seen_own = judge.encode_images(shared), judge.encode_images(own)
-    between = pairwise_angle(seen_own[:count], seen_own[:count])
-    table = pd.DataFrame(
-        {
-            "what differs": [
-                "the step, noise shared",
-                "the noise alone (median of pairs)",
-                "the step and the noise (median of pairs)",
-            ],
-            "angle of the pictures (°)": [
-                float(angle(seen[0], seen[1])),
-                float(between[torch.triu(torch.ones_like(between), 1) > 0].median()),
-                float(pairwise_angle(seen_own[:count], seen_own[count:]).median()),
-            ],
-        }
-    )
-    return rows, table
 
 
 def _captioned(c: str, pictures: list[Image.Image], captions: list[str]) -> list[Shown]:

@@ -253,7 +253,14 @@ def steering_grid(run: Run, degrees: float) -> pd.DataFrame:
         for target, text in run.targets(name).items():
             result = _steer(run, name, data.f, text, degrees)
             scores = pd.Series(result.AS.numpy()).groupby(sources, sort=False)
-            cells = pd.DataFrame({"AS": scores.mean(), "reached": scores.count(), "photos": scores.size()})
+            cells = pd.DataFrame(
+                {
+                    "AS": scores.mean(),
+                    "AS sd": scores.std(),
+                    "reached": scores.count(),
+                    "photos": scores.size(),
+                }
+            )
             cells = cells.rename_axis("source").reset_index()
             proof = _certificate(result)
             # One certificate speaks for the whole column: its flips are counted once.

@@ -52,18 +52,21 @@ def test_energy():
 
 
 @pytest.mark.parametrize(
-    ("cosines", "errors", "verdict"),
+    ("gain", "ratio", "verdict"),
     [
-        ((0.90, 0.91), (1.0, 2.0), "agrees"),
-        ((0.90, 0.93), (1.0, 2.0), "differs"),  # the squared error does not serve the cosine
-        ((0.90, 0.91), (1.0, 1.4), "differs"),  # the cosine does serve the squared error
+        ((0.005, 0.015), (1.6, 2.4), "agrees"),
+        ((0.025, 0.035), (1.6, 2.4), "differs"),  # the squared error does not serve the cosine
+        ((0.005, 0.015), (1.2, 1.4), "differs"),  # the cosine does serve the squared error
+        ((0.015, 0.025), (1.6, 2.4), "undecided"),
+        ((0.005, 0.015), (1.4, 1.8), "undecided"),
     ],
 )
-def test_losses(cosines, errors, verdict):
-    table = pd.DataFrame({"loss": ["mse", "cosine"], "cosine": cosines, "squared error": errors})
-    finding = findings.losses(table)
+def test_losses(gain, ratio, verdict):
+    other = {"loss": "cosine", "cosine": 0.91, "gain": 0.01, "gain low": gain[0], "gain high": gain[1]}
+    other |= {"ratio": 2.0, "ratio low": ratio[0], "ratio high": ratio[1]}
+    finding = findings.losses(pd.DataFrame([{"loss": "mse", "cosine": 0.90}, other]))
     assert finding.verdict == verdict
-    assert f"{errors[1] / errors[0]:.1f} times" in finding.measured
+    assert f"leaves 2.0 ({ratio[0]:.1f} to {ratio[1]:.1f}) times" in finding.measured
 
 
 def test_methods():
@@ -167,7 +170,9 @@ def concepts(before, AS=(0.1, 0.2)):
         for name, angles in before.items()
         for concept, angle, a in zip(("desert", "sea"), angles, AS, strict=True)
     ]
-    return pd.DataFrame(rows, columns=["classifier", "class", "concept", "before", "AS"])
+    table = pd.DataFrame(rows, columns=["classifier", "class", "concept", "before", "AS"])
+    place = table.groupby(["classifier", "class"])["before"].rank()
+    return table.assign(**{"place": place, "place low": place, "place high": place})
 
 
 @pytest.mark.parametrize(
@@ -182,7 +187,16 @@ def test_nearest_concept(before, verdict):
     finding = findings.nearest_concept(concepts(before), "camel", "desert")
     assert finding.verdict == verdict
     place = 1 if before["b"][0] < before["b"][1] else 2
-    assert f"b: place {place} of 2" in finding.measured
+    assert f"b: place {place} ({place} to {place}) of 2" in finding.measured
+
+
+def test_the_nearest_concept_is_undecided_where_photos_decide_it():
+    for before, column, end in (((70, 80), "place high", 2), ((90, 80), "place low", 1)):
+        table = concepts({"a": before, "b": before})
+        table.loc[(table["classifier"] == "a") & (table["concept"] == "desert"), column] = end
+        assert findings.nearest_concept(table, "camel", "desert").verdict == "undecided"
+    one_photo = concepts({"a": (70, 80)}).drop(columns=["place", "place low", "place high"])
+    assert findings.nearest_concept(one_photo, "camel", "desert").verdict == "undecided"
 
 
 def test_nearest_concept_without_that_class_or_concept():
@@ -192,17 +206,22 @@ def test_nearest_concept_without_that_class_or_concept():
 
 
 @pytest.mark.parametrize(
-    ("loud", "verdict"), [((0.5, 0.5), "agrees"), ((0.5, 0.01), "undecided"), ((0.01, 0.01), "differs")]
+    ("loud", "verdict"),
+    [
+        ((0.5, 0.5), "agrees"),
+        ((0.5, 0.14), "undecided"),  # the second one's intervals overlap
+        ((0.5, 0.01), "undecided"),
+        ((0.01, 0.01), "differs"),
+        ((0.06, 0.06), "undecided"),
+    ],
 )
 def test_quieter_class(loud, verdict):
-    rows = [(n, "camel", c, s * 0.1) for n in "ab" for c, s in (("x", 1), ("y", -1))]
-    rows += [
-        (n, "jelly", c, s * v) for n, v in zip("ab", loud, strict=True) for c, s in (("x", 1), ("y", -1))
-    ]
-    table = pd.DataFrame(rows, columns=["classifier", "class", "concept", "AS"])
+    rows = [(n, "camel", 0.1) for n in "ab"] + [(n, "jelly", v) for n, v in zip("ab", loud, strict=True)]
+    table = pd.DataFrame(rows, columns=["classifier", "class", "value"])
+    table = table.assign(low=table["value"] - 0.03, high=table["value"] + 0.03)
     finding = findings.quieter_class(table, "camel", "jelly")
     assert finding.verdict == verdict
-    assert f"a: 0.10° and {loud[0]:.2f}°" in finding.measured  # of sizes, so signs do not cancel
+    assert f"a: 0.10° (0.07 to 0.13°) and {loud[0]:.2f}°" in finding.measured
     assert findings.quieter_class(table, "camel", "moon").verdict == "not run"
 
 

@@ -13,11 +13,13 @@ from sing_utils import SingError
 from sing_utils.intervals import (
     bootstrap,
     bootstrap_means,
+    bootstrap_places,
     chance_p,
     false_discovery,
     percentile,
     permutation_p,
     sign_flip_test,
+    student_margin,
 )
 
 # --------------------------------------------------------------------------- bootstrap
@@ -134,6 +136,28 @@ def test_a_sample_is_a_matrix(x):
 
 
 # --------------------------------------------------------------------------- permutation tests
+
+
+def test_places_by_hand(rng):
+    # Columns a clear distance apart keep their places; two alike exchange theirs.
+    x = rng.normal([9.0, 0.0, 5.0, 5.0], size=(400, 4))
+    places = bootstrap_places(x, draws=500)
+    assert places.value[:2].tolist() == [4.0, 1.0]
+    assert sorted(places.value[2:]) == [2.0, 3.0]
+    assert places.low.tolist() == [4.0, 1.0, 2.0, 2.0]
+    assert places.high.tolist() == [4.0, 1.0, 3.0, 3.0]
+
+
+def test_places_of_equal_columns_are_shared():
+    places = bootstrap_places([[1.0, 1.0, 2.0], [3.0, 3.0, 4.0]], draws=50)
+    assert places.value.tolist() == places.low.tolist() == places.high.tolist() == [1.0, 1.0, 3.0]
+
+
+@pytest.mark.parametrize("level", [0.5, 0.95])
+def test_student_margin_is_that_of_scipy(rng, level):
+    x = rng.normal(size=7)
+    low, high = stats.t.interval(level, 6, x.mean(), stats.sem(x))
+    assert student_margin(x.std(ddof=1), 7, level=level) == pytest.approx((high - low) / 2)
 
 
 def test_sign_flips_agree_with_all_flips_of_a_small_sample():

@@ -101,6 +101,38 @@ def test_the_digests_change_with_what_they_are_of(root):
     assert heads[0] != heads[1]
 
 
+def test_the_decoder_is_told_by_its_files_not_by_its_card(root):
+    folder = root / "drawn by"
+    (folder / "unet").mkdir(parents=True)
+    weights = folder / "unet" / "w.safetensors"
+    weights.write_bytes(b"one")
+    profile = PROFILE.model_copy(update={"picture_backend": "mini:drawn by"})
+
+    def decoder():
+        return write(root, profile)["revisions"]["decoder"]
+
+    first = decoder()
+    assert first["name"] == "mini:drawn by"
+    assert len(first["weights"]) == 64
+    (folder / "README.md").write_text("a card")
+    assert decoder() == first
+    weights.write_bytes(b"two")
+    second = decoder()
+    assert second["weights"] != first["weights"]
+    weights.rename(folder / "w.safetensors")
+    assert decoder()["weights"] not in (first["weights"], second["weights"])
+
+
+def test_the_decoder_of_the_hub_is_told_by_its_commit(root, tmp_path, monkeypatch):
+    profile = PROFILE.model_copy(update={"picture_backend": "karlo"})
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "no cache"))
+    assert write(root, profile)["revisions"]["decoder"] == {"name": "karlo", "weights": None}
+    asked = []
+    monkeypatch.setattr(records, "cached_commit", lambda repository: asked.append(repository) or "c" * 40)
+    assert write(root, profile)["revisions"]["decoder"]["weights"] == "c" * 40
+    assert asked == ["kakaobrain/karlo-v1-alpha-image-variations"]
+
+
 def test_heads_of_names_that_begin_alike_are_not_mixed(root):
     folder = root / "_build" / "runs" / "small" / "artifacts" / "heads"
     other = LinearHead(torch.eye(3), torch.zeros(3), sha256="2" * 64)

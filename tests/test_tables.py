@@ -120,6 +120,8 @@ def test_translators_are_fitted_on_fit_rows_and_judged_on_the_others(run):
     assert (ridge["R²"] > 0.999).all()
     assert (fits["seconds"] > 0).all()
     assert len(cosines) == 40
+    spread = cosines.groupby("classifier")["cosine"].std()
+    assert ridge["cosine sd"].to_numpy() == pytest.approx(spread[ridge["classifier"]].to_numpy(), rel=1e-6)
     kept = Translator.load(run.folder / "translators" / "one.safetensors")
     assert kept.report.method == "ridge"
     assert kept.meta == {"classifier": "one", "encoder": "planted"}
@@ -131,6 +133,14 @@ def test_compare_losses(run):
     table, curves = tables.compare_losses(run, "one")
     assert table["loss"].tolist() == ["mse", "cosine", "both"]
     assert set(table["method"]) == {"adamw"}
+    t = table.set_index("loss")
+    assert t.loc["mse", ["gain", "ratio"]].isna().all()
+    for loss in ("cosine", "both"):
+        own = t.loc[loss]
+        assert own["gain"] == pytest.approx(own["cosine"] - t.loc["mse", "cosine"], abs=1e-6)
+        assert own["ratio"] == pytest.approx(own["squared error"] / t.loc["mse", "squared error"], rel=1e-6)
+        assert own["gain low"] < own["gain"] < own["gain high"]
+        assert own["ratio low"] < own["ratio"] < own["ratio high"]
     assert curves.groupby("loss")["epoch"].max().to_dict() == {"mse": 2, "cosine": 2, "both": 2}
 
 
@@ -198,6 +208,23 @@ def test_concept_angles_equal_the_definitions(run):
     flips = np.array(list(itertools.product([-1, 1], repeat=10))) @ (before - after).numpy()
     assert row["p"] == pytest.approx(np.mean(np.abs(flips) >= abs(flips[-1]) - 1e-12), abs=0.08)
     assert (table["q"] >= table["p"]).all()
+    low, _ = stats.t.interval(0.9, 9, before.mean(), stats.sem(before))
+    assert row["before margin"] == pytest.approx(row["before"] - low)
+    places = table[table["classifier"] == "one"].set_index("concept")
+    assert places["place"].tolist() == places["before"].rank().tolist()
+    assert (places["place low"] <= places["place"]).all()
+    assert (places["place"] <= places["place high"]).all()
+
+
+def test_sizes_are_of_the_means_of_the_concepts(run):
+    angles, sizes = tables.concept_angles(run), tables.concept_sizes(run)
+    assert sizes["photos"].tolist() == [10, 10]
+    for name, own in angles.groupby("classifier"):
+        row = sizes[sizes["classifier"] == name].iloc[0]
+        assert row["value"] == pytest.approx(own["AS"].abs().mean())
+        assert row["low"] < row["value"] < row["high"]
+        # Photos move both concepts: the interval is at most as wide as if they did so in step.
+        assert row["high"] - row["value"] <= own["margin"].mean() * (1 + 1e-9)
 
 
 def test_margin_of_one_photo_is_unknown():

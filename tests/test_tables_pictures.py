@@ -160,13 +160,13 @@ def test_an_attribute_score_ladder_has_equal_whole_degrees(run, originals, degre
 
 
 def test_changes_are_measured_from_the_start_with_restored_norm(run, originals):
-    table, noise = pictures.picture_changes(run, "one", originals, 8.0)
+    table = pictures.picture_changes(run, "one", originals, 8.0)
     assert table["IS"].tolist() == pytest.approx(list(range(9)))
     assert table["turned"].iloc[0] == 0
     assert (table["pictures"] == 2).all()
     assert table["turned"].is_monotonic_increasing
     assert table["changed"].iloc[0] == 0
-    assert noise > 0  # the recorder's noise is in its last pixel
+    assert (table["noise"] > 0).all()  # the recorder's noise is in its last pixel
     seeds = [seed for _, seed, _ in run.pictures.calls]
     assert seeds == [0, 1, *([0] * 9)]
     for z, _, _ in run.pictures.calls:
@@ -237,15 +237,19 @@ def test_the_effect_of_the_norm(run, originals):
 
 
 def test_the_effect_of_the_noise(run, originals):
-    _, table = pictures.noise_effect(run, "one", originals, 2.0)
-    (own, _, own_shared), (both, _, shared) = run.pictures.calls
-    assert (own_shared, shared) == (False, True)
-    assert (len(own), len(both)) == (8, 2)
-    for z in (own, both):
-        lengths_of_originals(run, z, originals.f[0])
-    step, noise, together = table["angle of the pictures (°)"]
-    assert 0 < step < noise
-    assert together >= step
+    rows, table = pictures.noise_effect(run, "one", originals, 2.0)
+    assert [shared for *_, shared in run.pictures.calls] == [True, False] * len(originals)
+    assert [len(z) for z, *_ in run.pictures.calls] == [2, 8] * len(originals)
+    seeds = [seed for _, seed, _ in run.pictures.calls]
+    assert seeds == [8 * i for i in range(len(originals)) for _ in range(2)]  # no noise serves two originals
+    for i, (z, *_) in enumerate(run.pictures.calls):
+        lengths_of_originals(run, z, originals.f[i // 2])
+    assert table["photo"].tolist() == originals.classes
+    step, noise, together = (table[f"{what} (°)"] for what in ("step alone", "noise alone", "both"))
+    assert (step > 0).all()
+    assert (noise > step).all()
+    assert (together >= step).all()
+    assert [len(shown) for _, shown in rows] == [2, 4, 4]
 
 
 @pytest.mark.parametrize("toward", [None, "there"])

@@ -145,6 +145,7 @@ def test_grid_is_a_cell_for_each_class_and_target(run):
     cell = grid[(grid["classifier"] == "one") & (grid["source"] == "zero") & (grid["target"] == "elsewhere")]
     expected = steer(source(run), run.goals[1], run.translator("one"), run.spaces("one"), degrees=8.0)
     assert cell["AS"].item() == pytest.approx(float(expected.AS.mean()))
+    assert cell["AS sd"].item() == pytest.approx(float(expected.AS.std()))
     assert (cell["reached"].item(), cell["photos"].item()) == (10, 10)
     proof = tables.step_certificates({"grid": grid})
     assert proof["steps"].tolist() == [40, 40]  # every step once
@@ -184,7 +185,7 @@ def test_charts_are_drawn_from_the_tables(run):
     for chart in (
         charts_steering.steering_curves(tables.steering_curves(run, largest, points=3)),
         charts_steering.steering_grid(tables.steering_grid(run, 8.0)),
-        charts_steering.picture_changes(changes(), 20.0),
+        charts_steering.picture_changes(changes()),
         charts_steering.recognised(changes()),
     ):
         spec = chart.to_dict()
@@ -253,7 +254,7 @@ def test_table_1_finding():
     assert finding.verdict == "not comparable"
 
 
-def changes(changed=(0.0, 20.0, 60.0), turned=(0.0, 15.0, 30.0)):
+def changes(changed=(0.0, 20.0, 60.0), turned=(0.0, 15.0, 30.0), noise=20.0):
     return pd.DataFrame(
         {
             "IS": [0.0, 10.0, 20.0],
@@ -261,6 +262,7 @@ def changes(changed=(0.0, 20.0, 60.0), turned=(0.0, 15.0, 30.0)):
             "turned": turned,
             "low": turned,
             "high": turned,
+            "noise": noise,
             "changed": changed,
             "pictures": 16,
         }
@@ -268,11 +270,11 @@ def changes(changed=(0.0, 20.0, 60.0), turned=(0.0, 15.0, 30.0)):
 
 
 def test_visible_change():
-    finding = findings_steering.visible_change(changes(), 20.0)
+    finding = findings_steering.visible_change(changes())
     assert "first recognised as another class at IS = 20°, mean AS 6.0°" in finding.measured
     assert "first turns by more than other noise does (20°) at IS = 20°" in finding.measured
-    assert "no noise to compare" in findings_steering.visible_change(changes(), 0.0).measured
-    never = findings_steering.visible_change(changes((0.0, 0.0, 40.0)), 50.0)
+    assert "no noise to compare" in findings_steering.visible_change(changes(noise=0.0)).measured
+    never = findings_steering.visible_change(changes((0.0, 0.0, 40.0), noise=50.0))
     assert "Up to IS = 20° fewer than half" in never.measured
     assert "never turns by more than other noise does (50°)" in never.measured
 
@@ -288,10 +290,14 @@ def test_norm_effect(plain, verdict):
     assert "0.90 to 1.50 times as long" in finding.measured
 
 
-@pytest.mark.parametrize(("noise", "verdict"), [(20.0, "agrees"), (2.0, "differs")])
+@pytest.mark.parametrize(
+    ("noise", "verdict"), [((20.0, 10.0), "agrees"), ((20.0, 2.0), "undecided"), ((2.0, 1.0), "differs")]
+)
 def test_noise_effect(noise, verdict):
-    table = pd.DataFrame({"what": ["step", "noise", "both"], "angle": [5.0, noise, 21.0]})
-    assert findings_steering.noise_effect(table).verdict == verdict
+    table = pd.DataFrame({"step alone (°)": [5.0, 6.0], "noise alone (°)": noise, "both (°)": [21.0, 22.0]})
+    finding = findings_steering.noise_effect(table)
+    assert finding.verdict == verdict
+    assert "over 2 photos the step alone turns the picture by 5.5°" in finding.measured
 
 
 @pytest.mark.parametrize(
