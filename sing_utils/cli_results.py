@@ -12,6 +12,7 @@ import pandas as pd
 import typer
 
 from sing_utils.errors import SingError
+from sing_utils.findings import SIGNIFICANCE
 from sing_utils.results import Results, without_pictures
 
 if TYPE_CHECKING:
@@ -36,7 +37,9 @@ class Headline:
     Attributes:
         title: above it, in words.
         columns: column -> its heading with units, in the order shown; empty: all as they are.
-        intervals: columns that are shown with their interval, `low` to `high`, in the same cell.
+        intervals: columns that are shown with their interval in the same cell.
+        ends: columns of the intervals' ends.
+        starred: whether such a cell has a star where its corrected p (column q) is below 0.05.
         across: column whose values become columns; the rows are then what is left.
         turned: a row becomes a column, for tables of many columns and one row a classifier.
     """
@@ -44,6 +47,8 @@ class Headline:
     title: str
     columns: dict[str, str] = field(default_factory=dict)
     intervals: tuple[str, ...] = ()
+    ends: tuple[str, str] = ("low", "high")
+    starred: bool = False
     across: str | None = None
     turned: bool = False
 
@@ -86,8 +91,12 @@ HEADLINES = {
         across="classifier",
     ),
     "class_scores": Headline(
-        "Mean contrast of each class (°): below 0 the class leaks",
+        "Mean contrast of each class (°): below 0 the class leaks, if it is not the translator's error "
+        "(*: corrected p < 0.05)",
         {"classifier": "classifier", "class": "class", "contrast": "contrast (°)"},
+        intervals=("contrast",),
+        ends=("contrast low", "contrast high"),
+        starred=True,
         across="classifier",
     ),
     "rank_correlations": Headline(
@@ -311,12 +320,15 @@ def headline(name: str, table: pd.DataFrame) -> pd.DataFrame:
     how = HEADLINES[name]
     texts = readable(table)
     for column in how.intervals:
-        if {column, "low", "high"} <= set(table):
-            low, high = (_texts(table[c], _decimals(table[column])) for c in ("low", "high"))
+        if {column, *how.ends} <= set(table):
+            low, high = (_texts(table[c], _decimals(table[column])) for c in how.ends)
             values = _texts(table[column], _decimals(table[column]))
             cells = zip(values, low, high, strict=True)
             texts[column] = [v if lo == "–" else f"{v} [{lo}, {hi}]" for v, lo, hi in cells]
-            texts = texts.drop(columns=["low", "high"])
+            if how.starred and "q" in table:
+                small = table["q"] < SIGNIFICANCE
+                texts[column] += small.map({True: " *", False: ""}).to_numpy()
+            texts = texts.drop(columns=list(how.ends))
     kept = [c for c in how.columns if c in texts] or list(texts)
     texts = texts[kept]
     if how.across is not None and how.across in texts:

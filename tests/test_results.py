@@ -118,6 +118,22 @@ def test_rows_that_would_be_lost_side_by_side_stay_below_each_other():
     assert len(headline("class_medians", twice)) == 8
 
 
+def test_contrasts_have_intervals_and_a_star_where_they_are_not_chance():
+    table = pd.DataFrame(
+        {
+            "classifier": ["a", "a", "b", "b"],
+            "class": ["cat", "dog"] * 2,
+            "contrast": [0.5, -0.25, 0.125, 1.0],
+            "contrast low": [0.25, -0.5, 0.0, 0.5],
+            "contrast high": [0.75, 0.0, 0.25, 1.5],
+            "q": [0.01, 0.05, 0.5, float("nan")],
+        }
+    )
+    shown = headline("class_scores", table)
+    assert shown["a"].tolist() == ["0.500 [0.250, 0.750] *", "-0.250 [-0.500, 0.000]"]
+    assert shown["b"].tolist() == ["0.125 [0.000, 0.250]", "1.000 [0.500, 1.500]"]
+
+
 def test_angles_of_steering_have_their_unit():
     row = dict.fromkeys(HEADLINES["steering"].columns, 1.5) | {"classifier": "a", "moved": 1e-9}
     shown = headline("steering", pd.DataFrame([row]))
