@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from sing_utils.findings import Finding, Verdict, span
 from sing_utils.intervals import bootstrap, student_margin
@@ -131,15 +133,31 @@ def opposite(verdict: Verdict) -> Verdict:
 
 def median_of_size(scores: pd.DataFrame, run: RunFacts) -> pd.DataFrame:
     """Median |AS| over photos with its bootstrap interval: one row a classifier, degrees."""
+    sizes = scores.assign(size=scores["AS"].abs())
+    return bootstrapped(sizes, "size", lambda a: np.median(a, -1), run).rename(columns={"n": "photos"})
+
+
+def deviation(table: pd.DataFrame, column: str, run: RunFacts) -> pd.DataFrame:
+    """Standard deviation over rows (photos, or classes) with its bootstrap interval: one row a classifier."""
+    return bootstrapped(table, column, lambda a: a.std(-1, ddof=1), run)
+
+
+def bootstrapped(
+    table: pd.DataFrame, column: str, statistic: Callable[[np.ndarray], np.ndarray], run: RunFacts
+) -> pd.DataFrame:
+    """A statistic of a column over each classifier's n rows, with its bootstrap interval."""
     rows = []
-    for name, own in scores.groupby("classifier", sort=False):
-        size = own["AS"].abs().to_numpy()
-        row = {"classifier": name, "photos": len(size), "value": float(np.median(size))}
-        ends = {"low": math.nan, "high": math.nan}
-        if len(size) > 1:
-            ci = bootstrap(lambda a: np.median(a, -1), size, level=run.level, draws=1000)
-            ends = {"low": ci.low, "high": ci.high}
-        rows.append(row | ends)
+    for name, own in table.groupby("classifier", sort=False):
+        x = own[column].to_numpy()
+        row = {"classifier": name, "n": len(x), "value": math.nan, "low": math.nan, "high": math.nan}
+        if len(x) > 1:
+            ci = bootstrap(statistic, x, level=run.level, draws=1000)
+            row |= {"value": ci.value, "low": ci.low, "high": ci.high}
+        elif len(x):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", RuntimeWarning)  # one value has no deviation: NaN
+                row["value"] = float(statistic(x))
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
@@ -163,6 +181,12 @@ def with_interval(mean: Any, sd: Any, n: Any, run: RunFacts) -> pd.DataFrame:
 def spans(table: pd.DataFrame, unit: str = "°", digits: int = 2) -> str:
     """`span` of each classifier."""
     return "; ".join(f"{r['classifier']} {span(r, unit, digits)}" for r in table.to_dict("records"))
+
+
+def share(k: float, n: float, run: RunFacts) -> str:
+    """K of n as percent, with the exact binomial interval."""
+    ends = stats.binomtest(int(k), int(n)).proportion_ci(run.level)
+    return f"{100 * k / n:.0f} % ({100 * ends.low:.0f} to {100 * ends.high:.0f} %)"
 
 
 def counted(numbers: Sequence[float], what: str = "photos a classifier") -> str:

@@ -16,6 +16,7 @@ from sing_utils.reproduction_judging import (
     above,
     between,
     counted,
+    deviation,
     from_finding,
     judges,
     median_of_size,
@@ -220,8 +221,8 @@ def _ratio_definition(run: RunFacts, ratios: pd.DataFrame, spreads: pd.DataFrame
 @judges("resnext101-variance", "photo_scores", "spreads")
 def _resnext101(run: RunFacts, scores: pd.DataFrame, spreads: pd.DataFrame) -> Judgement:
     medians, own = median_of_size(run.of(scores, FIVE), run), run.of(spreads, FIVE).set_index("classifier")
-    words = f"Median |AS|: {spans(medians)}. Standard deviation of AS: "
-    words += "; ".join(f"{name} {sd:.2f}°" for name, sd in own["sd AS (°)"].items()) + "."
+    sd = deviation(run.of(scores, FIVE), "AS", run)
+    words = f"Median |AS|: {spans(medians)}. Standard deviation of AS: {spans(sd)}."
     if not run.named:
         return Judgement(words, counted(own["photos"]), "not comparable")
     first = medians.loc[medians["value"].idxmax(), "classifier"]

@@ -16,10 +16,12 @@ from sing_utils.reproduction_judging import (
     above,
     compare,
     counted,
+    deviation,
     from_finding,
     judges,
     median_of_size,
     opposite,
+    share,
     spans,
 )
 from sing_utils.reproduction_rules import PAIR
@@ -60,8 +62,8 @@ def _dino_typical(run: RunFacts, scores: pd.DataFrame) -> Judgement:
     limit = run.published.numbers["dino-typical"].values["DINO-ViT"]
     chosen = run.of(scores, ["DINO-ViT"])
     own = median_of_size(chosen, run)
-    small = (chosen["AS"].abs() < limit).groupby(chosen["classifier"], sort=False).mean()
-    shares = "; ".join(f"{name} {100 * share:.0f} %" for name, share in small.items())
+    small = (chosen["AS"].abs() < limit).groupby(chosen["classifier"], sort=False).agg(["sum", "size"])
+    shares = "; ".join(f"{r.Index} {share(r.sum, r.size, run)}" for r in small.itertuples())
     words = f"Median |AS| over photos: {spans(own)}. Below {limit:g}°: {shares} of the photos."
     if not run.named:
         return Judgement(words, counted(own["photos"]), "not comparable")
@@ -73,9 +75,9 @@ def _dino_typical(run: RunFacts, scores: pd.DataFrame) -> Judgement:
 def _resnet50_varies(run: RunFacts, medians: pd.DataFrame) -> Judgement:
     own = run.of(medians, PAIR)
     n = f"{own['class'].nunique()} classes, {counted(own['photos'], 'photos each')}"
-    sd = own.groupby("classifier", sort=False)["value"].std()
-    words = "Standard deviation of the class medians of |AS|: "
-    words += "; ".join(f"{name} {value:.2f}°" for name, value in sd.items()) + "."
+    spread = deviation(own, "value", run)
+    sd = spread.set_index("classifier")["value"]
+    words = f"Standard deviation of the class medians of |AS|, other classes drawn: {spans(spread)}."
     if not run.named:
         return Judgement(words, n, "not comparable")
     a, b = (own[own["classifier"] == name].set_index("class") for name in PAIR)

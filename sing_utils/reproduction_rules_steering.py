@@ -7,12 +7,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from scipy import stats
 
 from sing_utils import findings, findings_steering
 from sing_utils.findings import Verdict, span
@@ -24,6 +22,7 @@ from sing_utils.reproduction_judging import (
     counted,
     from_finding,
     judges,
+    share,
     spans,
     step_means,
     with_interval,
@@ -172,7 +171,9 @@ def _figure_8(run: RunFacts, cosines: pd.DataFrame) -> Judgement:
 def _figure_9(run: RunFacts, changes: pd.DataFrame) -> Judgement:
     finding = findings_steering.visible_change(changes)
     words, n = finding.measured, counted(changes["pictures"], "pictures at each IS")
-    shares = [f"{_share(r, run)} at IS = {r['IS']:g}°" for r in changes.to_dict("records")[1:]]
+    counted_up = changes.assign(k=(changes["changed"] / 100 * changes["pictures"]).round())
+    counts = counted_up.iloc[1:].to_dict("records")
+    shares = [f"{share(r['k'], r['pictures'], run)} at IS = {r['IS']:g}°" for r in counts]
     words += f" Seen as another class: {', '.join(shares)}."
     return Judgement(words, n, finding.verdict, "the paper judged by eye", finding.rule)
 
@@ -230,13 +231,6 @@ def _decoder(run: RunFacts, changes: pd.DataFrame) -> Judgement:
 
 
 # ------------------------------------------------------------------- complete results (Appendices F and G)
-
-
-def _share(row: dict[str, Any], run: RunFacts) -> str:
-    """Percent of pictures seen as another class, with the exact binomial interval."""
-    n = int(row["pictures"])
-    ends = stats.binomtest(round(row["changed"] / 100 * n), n).proportion_ci(run.level)
-    return f"{row['changed']:.0f} % ({100 * ends.low:.0f} to {100 * ends.high:.0f} %)"
 
 
 def _violins(name: str, run: RunFacts, medians: pd.DataFrame) -> Judgement:

@@ -321,35 +321,32 @@ def norm_effect(run: Run, name: str, originals: Originals, degrees: float) -> tu
 def noise_effect(
     run: Run, name: str, originals: Originals, degrees: float, *, count: int = 4
 ) -> tuple[Rows, pd.DataFrame]:
-    """Originals and a step of IS = `degrees` from each, with shared noise and with `count` noises each.
+    """Originals and a step of IS = `degrees` from each, drawn from one noise and from others.
 
     Returns:
-        The pictures of the first original; and one row an original: by which angle (degrees) two pictures
-        differ if only the step, only the noise, or both are others (the latter two: medians of pairs).
+        Pictures of the first original, `count` noises each; and one row an original: by which angle
+        (degrees) its picture turns if only the step, only the noise, or both are others.
     """
-    T, judge = run.translator(name), run.judge(name)
+    T, judge, seed = run.translator(name), run.judge(name), run.profile.seed
     z = T(originals.f)
     steered = steer(originals.f, _target(run, name), T, run.spaces(name), degrees=degrees)
-    pairs = torch.stack([z, restore_norm(T(steered.f_eps), z)], 1)  # (B, 2, n)
-    rows: Rows = []
-    angles = []
-    for i, pair in enumerate(pairs):
-        seed = run.profile.seed + 2 * count * i
-        shared = run.decoder(name)(pair, seed=seed)
-        own = run.decoder(name)(pair.repeat_interleave(count, 0), seed=seed, shared_noise=False)
-        rows = rows or _noise_rows(originals.classes[i], shared, own, f"step of IS {degrees:g}°")
-        seen, seen_own = judge.encode_images(shared), judge.encode_images(own)
-        between = pairwise_angle(seen_own[:count], seen_own[:count])
-        alone = between[torch.triu(torch.ones_like(between), 1) > 0].median()
-        both = pairwise_angle(seen_own[:count], seen_own[count:]).median()
-        angles.append([float(x) for x in (angle(seen[0], seen[1]), alone, both)])
-    table = pd.DataFrame(angles, columns=["step alone (°)", "noise alone (°)", "both (°)"])
+    z_eps = restore_norm(T(steered.f_eps), z)
+    start, step, noise, both = (
+        judge.encode_images(run.decoder(name)(drawn, seed=seed + other))
+        for other in (0, 1)
+        for drawn in (z, z_eps)
+    )
+    turned = {"step alone (°)": step, "noise alone (°)": noise, "both (°)": both}
+    table = pd.DataFrame({what: angle(start, seen).numpy() for what, seen in turned.items()})
     table.insert(0, "photo", originals.classes)
-    return rows, table
+    return _noise_rows(run, name, originals.classes[0], torch.stack([z[0], z_eps[0]]), degrees, count), table
 
 
-def _noise_rows(c: str, shared: list[Image.Image], own: list[Image.Image], step: str) -> Rows:
-    count = len(own) // 2
+def _noise_rows(run: Run, name: str, c: str, pair: Tensor, degrees: float, count: int) -> Rows:
+    """A pair of embeddings (2, n) drawn from one noise, and from `count` noises each."""
+    seed, step = run.profile.seed, f"step of IS {degrees:g}°"
+    shared = run.decoder(name)(pair, seed=seed)
+    own = run.decoder(name)(pair.repeat_interleave(count, 0), seed=seed, shared_noise=False)
     return [
         ("one noise for both", _captioned(c, shared, ["original", step])),
         ("own noise each: the original", _captioned(c, own[:count], _numbers(count))),

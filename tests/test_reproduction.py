@@ -16,7 +16,7 @@ from sing_utils import reproduction, reproduction_rules_steering
 from sing_utils.published import Published
 from sing_utils.reproduction import COLUMNS, page, rows
 from sing_utils.reproduction_facts import RunFacts
-from sing_utils.reproduction_judging import JUDGES, beside, judges, together
+from sing_utils.reproduction_judging import JUDGES, beside, deviation, judges, together
 from sing_utils.results import Results
 from sing_utils.tables import RATIOS
 from sing_utils.tables_steering import DIRECTIONS
@@ -400,10 +400,24 @@ def test_means_of_classes_make_the_mean_over_photos(make):
     assert found["photos"] == 51
 
 
+def test_deviations_have_the_interval_of_resampled_rows(make):
+    results = make()
+    run, medians = RunFacts(results, PUBLISHED), results.table("class_medians")
+    found = deviation(medians, "value", run).set_index("classifier")
+    own = medians[medians["classifier"] == "ResNet50"]["value"]
+    assert found.loc["ResNet50", "value"] == pytest.approx(own.std())
+    assert found.loc["ResNet50", "low"] < own.std() < found.loc["ResNet50", "high"]
+    flat = found.loc["ResNeXt101"]  # all classes alike, and so whatever is drawn
+    assert flat["value"] == pytest.approx(0)
+    one = deviation(medians.groupby("classifier").head(1), "value", run)
+    assert one[ENDS].isna().all(axis=None)
+    assert "ResNet50 0.93° (0.67 to 1.07°)" in row(results, "resnet50-varies")["measured"]
+
+
 def test_shares_of_pictures_have_the_exact_interval(make):
     found = row(make(), "figure-9")
     ends = stats.binomtest(10, 16).proportion_ci(0.95)
-    assert f"60 % ({100 * ends.low:.0f} to {100 * ends.high:.0f} %) at IS = 20°" in found["measured"]
+    assert f"62 % ({100 * ends.low:.0f} to {100 * ends.high:.0f} %) at IS = 20°" in found["measured"]
 
 
 def test_one_definition_of_the_ratio_is_enough_for_the_later_figure_but_not_for_the_order(make):
@@ -586,7 +600,7 @@ def test_an_empty_and_an_old_table(make):
     table = rows(make(change)).set_index("id")
     assert table.loc["class-order", "verdict"] == table.loc["figure-7", "verdict"] == "not run"
     assert "is empty" in table.loc["class-order", "note"]
-    assert "lacks 'squared error'" in table.loc["figure-7", "note"]
+    assert "lacks 'ratio low'" in table.loc["figure-7", "note"]
 
 
 def test_a_run_without_concepts_of_a_class(make):

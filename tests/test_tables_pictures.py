@@ -238,12 +238,15 @@ def test_the_effect_of_the_norm(run, originals):
 
 def test_the_effect_of_the_noise(run, originals):
     rows, table = pictures.noise_effect(run, "one", originals, 2.0)
-    assert [shared for *_, shared in run.pictures.calls] == [True, False] * len(originals)
-    assert [len(z) for z, *_ in run.pictures.calls] == [2, 8] * len(originals)
-    seeds = [seed for _, seed, _ in run.pictures.calls]
-    assert seeds == [8 * i for i in range(len(originals)) for _ in range(2)]  # no noise serves two originals
-    for i, (z, *_) in enumerate(run.pictures.calls):
-        lengths_of_originals(run, z, originals.f[i // 2])
+    *drawn, shared, own = run.pictures.calls
+    assert [(seed, one) for _, seed, one in drawn] == [(0, True), (0, True), (1, True), (1, True)]
+    for z, *_ in drawn:
+        lengths_of_originals(run, z, originals.f)
+    torch.testing.assert_close(drawn[0][0], drawn[2][0])  # only the noise is another
+    assert (shared[2], own[2]) == (True, False)
+    assert (len(shared[0]), len(own[0])) == (2, 8)
+    for z, *_ in (shared, own):
+        lengths_of_originals(run, z, originals.f[0])
     assert table["photo"].tolist() == originals.classes
     step, noise, together = (table[f"{what} (°)"] for what in ("step alone", "noise alone", "both"))
     assert (step > 0).all()
