@@ -16,6 +16,13 @@ def test_page_from_a_server(name, watched, server):
     assert watched.wrong == []
 
 
+# Labels of one axis that were cut so that they read alike.
+ALIKE = """() => [...document.querySelectorAll('.role-axis-label')].flatMap((axis) => {
+  const labels = [...axis.querySelectorAll('text')].map((text) => text.textContent);
+  return labels.filter((label, i) => label.includes('…') && labels.indexOf(label) !== i);
+})"""
+
+
 @pytest.mark.parametrize("name", PAGES)
 def test_page_from_the_disk_and_on_a_phone(name, watched):
     watched.page.set_viewport_size(PHONE)
@@ -23,6 +30,7 @@ def test_page_from_the_disk_and_on_a_phone(name, watched):
     assert watched.wrong == []
     wide = watched.page.evaluate("document.documentElement.scrollWidth")
     assert wide <= PHONE["width"], f"the page is {wide} px wide on a 360 px phone"
+    assert watched.page.evaluate(ALIKE) == []
 
 
 @pytest.fixture

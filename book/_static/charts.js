@@ -37,7 +37,7 @@
       background: "transparent",
       font: font,
       view: { stroke: "transparent" },
-      axisY: narrow ? { labelLimit: 96 } : {},
+      axisY: narrow ? { labelLimit: 130 } : {}, // a classifier's name tells itself by its end
       axis: { ...words, ...size, domainColor: line, tickColor: line, gridColor: grid },
       legend: { ...words, ...size, ...below },
       header: { ...words, ...size },
