@@ -91,8 +91,7 @@ HEADLINES = {
         across="classifier",
     ),
     "class_scores": Headline(
-        "Mean contrast of each class (°): below 0 the class leaks, if it is not the translator's error "
-        "(*: corrected p < 0.05)",
+        "Mean contrast of each class (°; below 0 the class leaks; *: corrected p < 0.05 by the table's test)",
         {"classifier": "classifier", "class": "class", "contrast": "contrast (°)"},
         intervals=("contrast",),
         ends=("contrast low", "contrast high"),

@@ -101,7 +101,7 @@ def losses(table: pd.DataFrame) -> Finding:
         verdict,
         f"Agrees if the interval of the gain in cosine ends below {_SMALL_GAIN} and that of the squared "
         f"errors' ratio begins above {_LARGE_RATIO}; differs if the gain's begins above or the ratio's ends "
-        "below; else undecided. Intervals are over photos; both fits are given.",
+        "below; else undecided. Intervals are over photos, given the two fits.",
     )
 
 
@@ -202,13 +202,13 @@ def nearest_concept(concepts: pd.DataFrame, class_name: str, expected: str) -> F
     """Is the expected concept the nearest to a class's photos? (Figure 5)"""
     claim = f"Of 30 concepts, “{expected}” has the smallest angle to {class_name} (Figure 5, DINO-ViT)."
     rule = (
-        "Agrees if it is the nearest for every classifier, however photos are resampled (interval 1 to 1); "
-        "differs if no classifier's interval of its place holds 1; else undecided."
+        "Agrees if the interval of its place, over photos, is 1 to 1 in every classifier; differs if it "
+        "holds 1 in none; else undecided."
     )
     own = concepts[concepts["class"] == class_name]
     if own.empty or expected not in set(own["concept"]):
         return Finding(claim, "This run has not both that class and that concept.", "not run", rule)
-    if "place" not in own or own["place"].isna().any():
+    if own["place"].isna().any():
         return Finding(claim, "A class of one photo: no interval, no answer.", "undecided", rule)
     parts = []
     for name, table in own.groupby("classifier", sort=False):
@@ -231,7 +231,8 @@ def quieter_class(sizes: pd.DataFrame, quiet: str, loud: str) -> Finding:
     claim = f"Concepts move little for {quiet} and substantially more for {loud} (Section 4.3, DINO-ViT)."
     rule = (
         "Agrees if in every classifier the interval of the second class lies above that of the first; "
-        "differs if in every one it lies below; else undecided."
+        "differs if in every one it lies below; else undecided. Each half of the photos counts "
+        "with the signs of the other half, so that chance alone has the size 0."
     )
     if not {quiet, loud} <= set(sizes["class"]):
         return Finding(claim, "This run has not both classes.", "not run", rule)
@@ -244,7 +245,7 @@ def quieter_class(sizes: pd.DataFrame, quiet: str, loud: str) -> Finding:
         verdict = "differs"
     return Finding(
         claim,
-        f"Mean |AS| over concepts, {quiet} and {loud}: " + "; ".join(parts) + ".",
+        f"Mean size of AS over concepts, {quiet} and {loud}: " + "; ".join(parts) + ".",
         verdict,
         rule,
     )

@@ -165,12 +165,19 @@ def noise_effect(table: pd.DataFrame) -> Finding:
     """Can a step be told from noise that is not shared?"""
     step, noise, both = (table[f"{what} (°)"] for what in ("step alone", "noise alone", "both"))
     more = noise > step
+    claim = "Sharing the noise makes visual differences solely attributable to the feature (appendix D)."
+    rule = (
+        "Agrees if other noise alone changes every picture more than this step does, so that only shared "
+        "noise lets one see the step; differs if it does for none."
+    )
+    if not noise.any():
+        return Finding(claim, "These pictures are made without noise.", "not comparable", rule)
+    verdict: Verdict = "agrees" if more.all() else "undecided" if more.any() else "differs"
     return Finding(
-        "Sharing the noise makes visual differences solely attributable to the feature (appendix D).",
+        claim,
         f"On average over {len(table)} photos the step alone turns the picture by {step.mean():.1f}°, other "
         f"noise alone by {noise.mean():.1f}°, both by {both.mean():.1f}°; noise alone turns "
-        f"{int(more.sum())} of them farther than the step.",
-        "agrees" if more.all() else "undecided" if more.any() else "differs",
-        "Agrees if other noise alone changes every picture more than this step does, so that only shared "
-        "noise lets one see the step; differs if it does for none.",
+        f"{int(more.sum())} of the {len(table)} farther than the step does.",
+        verdict,
+        rule,
     )

@@ -32,6 +32,7 @@ from sing_utils.errors import SingError
 from sing_utils.sources import list_pictures
 
 MINI_WEIGHTS = Path(__file__).parents[1] / "data" / "embedded" / "decoder"
+_WEIGHTS = (".json", ".safetensors", ".bin", ".txt")  # and settings
 KARLO_WIDTH = 768  # of CLIP ViT-L/14, for which the published Karlo was trained
 
 
@@ -199,24 +200,26 @@ def require_fit(name: str, encoder: Encoder, *, base: Path | None = None) -> Non
         )
 
 
-def weights_folder(name: str, base: Path | None = None) -> Path | None:
-    """The folder whose files decide what a backend draws; None: they come from the model hub.
+def weights_files(name: str, base: Path | None = None) -> tuple[Path, list[Path]]:
+    """The folder and, in it, the files that decide what a backend draws; none if it is from the model hub.
 
     Args:
         name: as for `load_pictures`.
         base: folder that a relative FOLDER starts from; None: the working folder.
 
-    >>> weights_folder("mini").name, weights_folder("planted").name, weights_folder("karlo")
-    ('decoder', 'weights', None)
+    >>> [file.name for file in weights_files("planted")[1]], weights_files("karlo")[1]
+    (['reader.safetensors'], [])
     """
     kind, source = _split(name, base or Path.cwd())
     if kind == "planted":
         from sing_utils.planted_models import WEIGHTS
 
-        return WEIGHTS
-    if kind == "mini" and not source:
-        return MINI_WEIGHTS
-    return Path(source) if source and Path(source).is_dir() else None
+        return WEIGHTS, [WEIGHTS / "reader.safetensors"]
+    folder = MINI_WEIGHTS if kind == "mini" and not source else Path(source or "nowhere")
+    files = [f for f in sorted(folder.rglob("*")) if f.is_file()]
+    if kind != "photos":
+        files = [f for f in files if f.suffix in _WEIGHTS]  # there may be a card
+    return folder, files
 
 
 def _split(name: str, base: Path) -> tuple[str, str]:

@@ -29,13 +29,12 @@ from sing_utils.errors import SingError
 from sing_utils.features import FeatureStore
 from sing_utils.fetch import cached_commit
 from sing_utils.karlo import REPOSITORY
-from sing_utils.pictures import weights_folder
+from sing_utils.pictures import weights_files
 from sing_utils.profiles import Profile, rooted, safe_name
 from sing_utils.shards import write_bytes
 
 FORMAT = 1
 _LONG = 200  # characters of a text that is kept as it is, not as its SHA-256
-_WEIGHTS = (".json", ".safetensors", ".bin", ".txt")  # of a network; its folder may hold a card too
 _KEY = "[0-9a-f]" * 16  # how artifacts end that depend on what was loaded
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, SingError, SafetensorError)
 # A path that does not start in the checkout: at the beginning, or after a kind such as `file:`.
@@ -301,17 +300,15 @@ def _head(folder: Path, source: str, name: str) -> dict[str, str | None]:
 
 
 def _decoder(root: Path, name: str) -> str | None:
-    """What draws the pictures: SHA-256 of its folder's names and files, or its commit in the hub's cache."""
+    """What draws the pictures: SHA-256 of its files and their names, or its commit in the hub's cache."""
     with contextlib.suppress(*_UNREADABLE):
-        folder = weights_folder(name, root)
-        if folder is None:
+        folder, files = weights_files(name, root)
+        if not files:
             return cached_commit(name.partition(":")[2] or REPOSITORY)
-        every = name.startswith("photos:")
-        files = [f for f in sorted(folder.rglob("*")) if f.is_file() and (every or f.suffix in _WEIGHTS)]
         digest = hashlib.sha256()
         for file, content in zip(files, digest_files(files), strict=True):
             digest.update(f"{file.relative_to(folder).as_posix()}\0".encode() + content)
-        return digest.hexdigest() if files else None
+        return digest.hexdigest()
     return None
 
 

@@ -218,17 +218,17 @@ def _ratio_definition(run: RunFacts, ratios: pd.DataFrame, spreads: pd.DataFrame
     return Judgement(words, counted(spreads["photos"]), "not comparable", "the paper gives no definition")
 
 
-@judges("resnext101-variance", "photo_scores", "spreads")
-def _resnext101(run: RunFacts, scores: pd.DataFrame, spreads: pd.DataFrame) -> Judgement:
-    medians, own = median_of_size(run.of(scores, FIVE), run), run.of(spreads, FIVE).set_index("classifier")
-    sd = deviation(run.of(scores, FIVE), "AS", run)
+@judges("resnext101-variance", "photo_scores")
+def _resnext101(run: RunFacts, scores: pd.DataFrame) -> Judgement:
+    own = run.of(scores, FIVE)
+    medians, sd = median_of_size(own, run), deviation(own, "AS", run)
     words = f"Median |AS|: {spans(medians)}. Standard deviation of AS: {spans(sd)}."
     if not run.named:
-        return Judgement(words, counted(own["photos"]), "not comparable")
-    first = medians.loc[medians["value"].idxmax(), "classifier"]
-    hits = (first == "ResNeXt101") + (own["sd AS (°)"].idxmax() == "ResNeXt101")
+        return Judgement(words, counted(medians["photos"]), "not comparable")
+    first = [table.loc[table["value"].idxmax(), "classifier"] for table in (medians, sd)]
+    hits = first.count("ResNeXt101")
     verdict: Verdict = "agrees" if hits == 2 else "undecided" if hits else "differs"
-    return Judgement(words, counted(own["photos"]), verdict)
+    return Judgement(words, counted(medians["photos"]), verdict)
 
 
 @judges("pretraining", "ratios", "spreads")

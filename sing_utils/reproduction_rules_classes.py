@@ -77,7 +77,7 @@ def _resnet50_varies(run: RunFacts, medians: pd.DataFrame) -> Judgement:
     n = f"{own['class'].nunique()} classes, {counted(own['photos'], 'photos each')}"
     spread = deviation(own, "value", run)
     sd = spread.set_index("classifier")["value"]
-    words = f"Standard deviation of the class medians of |AS|, other classes drawn: {spans(spread)}."
+    words = f"Standard deviation of the class medians of |AS|, roughly over classes: {spans(spread)}."
     if not run.named:
         return Judgement(words, n, "not comparable")
     a, b = (own[own["classifier"] == name].set_index("class") for name in PAIR)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -52,17 +53,21 @@ def _figure_6(run: RunFacts, grid: pd.DataFrame) -> Judgement:
     limit = run.published.numbers["visible"].values["AS"]
     means = _over_classes(grid, run)
     parts = [
-        f"{name}: " + ", ".join(f"{r['target']} {span(r, digits=1)}" for r in own.to_dict("records"))
+        f"{name}: " + ", ".join(f"{r['target']} {_reached(r)}" for r in own.to_dict("records"))
         for name, own in means.groupby("classifier", sort=False)
     ]
-    ends = means.groupby("classifier")[["low", "high"]].min()  # of the target that is reached least
+    below = (means["high"] < limit).groupby(means["classifier"]).any()
     verdict: Verdict = "undecided"
-    if (ends["low"] > limit).all():
+    if (means["low"] > limit).all():  # a target without an interval is none that is clearly reached
         verdict = "agrees"
-    elif (ends["high"] < limit).all():
+    elif below.all():
         verdict = "differs"
     words = f"Mean AS toward each target at IS = {grid['IS'].iloc[0]:g}°: {'; '.join(parts)}."
     return Judgement(words, counted(means["photos"], "photos a target"), verdict)
+
+
+def _reached(row: dict[str, Any]) -> str:
+    return span(row, digits=1) if row["photos"] else "by no photo"
 
 
 def _over_classes(grid: pd.DataFrame, run: RunFacts) -> pd.DataFrame:
@@ -195,9 +200,14 @@ def _equation_14(run: RunFacts) -> Judgement:
 @judges("norm-quality", "norm_effect")
 def _norm_quality(run: RunFacts, effect: pd.DataFrame) -> Judgement:
     found = from_finding(findings_steering.norm_effect(effect), f"{len(effect)} pictures")
-    more = effect["turned, as it comes (°)"] - effect["turned, restored (°)"]
-    own = with_interval([more.mean()], [more.std()], [len(more)], run).iloc[0]
-    return replace(found, measured=f"{found.measured} Without it they turn farther by {span(own, digits=1)}.")
+    more = _mean_difference(effect, "turned, as it comes (°)", "turned, restored (°)", run)
+    return replace(found, measured=f"{found.measured} The latter less the former: {more}.")
+
+
+def _mean_difference(table: pd.DataFrame, a: str, b: str, run: RunFacts) -> str:
+    """Mean of column a less column b over rows, with its interval."""
+    x = table[a] - table[b]
+    return span(with_interval([x.mean()], [x.std()], [len(x)], run).iloc[0], digits=1)
 
 
 @judges("same-noise", "picture_changes")
@@ -211,9 +221,10 @@ def _same_noise(run: RunFacts, changes: pd.DataFrame) -> Judgement:
 @judges("noise-attribution", "noise_effect")
 def _noise(run: RunFacts, noise: pd.DataFrame) -> Judgement:
     found = from_finding(findings_steering.noise_effect(noise), f"{len(noise)} photos")
-    more = noise["noise alone (°)"] - noise["step alone (°)"]
-    own = with_interval([more.mean()], [more.std()], [len(more)], run).iloc[0]
-    return replace(found, measured=f"{found.measured} Noise turns farther by {span(own, digits=1)}.")
+    if found.verdict == "not comparable":
+        return found
+    more = _mean_difference(noise, "noise alone (°)", "step alone (°)", run)
+    return replace(found, measured=f"{found.measured} By noise less by the step: {more}.")
 
 
 @judges("decoder", "picture_changes")
@@ -246,15 +257,13 @@ def _concepts(name: str, run: RunFacts, concepts: pd.DataFrame) -> Judgement:
         return Judgement("", "0 photos", "not run", f"concepts of {name} were not analysed")
     parts = []
     for classifier, table in own.groupby("classifier", sort=False):
-        ordered = table.sort_values("before")
-        ends = [
-            f"“{r['concept']}” {r['before']:.1f} ± {r['before margin']:.1f}°"
-            for r in (ordered.iloc[0], ordered.iloc[-1])
-        ]
+        value, margin = table["before"], table["before margin"]
+        angles = table.assign(value=value, low=value - margin, high=value + margin).sort_values("value")
+        ends = [f"“{r['concept']}” {span(r, digits=1)}" for r in (angles.iloc[0], angles.iloc[-1])]
         most = table.loc[table["AS"].abs().idxmax()]
         parts.append(
-            f"{classifier}: nearest {ends[0]}, farthest {ends[1]}, largest AS {most['AS']:+.2f} ± "
-            f"{most['margin']:.2f}° (“{most['concept']}”)"
+            f"{classifier}: nearest {ends[0]}, farthest {ends[1]}, largest AS {most['AS']:+.2f}° "
+            f"(“{most['concept']}”, corrected p = {most['q']:.2g})"
         )
     n = f"{own['concept'].nunique()} phrases, {counted(own['photos'], 'photos')}"
     why = "the list is not printed and the figure's values have not been read"

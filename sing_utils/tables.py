@@ -466,29 +466,33 @@ def concept_angles(run: Run) -> pd.DataFrame:
                 "margin": half_width(x - y, p.confidence),
             }
             frame = pd.DataFrame({k: v.numpy() for k, v in columns.items()})
+            frame[list(_PLACES)] = np.nan  # a single photo has no interval
             if len(paths) > 1:
                 frame["p"] = sign_flip_test(x - y, permutations=p.permutations, seed=p.seed)
                 places = bootstrap_places(x, level=p.confidence, draws=p.bootstrap_draws, seed=p.seed)
-                for column, found in zip(_PLACES, (places.value, places.low, places.high), strict=True):
-                    frame[column] = found.astype(int)
+                frame[list(_PLACES)] = np.stack([places.value, places.low, places.high], axis=-1)
             frames.append(frame.assign(classifier=name, concept=phrases, photos=len(paths), **{"class": c}))
     table = pd.concat(frames, ignore_index=True)
     return table.assign(q=false_discovery(table["p"]) if "p" in table else np.nan)
 
 
 def concept_sizes(run: Run) -> pd.DataFrame:
-    """How much concepts move for a class: mean over concepts of |AS|, AS being a mean over its photos.
+    """How much concepts move for a class, toward it or away: mean over concepts of the size of AS.
 
-    One row a classifier and class: value, low, high (degrees), photos. The interval is Student's t over
-    photos, each concept counted with the sign that its mean has.
+    One row a classifier and class: value, low, high (degrees), photos. The mean of |AS| would be above 0
+    by chance alone; here each half of the photos (every other one) counts with the signs that AS has in
+    the other half, so that chance has the size 0, and sizes whose sign is not sure come out too small.
+    The interval is as wide as Student's t makes it for a half: the halves' estimates are not independent.
     """
     rows = []
     for name in run.profile.classifiers:
         texts = run.judge(name).encode_text(run.profile.concepts)  # (K, n)
         for c in run.concept_classes:
             x, y, paths = class_angles(run, name, c, texts)  # (N, K) each
-            each = ((x - y) * (x - y).mean(0).sign()).mean(1, keepdim=True)  # (N, 1)
-            value, margin = float(each.mean()), float(half_width(each, run.profile.confidence))
+            a, b = (x - y)[::2], (x - y)[1::2]
+            halves = [(own * other.mean(0).sign()).mean(1, keepdim=True) for own, other in ((a, b), (b, a))]
+            value = float(np.mean([h.mean() for h in halves]))
+            margin = float(np.mean([half_width(h, run.profile.confidence) for h in halves]))
             row = {"classifier": name, "class": c, "value": value}
             rows.append(row | {"low": value - margin, "high": value + margin, "photos": len(paths)})
     return pd.DataFrame(rows)
@@ -566,8 +570,9 @@ def _interval(ci: Any) -> dict[str, float]:
 
 def half_width(x: Tensor, level: float) -> Tensor:
     """Half width of the Student t interval of the mean over rows: (N, K) -> (K,)."""
-    sd = x.std(0) if len(x) > 1 else x[0] * math.nan
-    return torch.as_tensor(student_margin(sd.numpy(), len(x), level=level))
+    if len(x) < 2:
+        return torch.full(x.shape[1:], math.nan)
+    return torch.as_tensor(student_margin(x.std(0).numpy(), len(x), level=level))
 
 
 def _row_spearman(a: np.ndarray, b: np.ndarray) -> np.ndarray:

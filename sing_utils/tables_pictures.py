@@ -332,8 +332,8 @@ def noise_effect(
     steered = steer(originals.f, _target(run, name), T, run.spaces(name), degrees=degrees)
     z_eps = restore_norm(T(steered.f_eps), z)
     start, step, noise, both = (
-        judge.encode_images(run.decoder(name)(drawn, seed=seed + other))
-        for other in (0, 1)
+        judge.encode_images(run.decoder(name)(drawn, seed=first, shared_noise=False))
+        for first in (seed, seed + len(z))  # each photo has a noise of its own, and another one
         for drawn in (z, z_eps)
     )
     turned = {"step alone (°)": step, "noise alone (°)": noise, "both (°)": both}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -195,7 +197,7 @@ def test_the_nearest_concept_is_undecided_where_photos_decide_it():
         table = concepts({"a": before, "b": before})
         table.loc[(table["classifier"] == "a") & (table["concept"] == "desert"), column] = end
         assert findings.nearest_concept(table, "camel", "desert").verdict == "undecided"
-    one_photo = concepts({"a": (70, 80)}).drop(columns=["place", "place low", "place high"])
+    one_photo = concepts({"a": (70, 80)}).assign(**{"place": math.nan, "place high": math.nan})
     assert findings.nearest_concept(one_photo, "camel", "desert").verdict == "undecided"
 
 

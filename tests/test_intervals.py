@@ -135,9 +135,6 @@ def test_a_sample_is_a_matrix(x):
         sign_flip_test(x)
 
 
-# --------------------------------------------------------------------------- permutation tests
-
-
 def test_places_by_hand(rng):
     # Columns a clear distance apart keep their places; two alike exchange theirs.
     x = rng.normal([9.0, 0.0, 5.0, 5.0], size=(400, 4))
@@ -158,6 +155,9 @@ def test_student_margin_is_that_of_scipy(rng, level):
     x = rng.normal(size=7)
     low, high = stats.t.interval(level, 6, x.mean(), stats.sem(x))
     assert student_margin(x.std(ddof=1), 7, level=level) == pytest.approx((high - low) / 2)
+
+
+# --------------------------------------------------------------------------- permutation tests
 
 
 def test_sign_flips_agree_with_all_flips_of_a_small_sample():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -17,6 +18,7 @@ from PIL import Image
 from sing_utils import records
 from sing_utils.classifiers import LinearHead
 from sing_utils.extraction import extract
+from sing_utils.planted_models import WEIGHTS
 from sing_utils.profiles import Profile
 
 
@@ -121,6 +123,14 @@ def test_the_decoder_is_told_by_its_files_not_by_its_card(root):
     assert second["weights"] != first["weights"]
     weights.rename(folder / "w.safetensors")
     assert decoder()["weights"] not in (first["weights"], second["weights"])
+
+
+def test_the_planted_decoder_is_its_reader(root):
+    planted = PROFILE.model_copy(update={"picture_backend": "planted"})
+    name = hashlib.sha256(b"reader.safetensors\0")
+    name.update(hashlib.sha256((WEIGHTS / "reader.safetensors").read_bytes()).digest())
+    found = write(root, planted)["revisions"]["decoder"]
+    assert found == {"name": "planted", "weights": name.hexdigest()}
 
 
 def test_the_decoder_of_the_hub_is_told_by_its_commit(root, tmp_path, monkeypatch):

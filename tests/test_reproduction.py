@@ -104,7 +104,7 @@ def _score_tables() -> dict[str, pd.DataFrame]:
             ratios.append(row | {"value": value, "low": value - 0.5, "high": value + 0.5})
     concepts = [
         {"classifier": n, "class": c, "concept": k, "before": b, "AS": a, "margin": 0.05, "photos": 50}
-        | {"before margin": 0.5, "place": place, "place low": place, "place high": place}
+        | {"before margin": 0.5, "q": 0.001, "place": place, "place low": place, "place high": place}
         for n in FIVE
         for c, scale in (("Arabian camel", 0.1), ("jellyfish", 1.0))
         for k, b, a, place in (("desert", 70.0, scale, 1), ("sea", 80.0, -scale, 2))
@@ -335,7 +335,7 @@ CHANGES = [
     ("figure-3a-models", put("spreads", "high", 0.1, "BiTResNet"), "undecided"),
     ("figure-3a-models", scale("spreads", ["low", "high"], -1, "DINO-ViT"), "differs"),
     ("figure-3b", put("ratios", "value", 1.0, "DINO-ViT"), "differs"),
-    ("resnext101-variance", put("spreads", "sd AS (°)", 0.1, "ResNeXt101"), "undecided"),
+    ("resnext101-variance", put("photo_scores", "AS", 3.0, "ResNeXt101"), "undecided"),  # large, all alike
     ("figure-4-resnet50", scale("class_medians", ENDS, 3.0, "ResNet50"), "differs"),
     ("figure-4-dino-vit", put("class_medians", "high", 5.0, "DINO-ViT"), "undecided"),  # too wide to say
     ("figure-4-dino-vit", put("class_medians", "low", NAN, "DINO-ViT"), "undecided"),
@@ -383,6 +383,42 @@ CHANGES = [
 def test_other_numbers_other_verdict(make, claim, change, verdict):
     found = row(make(change), claim)
     assert found["verdict"] == verdict, found["measured"]
+
+
+def test_a_target_that_no_photo_reaches_is_not_called_reached(make):
+    def change(tables):
+        own = tables["steering_grid"].copy()
+        unreached = (own["target"] == "jeep") & (own["classifier"] == "ResNet50")
+        own.loc[unreached, ["AS", "AS sd", "reached"]] = [np.nan, np.nan, 0]
+        tables["steering_grid"] = own
+
+    found = row(make(change), "figure-6")
+    assert found["verdict"] == "undecided"
+    assert "jeep by no photo" in found["measured"]
+    assert "nan" not in found["measured"]
+
+
+def test_pictures_without_noise_cannot_show_what_noise_does(make):
+    found = row(make(put("noise_effect", ["noise alone (°)", "both (°)"], 0.0)), "noise-attribution")
+    assert (found["verdict"], found["measured"]) == (
+        "not comparable",
+        "These pictures are made without noise.",
+    )
+
+
+def test_a_single_photo_has_no_margin(make):
+    nothing = put("concepts", ["before margin", "q", "place", "place low", "place high"], np.nan)
+    table = rows(make(nothing)).set_index("id")
+    assert "± nan" not in table.loc["figure-13", "measured"]
+    assert "70.0°," in table.loc["figure-13", "measured"]
+    assert table.loc["figure-5-desert", "verdict"] == "undecided"
+
+
+def test_concepts_of_an_older_run_are_not_judged(make):
+    def change(tables):
+        tables["concepts"] = tables["concepts"].drop(columns=["place", "place low", "place high"])
+
+    assert row(make(change), "figure-5-desert")["verdict"] == "not run"
 
 
 def test_means_of_classes_make_the_mean_over_photos(make):

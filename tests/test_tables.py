@@ -217,18 +217,38 @@ def test_concept_angles_equal_the_definitions(run):
 
 
 def test_sizes_are_of_the_means_of_the_concepts(run):
-    angles, sizes = tables.concept_angles(run), tables.concept_sizes(run)
+    sizes = tables.concept_sizes(run)
     assert sizes["photos"].tolist() == [10, 10]
-    for name, own in angles.groupby("classifier"):
+    f, texts = run.f[::4][:10], torch.eye(3, dtype=torch.float64)[:2]  # photos of class zero; east, north
+    assert run.index["class"][::4][:10].eq("zero").all()
+    for name in ("one", "two"):
+        T = run.maps[name].mT
+        AS = torch.stack([angle(f @ T, t) - angle(without_null(f) @ T, t) for t in texts], -1)  # (10, 2)
+        even, odd = AS[::2].numpy(), AS[1::2].numpy()
+        means = [(h * np.sign(o.mean(0))).mean(1) for h, o in ((even, odd), (odd, even))]
+        ends = [stats.t.interval(0.9, 4, m.mean(), stats.sem(m)) for m in means]
         row = sizes[sizes["classifier"] == name].iloc[0]
-        assert row["value"] == pytest.approx(own["AS"].abs().mean())
-        assert row["low"] < row["value"] < row["high"]
-        # Photos move both concepts: the interval is at most as wide as if they did so in step.
-        assert row["high"] - row["value"] <= own["margin"].mean() * (1 + 1e-9)
+        found = [row["value"], row["low"], row["high"]]
+        assert found == pytest.approx([np.mean(means), *np.mean(ends, axis=0)])
+
+
+def test_chance_alone_has_the_size_zero(run, monkeypatch):
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(100):  # 20 photos, 30 concepts that do not move
+        x = torch.as_tensor(rng.normal(size=(20, 30)))
+        monkeypatch.setattr(tables, "class_angles", lambda *_, x=x: (x, x * 0, ["p"] * 20))
+        found.append(tables.concept_sizes(run).iloc[0])
+    held = np.mean([row["low"] <= 0 <= row["high"] for row in found])
+    assert 0.85 < held <= 1  # 90 % intervals
+    assert abs(np.mean([row["value"] for row in found])) < 0.02  # the mean of |AS| would be 0.18
 
 
 def test_margin_of_one_photo_is_unknown():
-    assert tables.half_width(torch.ones(1, 2), 0.95).isnan().all()
+    for photos in (0, 1):
+        margin = tables.half_width(torch.ones(photos, 2), 0.95)
+        assert margin.shape == (2,)
+        assert margin.isnan().all()
 
 
 # ---------------------------------------------------------------------------------- ratios

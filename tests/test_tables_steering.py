@@ -297,6 +297,8 @@ def test_noise_effect(noise, verdict):
     table = pd.DataFrame({"step alone (°)": [5.0, 6.0], "noise alone (°)": noise, "both (°)": [21.0, 22.0]})
     finding = findings_steering.noise_effect(table)
     assert finding.verdict == verdict
+    silent = findings_steering.noise_effect(table.assign(**{"noise alone (°)": 0.0}))
+    assert silent.verdict == "not comparable"
     assert "over 2 photos the step alone turns the picture by 5.5°" in finding.measured
 
 
