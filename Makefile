@@ -1,6 +1,6 @@
 # Two commands matter: `make book` and `make test`. Both set up what they need, in .venv.
 .DELETE_ON_ERROR:
-.PHONY: help book test setup serve lint format check-notebooks bench torture clean lock
+.PHONY: help book test coverage setup serve lint format check-notebooks bench torture clean lock
 
 PYTHON ?= python3
 PROFILE ?= embedded
@@ -22,6 +22,9 @@ book: setup ## run the notebooks that changed and build the book (PROFILE=embedd
 
 test: setup ## run all tests (the pages of the book are tested where one was built)
 	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile
+
+coverage: setup ## run all tests and list the lines that none of them reaches (half as slow again)
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --cov=sing_utils --cov-report=term-missing:skip-covered
 
 setup: $(VENV)/.ready ## make .venv with the exact versions of requirements.lock
 
