@@ -184,7 +184,7 @@ def spans(table: pd.DataFrame, unit: str = "°", digits: int = 2) -> str:
 
 
 def share(k: float, n: float, run: RunFacts) -> str:
-    """K of n as percent, with the exact binomial interval."""
+    """Share of k in n, in percent, with the exact binomial interval."""
     ends = stats.binomtest(int(k), int(n)).proportion_ci(run.level)
     return f"{100 * k / n:.0f} % ({100 * ends.low:.0f} to {100 * ends.high:.0f} %)"
 

@@ -261,9 +261,10 @@ def _concepts(name: str, run: RunFacts, concepts: pd.DataFrame) -> Judgement:
         angles = table.assign(value=value, low=value - margin, high=value + margin).sort_values("value")
         ends = [f"“{r['concept']}” {span(r, digits=1)}" for r in (angles.iloc[0], angles.iloc[-1])]
         most = table.loc[table["AS"].abs().idxmax()]
+        p = "" if np.isnan(most["q"]) else f", corrected p = {most['q']:.2g}"  # one photo has none
         parts.append(
             f"{classifier}: nearest {ends[0]}, farthest {ends[1]}, largest AS {most['AS']:+.2f}° "
-            f"(“{most['concept']}”, corrected p = {most['q']:.2g})"
+            f"(“{most['concept']}”{p})"
         )
     n = f"{own['concept'].nunique()} phrases, {counted(own['photos'], 'photos')}"
     why = "the list is not printed and the figure's values have not been read"

@@ -14,6 +14,7 @@ from pandas.io.formats.style import Styler
 from scipy import stats
 
 from sing_utils.errors import SingError
+from sing_utils.intervals import student_margin
 from sing_utils.planted import FACTORS, HEADS, WORDINGS, phrase
 from sing_utils.planted_heads import Planted
 from sing_utils.planted_scores import World, build_world, fit_translator, measure
@@ -49,7 +50,7 @@ def over_worlds(
     mean = float(x.mean()) if len(x) else float("nan")
     half = float("nan")
     if len(x) > 1:
-        half = float(stats.t.ppf((1 + level) / 2, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x)))
+        half = float(student_margin(x.std(ddof=1), len(x), level=level))
     low, high = np.clip([mean - half, mean + half], *bounds)
     return {"value": mean, "low": float(low), "high": float(high), "worlds": len(x)}
 
