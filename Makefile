@@ -51,7 +51,7 @@ format: setup ## mend what ruff can mend
 	$(BIN)/ruff format .
 
 check-notebooks: setup ## no outputs, no def or class, a parameters cell
-	$(BIN)/python -m pytest -q --no-cov tests/test_notebooks.py -k "not run_with_other_parameters and not planted_profile"
+	$(BIN)/python -m pytest -q tests/test_notebooks.py -k "not run_with_other_parameters and not planted_profile"
 
 bench: setup ## compare speeds; prints ratios measured in one run
 	$(BIN)/python -m tests.bench
