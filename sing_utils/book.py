@@ -232,6 +232,10 @@ def _notebook(path: Path, profile: str) -> bytes:
         raise SingError(f"{name} of the {profile!r} run has no outputs: it was never executed.")
     # Papermill notes times and paths of this machine; equal results should give equal pages.
     for part in (notebook, *cells):
+        if "injected-parameters" in part.get("metadata", {}).get("tags", []):
+            part["metadata"]["tags"].append(
+                "remove-cell"
+            )  # the run's name and folder say nothing to a reader
         for key in ("papermill", "execution"):
             part.get("metadata", {}).pop(key, None)
     return json.dumps(notebook, ensure_ascii=False, indent=1, sort_keys=True).encode()
