@@ -92,7 +92,7 @@ def _counts(judged: pd.DataFrame) -> str:
         counts = judged[judged["group"] == group]["verdict"].value_counts()
         pills = " ".join(f"{count} {pill(verdict)}" for verdict, count in counts.items())
         items.append(f"<li><strong>{title}</strong>: {pills}</li>")
-    return f'<ul class="sing-tally" aria-label="Verdicts">{"".join(items)}</ul>'
+    return f'<ul class="sing-counts" aria-label="Verdicts">{"".join(items)}</ul>'
 
 
 def _claim_row(claim: Claim, row: Mapping[str, str]) -> str:

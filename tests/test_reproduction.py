@@ -389,7 +389,7 @@ def test_page_has_a_row_a_claim_in_its_group(make):
 def test_page_counts_the_verdicts_of_each_group(make):
     text = reproduction_page.page(make())
     table = rows(make(run="again"))
-    tally = re.search(r'<ul class="sing-tally".*</ul>', text)[0]
+    tally = re.search(r'<ul class="sing-counts".*</ul>', text)[0]
     for (title, _), line in zip(reproduction_page.GROUPS.values(), tally.split("<li>")[1:], strict=True):
         assert title in line
     for count in table.groupby("group")["verdict"].value_counts():
