@@ -371,7 +371,7 @@ def mean_features(run: Run, worlds: Sequence[World]) -> pd.DataFrame:
         share = head.spaces().null_energy(head.features(worlds[0].fit.h).mean(0))
         rows.append({"head": f"planted: {name}", "share of the mean feature ignored": float(share)})
     for name in run.profile.classifiers:
-        share = run.spaces(name).null_energy(run.data(name).fit.f.double().mean(0))
+        share = run.spaces(name).null_energy(run.photos(name, "fit").f.double().mean(0))
         rows.append({"head": name, "share of the mean feature ignored": float(share)})
     return pd.DataFrame(rows)
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from sing_utils.controls import SUBSPACES, energy_share, random_bases
 from sing_utils.errors import SingError, UnreachableWarning
+from sing_utils.head import Certificate
 from sing_utils.run import Run
 from sing_utils.scores import attribute_score, pairwise_angle
 from sing_utils.steering import (
@@ -31,7 +32,6 @@ from sing_utils.steering import (
 from sing_utils.translator import Translator
 
 DIRECTIONS = ("toward the text", "random")
-_RANDOM_DRAWS = 8  # directions a photo
 
 
 def largest_scores(run: Run) -> pd.DataFrame:
@@ -43,7 +43,7 @@ def largest_scores(run: Run) -> pd.DataFrame:
     for name in run.profile.classifiers:
         f, paths = _source(run, name)
         T, spaces = run.translator(name), run.spaces(name)
-        for target, u in run.targets(name).items():
+        for target, u in _targets(run, name).items():
             largest = largest_image_score(f, null_direction(f, u, T, spaces), T)
             frames.append(
                 pd.DataFrame({"classifier": name, "target": target, "path": paths, "largest": largest})
@@ -75,47 +75,6 @@ def whole_degrees(largest: float) -> float:
     return float(degrees)
 
 
-def steering_table(run: Run, degrees: float) -> pd.DataFrame:
-    """Table 1: |AS| toward the first target at IS = `degrees`, from photos of the source class.
-
-    One row a classifier and direction: toward the text, and random null directions as control
-    (several a photo). Means and standard deviations are over the steps that reach `degrees`.
-    """
-    target = run.profile.targets[0]
-    rows = []
-    for name in run.profile.classifiers:
-        f, _ = _source(run, name)
-        text = run.targets(name)[target]
-        repeated = f.repeat(_RANDOM_DRAWS, 1)
-        steps = {
-            DIRECTIONS[0]: (f, _steer(run, name, f, text, degrees)),
-            DIRECTIONS[1]: (repeated, _steer_randomly(run, name, repeated, text, degrees)),
-        }
-        for direction, (start, result) in steps.items():
-            score = result.AS[~result.AS.isnan()]
-            row = {"classifier": name, "direction": direction, "target": target, "IS": degrees}
-            row |= {"photos": len(f), "steps": len(start), "reached": len(score)}
-            row |= _moments("|AS|", score.abs()) | _moments("AS", score)
-            row |= {
-                "length": _mean(result.epsilon / torch.linalg.vector_norm(start, dim=-1).to(torch.float64))
-            }
-            rows.append(row | _certificate(result))
-    return pd.DataFrame(rows)
-
-
-def shown_steps(table: pd.DataFrame) -> pd.DataFrame:
-    """`steering_table` for a page: mean ± standard deviation in one column."""
-    both = table["reached"].astype(str) + "/" + table["steps"].astype(str)
-    pairs = {
-        f"{what} (°)": [
-            f"{m:.2f} ± {s:.2f}" for m, s in zip(table[f"{what} mean"], table[f"{what} sd"], strict=True)
-        ]
-        for what in ("|AS|", "AS")
-    }
-    own = table[["classifier", "direction"]].assign(**{"reach it": both}, **pairs)
-    return own.assign(**{"ε / |f|": table["length"].map("{:.2f}".format)})
-
-
 def whole_gradient(run: Run, degrees: float) -> pd.DataFrame:
     """The same steps along the whole text gradient, which may move the logits: one row a classifier.
 
@@ -126,7 +85,7 @@ def whole_gradient(run: Run, degrees: float) -> pd.DataFrame:
     rows = []
     for name in run.profile.classifiers:
         f, _ = _source(run, name)
-        T, head, u = run.translator(name), run.head(name), run.targets(name)[target]
+        T, head, u = run.translator(name), run.head(name), _targets(run, name)[target]
         within = _steer(run, name, f, u, degrees)
         d = torch.nn.functional.normalize(text_gradient(f, u, T), dim=-1)
         with warnings.catch_warnings():
@@ -159,11 +118,11 @@ def subspace_steering(run: Run, degrees: float, *, draws: int) -> pd.DataFrame:
     target, rows = run.profile.targets[0], []
     for name in run.profile.classifiers:
         f, _ = _source(run, name)
-        spaces, text, T = run.spaces(name), run.targets(name)[target], run.translator(name)
+        spaces, text, T = run.spaces(name), _targets(run, name)[target], run.translator(name)
         g = text_gradient(f.double(), text.double(), T)
         energy = energy_share(f.double(), spaces.null_basis)
         options: dict[str, Any] = {"dim": spaces.null_dim, "draws": draws, "seed": run.profile.seed}
-        options["like"] = run.data(name).fit.f
+        options["like"] = run.photos(name, "fit").f
         for kind, share in zip(SUBSPACES, (None, energy), strict=True):
             bases = [spaces.null_basis, *random_bases(f, **options, energy=share)]
             for draw, Q in enumerate(bases, start=-1):
@@ -196,10 +155,10 @@ def steered_wordings(run: Run, degrees: float) -> pd.DataFrame:
     for name in run.profile.classifiers:
         f, _ = _source(run, name)
         T = run.translator(name)
-        result = _steer(run, name, f, run.targets(name)[target], degrees)
+        result = _steer(run, name, f, _targets(run, name)[target], degrees)
         reached = ~result.AS.isnan()
         wordings = [w.format(target) for w in run.profile.wordings]
-        texts = run.judge(name).encode_text(wordings)  # (R, n)
+        texts = run.texts(name, wordings)  # (R, n)
         z, moved = T(f[reached]), T(result.f_eps[reached])
         AS = (
             pairwise_angle(z, texts) - pairwise_angle(moved, texts)
@@ -220,7 +179,7 @@ def steering_curves(run: Run, largest: pd.DataFrame, *, points: int = 15) -> pd.
     for name in run.profile.classifiers:
         own = largest[(largest["classifier"] == name) & (largest["target"] == target)]
         f, _ = _source(run, name)
-        text = run.targets(name)[target]
+        text = _targets(run, name)[target]
         for degrees in np.linspace(0, common_degrees(own), points):
             steps = (_steer(run, name, f, text, degrees), _steer_randomly(run, name, f, text, degrees))
             for direction, result in zip(DIRECTIONS, steps, strict=True):
@@ -238,7 +197,7 @@ def steering_curves(run: Run, largest: pd.DataFrame, *, points: int = 15) -> pd.
                         "low": low,
                         "high": high,
                         "reached": len(score),
-                        **_certificate(result),
+                        **certified(result.certificate),
                     }
                 )
     return pd.DataFrame(frames)
@@ -248,9 +207,9 @@ def steering_grid(run: Run, degrees: float) -> pd.DataFrame:
     """Mean AS of every source class toward every target at IS = `degrees`: one row a cell."""
     rows = []
     for name in run.profile.classifiers:
-        data = run.data(name).evaluation
+        data = run.photos(name)
         sources = data.index["class"].to_numpy()
-        for target, text in run.targets(name).items():
+        for target, text in _targets(run, name).items():
             result = _steer(run, name, data.f, text, degrees)
             scores = pd.Series(result.AS.numpy()).groupby(sources, sort=False)
             cells = pd.DataFrame(
@@ -262,31 +221,11 @@ def steering_grid(run: Run, degrees: float) -> pd.DataFrame:
                 }
             )
             cells = cells.rename_axis("source").reset_index()
-            proof = _certificate(result)
+            proof = certified(result.certificate)
             # One certificate speaks for the whole column: its flips are counted once.
             proof |= {"certified": cells["reached"], "flips": np.where(cells.index == 0, proof["flips"], 0)}
             rows.append(cells.assign(classifier=name, target=target, IS=degrees, **proof))
     return pd.concat(rows, ignore_index=True)
-
-
-def step_certificates(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """How far the logits moved over all steps of some tables: one row a table and classifier."""
-    frames = []
-    for what, table in tables.items():
-        own = table.groupby("classifier", sort=False)
-        frames.append(
-            pd.DataFrame(
-                {
-                    "steps": own["certified"].sum(),
-                    "max |W f − W f̃| / (‖W‖ ‖f‖)": own["moved"].max(),
-                    "bound": own["bound"].min(),
-                    "top-1 changes": own["flips"].sum(),
-                }
-            )
-            .reset_index()
-            .assign(what=what)
-        )
-    return pd.concat(frames, ignore_index=True)
 
 
 def grid_shares(grid: pd.DataFrame) -> pd.DataFrame:
@@ -318,10 +257,14 @@ def grid_shares(grid: pd.DataFrame) -> pd.DataFrame:
 # ---------------------------------------------------------------------------------- steps
 
 
+def _targets(run: Run, name: str) -> dict[str, Tensor]:
+    """Target -> embedding of its prompt, (n,)."""
+    return dict(zip(run.targets, run.texts(name, [run.prompt(t) for t in run.targets]), strict=True))
+
+
 def _source(run: Run, name: str) -> tuple[Tensor, list[str]]:
     """Features and paths of the evaluation photos of the source class."""
-    data = run.data(name).evaluation
-    own = data.rows(data.index["class"] == run.source_class)
+    own = run.photos(name).of(run.source_class)
     if len(own.f) < 2:
         raise SingError(
             f"{run.source_class!r} has {len(own.f)} evaluation photos, expected at least 2: choose another "
@@ -342,8 +285,8 @@ def _steer_randomly(run: Run, name: str, f: Tensor, text: Tensor, degrees: float
     return steer(f, text, run.translator(name), spaces, degrees=degrees, direction=d, bias=bias)
 
 
-def _certificate(result: Steered) -> dict[str, Any]:
-    c = result.certificate
+def certified(c: Certificate | None) -> dict[str, Any]:
+    """A certificate's part of a row: steps, largest movement of a logit, its bound, top-1 changes."""
     if c is None:
         return {"certified": 0, "moved": math.nan, "bound": math.nan, "flips": 0}
     return {"certified": c.n, "moved": c.relative_change, "bound": c.bound, "flips": c.top1_changes}
@@ -351,9 +294,3 @@ def _certificate(result: Steered) -> dict[str, Any]:
 
 def _mean(values: Tensor) -> float:
     return float(values.nanmean())
-
-
-def _moments(what: str, values: Tensor) -> dict[str, float]:
-    """Mean and standard deviation; NaN where there are too few."""
-    mean = float(values.mean()) if len(values) else math.nan
-    return {f"{what} mean": mean, f"{what} sd": float(values.std()) if len(values) > 1 else math.nan}
