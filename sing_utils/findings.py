@@ -133,99 +133,6 @@ def _listed(rows: Mapping[Any, str]) -> str:
     return "; ".join(f"{name} {words}" for name, words in rows.items()) + "."
 
 
-# ------------------------------------------------------------ openings: two sentences at a notebook's top
-
-
-def setup(heads: pd.DataFrame) -> Finding:
-    """Notebook 00: how much a head ignores, and that taking it out moves no logit."""
-    own, chance = heads["ignored (%)"], heads["by chance (%)"]
-    size = "less than" if (own < chance).all() else "more than" if (own > chance).all() else "beside"
-    return Finding(
-        f"Heads ignore {between(heads['null dimension'], '', 0)} of {between(heads['m'], '', 0)} directions, "
-        f"which hold {between(own, ' %', 0)} of a feature's energy, {size} chance would "
-        f"({between(chance, ' %', 0)}). Without them {int(heads['top-1 changes'].sum())} of "
-        f"{int(heads['photos'].sum()):,} features change their top class, and logits move by at most "
-        f"{tiny(heads['logits moved'].max())} of ‖W‖‖f‖.",
-        n=counted(heads["photos"]),
-    )
-
-
-def translators(fits: pd.DataFrame) -> Finding:
-    """Notebook 01: how much of the embeddings a linear map explains. From `translator_fits`."""
-    by = fits.groupby("method", sort=False)
-    words = f"Translators explain {between(100 * by.get_group('ridge')['R²'], ' %', 0)} of the variance of "
-    words += "embeddings of photos that they never saw"
-    if "adamw" in by.groups:
-        own = by.get_group("adamw")["R²"]
-        words += f". Trained with AdamW, as the paper does, they explain {between(100 * own, ' %', 0)}"
-    return Finding(f"{words}.", n=counted(fits["photos to evaluate"]))
-
-
-def comparison(spreads: pd.DataFrame, subspaces: pd.DataFrame, ridges: pd.DataFrame) -> Finding:
-    """Notebook 02: how far null removal turns a photo, and the two controls that say most about it.
-
-    Args:
-        spreads: table `spreads`.
-        subspaces: classifier, IS: medians (degrees), a row a random subspace.
-        ridges: table `ridge_sensitivity`.
-    """
-    near = ridges[ridges["ridge, × chosen"].between(0.1, 10)]["median IS (°)"]
-    turned, aside = spreads["median IS (°)"], spreads["median |AS| (°)"]
-    return Finding(
-        f"Without its null component a photo's meaning turns by {between(turned, digits=1)} (median IS), and "
-        f"by {between(aside)} toward or away from its class. "
-        f"Random subspaces of that size turn it by {between(subspaces['IS'], digits=1)}; a ridge ten times "
-        f"smaller or larger makes of it {between(near, digits=1)}.",
-        n=counted(spreads["photos"]),
-    )
-
-
-def controls(table: pd.DataFrame) -> Finding:
-    """Notebook 02b: how often the controls say what. From `controls`, with a column `verdict`."""
-    counts = table["verdict"].value_counts(sort=False)
-    said = ", ".join(f"{count} say “{verdict}”" for verdict, count in counts.items())
-    return Finding(f"Of {len(table)} controls, {said}.", n=f"{len(table)} controls")
-
-
-def classes(scores: pd.DataFrame, correlations: pd.DataFrame) -> Finding:
-    """Notebook 03: which classes leak, and whether in every classifier. From `class_scores`."""
-    known = scores.dropna(subset="q")
-    sure = known[known["q"] < SIGNIFICANCE]
-    leak, keep = int((sure["contrast"] < 0).sum()), int((sure["contrast"] > 0).sum())
-    words = f"Of {len(known)} pairs of classifier and class, {leak} leak and {keep} come nearer to their "
-    words += "name by more than chance makes."
-    if len(correlations):
-        words += f" The order of classes by |AS| correlates {between(correlations['rho'], '', sign=True)} "
-        words += f"between two classifiers (corrected p {between(correlations['q'], '')})."
-    return Finding(words, n=counted(scores["photos"], "photos a class"))
-
-
-def steering(table: pd.DataFrame) -> Finding:
-    """Notebook 04: how far directed and random steps go. From `steering`."""
-    wide = table.pivot(index="classifier", columns="direction", values="AS mean")
-    own = table[table["direction"] == _DIRECTED]
-    return Finding(
-        f"At IS = {table['IS'].iloc[0]:g}° a directed null step brings photos "
-        f"{between(wide[_DIRECTED], digits=1)} nearer to “{table['target'].iloc[0]}”, a random one "
-        f"{between(wide[_RANDOM], digits=1, sign=True)}. The directed steps are "
-        f"{between(own['length'], '', 1)} times as long as the features; {int(table['flips'].sum())} top "
-        "classes changed.",
-        n=counted(own["reached"]),
-    )
-
-
-def pictures(pairs: pd.DataFrame, changes: pd.DataFrame) -> Finding:
-    """Notebook 05: how different pairs are, and from which step on pictures are seen as something else."""
-    half = changes[changes["changed"] >= 50]
-    seen = f"at IS = {half['IS'].iloc[0]:g}°" if len(half) else f"at no IS up to {changes['IS'].max():g}°"
-    return Finding(
-        f"Pairs with the same logits turn by {between(pairs['IS'], digits=1)}, and by at most "
-        f"{number(pairs['AS'].abs().max(), 1)}° toward or away from their class. Half of the steered "
-        f"pictures are seen as another class {seen}.",
-        n=f"{len(pairs)} pairs",
-    )
-
-
 # ------------------------------------------------------------------ notebooks 00 and 01
 
 
@@ -245,17 +152,22 @@ def losses(table: pd.DataFrame) -> Finding:
     """Does the squared error also serve the cosine, and not the other way round? (Figure 7)"""
     t = table.set_index("loss")
     exact, own = t.loc["exact"], t.loc["cosine"]
-    gain, ratio = own["cosine"] - exact["cosine"], own["squared error"] / exact["squared error"]
-    going = [loss for loss in t.index if not t.loc[loss, "converged"]]
-    verdict: Verdict = "agrees" if gain < _SMALL_GAIN and ratio > _LARGE_RATIO else "differs"
+    verdict: Verdict = "undecided"
+    if own["gain high"] < _SMALL_GAIN and own["ratio low"] > _LARGE_RATIO:
+        verdict = "agrees"
+    elif own["gain low"] > _SMALL_GAIN or own["ratio high"] < _LARGE_RATIO:
+        verdict = "differs"
+    gain, ratio = ({end: own[f"{x} {end}"] for end in ("low", "high")} | {"value": own[x]} for x in _APART)
     return Finding(
-        f"Cosine {number(exact['cosine'], 3)} by the exact minimiser of the squared error, "
-        f"{number(own['cosine'], 3)} when trained on the cosine, which leaves {number(ratio, 1)} times the "
-        "squared error.",
-        "undecided" if going else verdict,
-        counted(table["photos to evaluate"].dropna(), "photos"),
-        f"not converged: {', '.join(going)}" if going else "",
+        f"Cosine {number(exact['cosine'], 3)} by the exact minimiser of the squared error; trained on the "
+        f"cosine, {span(gain, '', 3, sign=True)} of that, and {span(ratio, '', 1)} times the squared error.",
+        verdict if own["converged"] else "undecided",
+        counted(table["photos to evaluate"], "photos"),
+        "" if own["converged"] else "not converged",
     )
+
+
+_APART = ("gain", "ratio")
 
 
 # ------------------------------------------------------------------ notebooks 02 and 03

@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from sing_utils.errors import SingError
+from sing_utils.errors import SingError, unknown
 from sing_utils.profiles import project_root
 
 FOLDER = Path("data/published")
@@ -242,6 +242,17 @@ class Published:
     def claims(self) -> list[Claim]:
         """In the file's order."""
         return load_claims(self.root)
+
+    def claim(self, name: str) -> Claim:
+        """One claim by its id.
+
+        Raises:
+            SingError: for one that is none; the message names the nearest.
+        """
+        by_id = {claim.id: claim for claim in self.claims}
+        if name not in by_id:
+            raise unknown("claim", name, list(by_id), where="claims.yaml")
+        return by_id[name]
 
     @cached_property
     def numbers(self) -> dict[str, Numbers]:

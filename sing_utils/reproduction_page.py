@@ -128,11 +128,10 @@ def _differences(facts: Facts) -> str:
 
 def _controls(controls: pd.DataFrame) -> str:
     lines = (
-        f"<tr><td>{text(r['control'])}</td><td>{text(r['asks'])}</td><td>{text(r['says'])}</td>"
-        f"<td>{pill(r['verdict'])}</td><td>{text(r['planted'])}</td></tr>"
-        for r in controls.fillna("").to_dict("records")
+        f"<tr>{''.join(f'<td>{text(cell)}</td>' for cell in row)}</tr>"
+        for row in controls.fillna("").itertuples(index=False)
     )
-    return _table(("Control", "Asks", "Says", "Verdict", "Planted world"), "".join(lines))
+    return _table([text(str(name).capitalize()) for name in controls], "".join(lines))
 
 
 def _run_card(results: Results, facts: Facts) -> str:

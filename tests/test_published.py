@@ -163,3 +163,9 @@ def test_files_that_are_none(root, tmp_path):
     with pytest.raises(SingError, match="claims.yaml is not valid YAML"):
         load_claims(tmp_path / "a")
     assert len(load_classifiers(root)) == 13
+
+
+def test_a_claim_by_its_id(published):
+    assert published.claim("table-1").page == "04_steering"
+    with pytest.raises(SingError, match="claims.yaml has no claim 'table1'.*did you mean 'table-1'"):
+        published.claim("table1")

@@ -441,10 +441,11 @@ def test_everything_shown_is_escaped(make):
     read(text)
 
 
-CONTROL = {"control": "blind", "asks": "why?", "says": "2°", "verdict": "as chance", "planted": "the same"}
+CONTROL = {"control": "blind", "asks": "why?", "verdict": "as chance", "planted world": "the same"}
 
 
 def test_controls_stand_on_the_page_of_a_run_that_has_them(make):
     text = reproduction_page.page(make(lambda t: t.update(controls=pd.DataFrame([CONTROL]))))
-    assert '<td><span class="sing-pill sing-as-chance">as chance</span></td><td>the same</td>' in text
+    assert '<th scope="col">Planted world</th>' in text
+    assert "<td>as chance</td><td>the same</td>" in text
     assert "controls say" not in reproduction_page.page(make(run="without"))
