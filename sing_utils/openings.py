@@ -112,3 +112,16 @@ def steering(table: pd.DataFrame) -> Finding:
         f"“{first['target']}”, and {between(chance)}° along random null directions. "
         f"{stay} a top class; directed steps are {between(length)} times as long as the feature."
     )
+
+
+def pictures(pairs: pd.DataFrame, changes: pd.DataFrame) -> Finding:
+    """How different pairs are, and when pictures change: from `pairs` and `picture_changes`."""
+    half = changes[changes["changed"] >= 50]
+    seen = (
+        f"from IS = {half['IS'].iloc[0]:g}° on" if len(half) else f"at no IS up to {changes['IS'].max():g}°"
+    )
+    return Finding(
+        f"Pairs with the same logits turn by {between(pairs['IS'])}°, and by up to "
+        f"{pairs['AS'].abs().max():.1f}° toward or away from their class. Half of the steered pictures are "
+        f"seen as another class {seen}."
+    )
