@@ -81,7 +81,7 @@ def open_case(run: Run, name: str, judge: Judge, T: Translator | None = None) ->
         judge: whose embeddings are the targets; of the run's encoder, or of some of its towers.
         T: the translator into them; None: fitted now, as notebook 01 does it.
     """
-    data = run.data(name)
+    data = run.photos(name, "all")
     z = data.z if judge.encoder is run.encoder else _targets(run, name, judge)
     evaluation = torch.from_numpy(data.index["evaluation"].to_numpy(copy=True))
     fit = data.f[~evaluation], z[~evaluation]
@@ -89,9 +89,6 @@ def open_case(run: Run, name: str, judge: Judge, T: Translator | None = None) ->
     T = T or Translator.fit(*fit, method="ridge", held_out=p.held_out, seed=p.seed)
     assert T.report is not None
     rows, _ = split_rows(len(fit[0]), held_out=T.report.held_out, seed=T.report.seed)
-    prompts = run.prompts(judge)
-    classes = list(prompts)
-    numbers = {c: i for i, c in enumerate(classes)}
     return Case(
         name=name,
         f=data.f[evaluation],
@@ -99,9 +96,9 @@ def open_case(run: Run, name: str, judge: Judge, T: Translator | None = None) ->
         fit=(fit[0][rows], fit[1][rows]),
         T=T,
         spaces=run.spaces(name),
-        texts=torch.stack(list(prompts.values())),
-        own=torch.tensor([numbers[c] for c in data.index["class"][data.index["evaluation"]]]),
-        classes=classes,
+        texts=judge.encode_text(run.prompts),
+        own=data.own[evaluation],
+        classes=run.classes,
         judge=judge,
     )
 

@@ -33,9 +33,9 @@ def run(
         list[str] | None,
         typer.Option("-p", "--parameter", metavar="KEY=VALUE", help="Replace a profile value (YAML)."),
     ] = None,
-    only: Annotated[list[str] | None, typer.Option(help="Only notebooks that begin so, such as 02.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Only these notebooks, by number, such as 02.")] = None,
     run_dir: Annotated[
-        str | None, typer.Option(help="Folder of the run; default _build/runs/PROFILE.")
+        str | None, typer.Option(help="Folder of the run; default one of its own for each set of parameters.")
     ] = None,
     force: Annotated[bool, typer.Option(help="Run even what did not change.")] = False,
     rehearse: Annotated[
@@ -63,6 +63,8 @@ def run(
     )
     ran = sum(e.ran for e in done)
     typer.echo(f"{ran} of {len(done)} notebooks ran, {len(done) - ran} were up to date.")
+    made = done[0].path.parent.parent
+    typer.echo(f"The run is in {made}; its book: sing book --profile {made.name}")
 
 
 @app.command()

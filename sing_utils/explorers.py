@@ -59,7 +59,7 @@ def webp(image: Image.Image) -> bytes:
 
 def first_photos(run: Run, count: int) -> pd.DataFrame:
     """The first `count` evaluation photos of each class by file name: class and path; index: rows."""
-    index = run.data(run.profile.classifiers[0]).evaluation.index
+    index = run.photos(run.profile.classifiers[0]).index
     return (
         index.sort_values("path", kind="stable").groupby("class", sort=False).head(count)[["class", "path"]]
     )
@@ -74,7 +74,7 @@ def offered_photos(run: Run) -> pd.DataFrame:
 
 def shown_classes(run: Run) -> list[str]:
     """The classes that have evaluation photos, in the profile's order."""
-    present = set(run.data(run.profile.classifiers[0]).evaluation.index["class"])
+    present = set(run.photos(run.profile.classifiers[0]).index["class"])
     return [c for c in run.class_names.values() if c in present]
 
 
@@ -90,7 +90,7 @@ def photo_list(run: Run, photos: pd.DataFrame) -> dict[str, Any]:
 
 def features(run: Run, name: str, photos: pd.DataFrame) -> Tensor:
     """Features of some evaluation photos, (P, m), float64."""
-    return run.data(name).evaluation.f[photos.index.to_list()].double()
+    return run.photos(name).f[photos.index.to_list()].double()
 
 
 def draw_thumbnails(run: Run) -> pd.DataFrame:
@@ -102,7 +102,7 @@ def draw_thumbnails(run: Run) -> pd.DataFrame:
     images = [run.original(path) for path in photos["path"]]
     if len(photos) and images[0] is None:
         name = run.profile.classifiers[0]
-        z = run.data(name).evaluation.z[photos.index.to_list()]
+        z = run.photos(name).z[photos.index.to_list()]
         images = list(run.decoder(name)(z, seed=run.profile.seed))
     small = [webp(_shrunk(i)) for i in images if i is not None]
     return pd.DataFrame({"path": photos["path"].to_list(), "picture": small})

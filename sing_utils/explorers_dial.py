@@ -36,7 +36,7 @@ def dial_numbers(run: Run) -> dict[str, Any]:
                 "concepts": pack(concepts.float().numpy()),
             }
         )
-    photos = len(run.data(run.profile.classifiers[0]).evaluation.index)
+    photos = len(run.photos(run.profile.classifiers[0]).index)
     return {"heads": heads, "phrases": run.profile.phrases, "photos": photos}
 
 
@@ -61,13 +61,13 @@ def dial_table(run: Run, name: str, ranks: list[int]) -> tuple[Tensor, Tensor]:
         degrees. concepts (G, J), float64: mean AS toward each phrase, degrees.
     """
     head, spaces, T = run.head(name), run.spaces(name), run.translator(name)
-    f = run.data(name).evaluation.f.double()
+    f = run.photos(name).f.double()
     W, V = spaces.weight, spaces.principal_basis  # columns by falling singular value
     coordinates = f @ V  # (N, r)
     logits = f @ W.mT  # (N, c)
     top1 = (logits + head.bias.to(logits)).argmax(-1)
     WV, TV = W @ V, T(V.mT)  # (c, r), (r, n)
-    texts = run.judge(name).encode_text(run.profile.phrases)
+    texts = run.texts(name, run.profile.phrases)
     z = T(f)
     before = pairwise_angle(z, texts)  # (N, J)
     norm = vector_norm(f, dim=-1)

@@ -77,12 +77,12 @@ def lens_table(
 
 def _pictures_a_side(run: Run, place: dict[str, int]) -> int:
     """How many photos can stand at each end, where every class has a picture of them."""
-    index = run.data(run.profile.classifiers[0]).evaluation.index
+    index = run.photos(run.profile.classifiers[0]).index
     drawn = index["path"].isin(list(place)).groupby(index["class"]).sum()
     return min(ENDS, int(drawn.min()) // 2)
 
 
 def _counts(run: Run) -> list[int]:
     """Evaluation photos of each class."""
-    counts = run.data(run.profile.classifiers[0]).evaluation.index["class"].value_counts()
+    counts = run.photos(run.profile.classifiers[0]).index["class"].value_counts()
     return [counts[c] for c in shown_classes(run)]

@@ -76,7 +76,7 @@ def steering_products(run: Run, name: str, photos: pd.DataFrame, texts: Sequence
     W, norm = run.head(name).weight.double(), vector_norm(f, dim=-1)
     judge = run.judge(name)
     u_all = normalize(judge.encode_text(list(texts)).double(), dim=-1)  # (J, n)
-    own = torch.stack([run.prompts(judge)[c] for c in photos["class"]]).double()
+    own = run.texts(name, [run.prompt(c) for c in photos["class"]]).double()
     own = normalize(own, dim=-1)  # (P, n)
     a_full = T(f)
     a = normalize(a_full, dim=-1)
@@ -133,7 +133,7 @@ def _frames(run: Run, photos: pd.DataFrame) -> list[bytes]:
     A step that is not reached has an empty file.
     """
     name = run.profile.classifiers[0]
-    f, targets = features(run, name, photos), run.targets(name)
+    f, targets = features(run, name, photos), dict(zip(run.targets, run.texts(name, [run.prompt(t) for t in run.targets]), strict=True))
     row = 1 + len(targets) * len(STEPS)  # pictures a photo
     wanted: dict[int, Tensor] = dict(zip(range(0, len(f) * row, row), run.translator(name)(f), strict=True))
     for j, text in enumerate(targets.values()):

@@ -270,6 +270,22 @@ def load_profile(name: str, /, *, root: Path | None = None, **overrides: Any) ->
         SingError: for an unknown profile or key (with the nearest valid one), or a wrong type.
     """
     root = root or project_root()
+    values = profile_values(name, root)
+    require_known(overrides, "the given parameters")
+    if overrides.get("images") is not None or overrides.get("features") not in (None, values.get("features")):
+        # What the profile says of its own pictures does not hold for others.
+        own: dict[str, Any] = dict.fromkeys(("classes", "concept_classes", "source_class"))
+        own["low_resolution"] = []
+        overrides = own | overrides
+    return _validated(_rooted_values(_resolve(values | overrides, values, root), root))
+
+
+def profile_values(name: str, root: Path) -> dict[str, Any]:
+    """What a profile's file says, as it is written there.
+
+    Raises:
+        SingError: for an unknown profile or key (with the nearest valid one).
+    """
     file = root / name if name.endswith(".yaml") else root / "data" / "profiles" / f"{name}.yaml"
     if not file.is_file():
         known = profile_names(root)
@@ -280,13 +296,7 @@ def load_profile(name: str, /, *, root: Path | None = None, **overrides: Any) ->
         )
     values = _read_mapping(file)
     require_known(values, str(file.name))
-    require_known(overrides, "the given parameters")
-    if overrides.get("images") is not None or overrides.get("features") not in (None, values.get("features")):
-        # What the profile says of its own pictures does not hold for others.
-        own: dict[str, Any] = dict.fromkeys(("classes", "concept_classes", "source_class"))
-        own["low_resolution"] = []
-        overrides = own | overrides
-    return _validated(_rooted_values(_resolve(values | overrides, values, root), root))
+    return values
 
 
 def _rooted_values(values: dict[str, Any], root: Path) -> dict[str, Any]:

@@ -193,7 +193,7 @@ def _processor() -> str | None:
 def _stages(executed: Path, current: Mapping[str, bool]) -> dict[str, Any]:
     """Notebook -> seconds, when it ended (UTC), whether it belongs to the inputs as they are now."""
     stages = {}
-    for file in sorted(executed.glob("[0-9][0-9]_*.ipynb")):
+    for file in sorted(executed.glob("[0-9][0-9]*_*.ipynb")):
         noted: dict[str, Any] = {}
         with contextlib.suppress(*_UNREADABLE):
             noted = dict(json.loads(file.read_text(encoding="utf-8"))["metadata"]["papermill"])

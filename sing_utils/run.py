@@ -1,36 +1,53 @@
-"""One run of the book as its notebooks see it: parameters, artifacts and tidy tables.
+"""One run of the book as its notebooks see it: photos, texts, heads, translators and tidy tables.
 
 run = open_run("embedded")
-data = run.data("efficientnet_lite0")     # features, targets, labels
-run.save_table("scores", scores)          # results/scores.parquet
+photos = run.photos("efficientnet_lite0")         # .f (N, m), .z (N, n), .own (N,), .index
+texts = run.texts("efficientnet_lite0", run.prompts)
+run.save_table("scores", scores)                  # results/scores.parquet
 """
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import html
 import json
-from dataclasses import dataclass, field, replace
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, Literal
 
 import pandas as pd
 import torch
-from IPython.display import HTML, Markdown, display
+from filelock import FileLock
+from IPython import get_ipython
+from IPython.display import HTML, Markdown, display, update_display
 from PIL import Image
 from torch import Tensor
 
+from sing_utils import adamw, findings, translator
 from sing_utils.classifiers import Classifier, LinearHead, load_classifier
 from sing_utils.decoding import read_picture
 from sing_utils.encoders import Encoder, Judge, load_encoder
-from sing_utils.errors import SingError
+from sing_utils.errors import SingError, unknown
 from sing_utils.extraction import extract_cached
 from sing_utils.features import FeatureStore
 from sing_utils.gallery import image_source
 from sing_utils.head import HeadSpaces
 from sing_utils.pictures import Pictures, load_pictures
-from sing_utils.profiles import Profile, class_name, load_profile, project_root, rooted, safe_name
+from sing_utils.profiles import (
+    Profile,
+    class_name,
+    load_profile,
+    profile_values,
+    project_root,
+    rooted,
+    safe_name,
+)
 from sing_utils.sources import PictureSource, open_source
 from sing_utils.translator import Translator
 
@@ -39,37 +56,45 @@ REHEARSAL = (
     "has random weights and the pictures were generated: the numbers, sentences and pictures of this page "
     "mean nothing. It shows that the run works from end to end.</p></div>"
 )
+DEFAULT = "embedded"  # the profile whose values stand in the notebooks
 EVALUATION_SPLITS = {"val", "valid", "validation", "test", "evaluate"}
 
 
 @dataclass(frozen=True, eq=False)
-class Data:
-    """Features and targets of the same pictures, row by row.
+class Photos:
+    """Features and embeddings of the same photos, row by row.
 
     Attributes:
         f: features, (N, m).
         z: the judge's embeddings, (N, n).
+        own: number of each photo's class among the run's classes, (N,).
         index: path, label, split, sha256, class (its name), evaluation (bool); N rows.
     """
 
     f: Tensor
     z: Tensor
+    own: Tensor
     index: pd.DataFrame
 
-    def rows(self, mask: pd.Series) -> Data:
+    def __len__(self) -> int:
+        return len(self.f)
+
+    def rows(self, mask: pd.Series) -> Photos:
         """The rows where `mask` is true."""
         keep = torch.from_numpy(mask.to_numpy(copy=True))
-        return Data(self.f[keep], self.z[keep], self.index[mask].reset_index(drop=True))
+        return Photos(self.f[keep], self.z[keep], self.own[keep], self.index[mask].reset_index(drop=True))
 
-    @property
-    def fit(self) -> Data:
-        """Rows to fit translators on."""
-        return self.rows(~self.index["evaluation"])
+    def of(self, name: str) -> Photos:
+        """The photos of one class.
 
-    @property
-    def evaluation(self) -> Data:
-        """Rows that nothing was fitted on."""
-        return self.rows(self.index["evaluation"])
+        Raises:
+            SingError: if there is none; the message names the classes that there are.
+        """
+        found = self.index["class"] == name
+        if not found.any():
+            known = ", ".join(dict.fromkeys(self.index["class"]))
+            raise SingError(f"there is no photo of {name!r}, expected one of {known}.")
+        return self.rows(found)
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,10 +104,58 @@ class Run:
     profile: Profile
     root: Path
     folder: Path
-    _data: dict[str, Data] = field(default_factory=dict, repr=False)
+    _photos: dict[tuple[str, str], Photos] = field(default_factory=dict, repr=False)
+    _texts: dict[str, Tensor] = field(default_factory=dict, repr=False)
+    _translators: dict[tuple[str, str], Translator] = field(default_factory=dict, repr=False)
     _heads: dict[str, LinearHead] = field(default_factory=dict, repr=False)
     _spaces: dict[str, HeadSpaces] = field(default_factory=dict, repr=False)
     _decoders: dict[str, Pictures] = field(default_factory=dict, repr=False)
+
+    # --- what was asked for -----------------------------------------------------------------
+
+    @property
+    def classifiers(self) -> list[str]:
+        """Names of the classifiers."""
+        return self.profile.classifiers
+
+    @cached_property
+    def short(self) -> dict[str, str]:
+        """Name of a classifier -> a short one for charts and tables."""
+        return short_names(self.classifiers)
+
+    @cached_property
+    def classes(self) -> list[str]:
+        """Names of the classes."""
+        return list(self.class_names.values())
+
+    def prompt(self, what: str) -> str:
+        """The class prompt of a class, a target or any other words."""
+        return self.profile.prompt(what)
+
+    @property
+    def prompts(self) -> list[str]:
+        """The prompt of each class."""
+        return [self.prompt(name) for name in self.classes]
+
+    @property
+    def concepts(self) -> list[str]:
+        """Phrases whose angles to photos are measured."""
+        return self.profile.concepts
+
+    @property
+    def targets(self) -> list[str]:
+        """What is steered toward."""
+        return self.profile.targets
+
+    @property
+    def degrees(self) -> float:
+        """IS of a steering step, degrees."""
+        return self.profile.degrees
+
+    @property
+    def seed(self) -> int:
+        """Of splits, draws and bootstraps."""
+        return self.profile.seed
 
     # --- models -----------------------------------------------------------------------------
 
@@ -121,27 +194,35 @@ class Run:
         return load_encoder(rooted(self.profile.encoder, self.root), rehearse=self.profile.rehearse)
 
     def with_encoder(self, name: str) -> Run:
-        """The same run read by another encoder; the translators that are kept are not for it."""
+        """The same run read by another encoder."""
         profile = self.profile.model_copy(update={"encoder": name})
-        return replace(self, profile=profile, _data={}, _decoders={})
+        return replace(self, profile=profile, _photos={}, _texts={}, _translators={}, _decoders={})
 
     def judge(self, name: str) -> Judge:
         """The encoder without the classifier's own tower."""
         return self.encoder.judge_of(self.profile.source_of(name))
 
-    def translator(self, name: str) -> Translator:
-        """The translator that notebook 01 fitted for a classifier."""
-        path = self.translator_file(name)
-        if not path.exists():
-            raise SingError(
-                f"there is no translator for {name} in {self.folder.name} yet, expected the one that "
-                f"notebook 01 fits: run `sing run --only 01` (with this run's --profile and --run-dir)."
-            )
-        return Translator.load(path)
+    def translator(self, name: str, method: Literal["ridge", "adamw"] = "ridge") -> Translator:
+        """A classifier's translator, fitted if the run has none for these photos and settings.
 
-    def translator_file(self, name: str) -> Path:
-        """Where the translator of a classifier is kept."""
-        return self.artifact(f"translators/{safe_name(name)}.safetensors")
+        Args:
+            name: of the classifier.
+            method: "ridge", which all scores use, or "adamw", the paper's procedure.
+        """
+        if (name, method) not in self._translators:
+            p, photos = self.profile, self.photos(name, "fit")
+            options: dict[str, Any] = {"held_out": p.held_out, "seed": p.seed}
+            if method == "adamw":
+                options["epochs"] = p.adamw_epochs
+            key = _digest(_FITTING, method, options, _bytes_of(photos.f), _bytes_of(photos.z))
+            path = self.artifact(f"translators/{safe_name(name)}-{method}-{key}.safetensors")
+            if not path.exists():
+                meta = {"classifier": name, "encoder": p.encoder}
+                T = Translator.fit(photos.f, photos.z, method=method, meta=meta, **options)
+                T.save(fresh := path.with_suffix(f".{os.getpid()}"))
+                fresh.replace(path)  # whole, also where two notebooks fit it at once
+            self._translators[name, method] = Translator.load(path)
+        return self._translators[name, method]
 
     # --- data -------------------------------------------------------------------------------
 
@@ -190,13 +271,22 @@ class Run:
         options: dict[str, Any] = {"workers": p.workers, "precision": p.precision, "engine": engine}
         return extract_cached(model, self.pictures, self.feature_cache, **options)
 
-    def data(self, name: str) -> Data:
-        """Features of a classifier beside its judge's embeddings, for the profile's classes."""
-        if name not in self._data:
-            self._data[name] = self._read(name)
-        return self._data[name]
+    def photos(self, name: str, part: Literal["evaluation", "fit", "all"] = "evaluation") -> Photos:
+        """Features of a classifier beside its judge's embeddings, for the run's classes.
 
-    def _read(self, name: str) -> Data:
+        Args:
+            name: of the classifier.
+            part: "evaluation", photos that nothing is fitted on; "fit", those that translators may see; "all".
+        """
+        if (name, "all") not in self._photos:
+            whole = self._read(name)
+            evaluation = whole.index["evaluation"]
+            self._photos[name, "all"] = whole
+            self._photos[name, "fit"] = whole.rows(~evaluation)
+            self._photos[name, "evaluation"] = whole.rows(evaluation)
+        return self._photos[name, part]
+
+    def _read(self, name: str) -> Photos:
         own, targets = self.store(name), self.store(self.profile.encoder)
         if not own.index["sha256"].equals(targets.index["sha256"]):
             raise SingError(
@@ -206,19 +296,33 @@ class Run:
         names = self.class_names
         index = own.index.assign(evaluation=_evaluation(own.index))
         index["class"] = index["label"].map(names)
-        chosen = index["label"].isin(list(names))
-        data = Data(own.read("features"), self.judge(name).targets(targets), index).rows(chosen)
-        missing = [label for label in names if not (data.index["label"] == label).any()]
+        numbers = index["label"].map({label: i for i, label in enumerate(names)})
+        chosen = numbers.notna()
+        classes = torch.tensor(numbers.fillna(-1).to_numpy(dtype=int))
+        photos = Photos(own.read("features"), self.judge(name).targets(targets), classes, index).rows(chosen)
+        missing = [label for label in names if not (photos.index["label"] == label).any()]
         if missing:
             raise SingError(
                 f"no picture of class {missing[0]!r} in the store of {name}, expected some of each "
                 f"class; the store has {', '.join(sorted(set(own.index['label']))[:20])}."
             )
-        if not data.index["evaluation"].any() or data.index["evaluation"].all():
+        if not photos.index["evaluation"].any() or photos.index["evaluation"].all():
             raise SingError(
-                f"{len(data.index)} pictures leave none to fit or none to evaluate: give more pictures."
+                f"{len(photos)} pictures leave none to fit or none to evaluate: give more pictures."
             )
-        return data
+        return photos
+
+    def texts(self, name: str, prompts: Sequence[str]) -> Tensor:
+        """Embeddings of K texts by a classifier's judge, (K, n); no text is read twice.
+
+        Args:
+            name: of the classifier.
+            prompts: K texts.
+        """
+        # A judge differs from the encoder in what sees pictures, not in what reads texts.
+        if new := [t for t in dict.fromkeys(prompts) if t not in self._texts]:
+            self._texts.update(zip(new, self.judge(name).encode_text(new), strict=True))
+        return torch.stack([self._texts[t] for t in prompts])
 
     @cached_property
     def class_names(self) -> dict[str, str]:
@@ -243,19 +347,13 @@ class Run:
         """Name of the class whose photos are steered."""
         name = self.profile.source_class
         if name is None:
-            index = self.data(self.profile.classifiers[0]).index
-            counts = index[index["evaluation"]].groupby("class", sort=False).size()
+            index = self.photos(self.classifiers[0]).index
+            counts = index.groupby("class", sort=False).size()
             return str(counts.index[int((counts >= 2).to_numpy().argmax())])
         if name not in self.class_names.values():
             known = ", ".join(self.class_names.values())
             raise SingError(f"source_class: {name!r} is no class, expected one of {known}.")
         return name
-
-    def targets(self, name: str) -> dict[str, Tensor]:
-        """Target -> embedding of its prompt by the classifier's judge, (n,)."""
-        targets = self.profile.targets
-        prompts = self.judge(name).encode_text([self.profile.prompt(t) for t in targets])
-        return dict(zip(targets, prompts, strict=True))
 
     def decoder(self, name: str) -> Pictures:
         """The profile's way to pictures from the embeddings of a classifier's judge."""
@@ -267,10 +365,15 @@ class Run:
             )
         return self._decoders[name]
 
-    def prompts(self, judge: Judge) -> dict[str, Tensor]:
-        """Class name -> embedding of its class prompt, (n,)."""
-        names = list(self.class_names.values())
-        return dict(zip(names, judge.encode_text([self.profile.prompt(n) for n in names]), strict=True))
+    def draw(self, name: str, z: Tensor, *, noise: int = 0) -> list[Image.Image]:
+        """Pictures of embeddings by the profile's decoder, all from one noise.
+
+        Args:
+            name: of the classifier whose judge's embeddings they are.
+            z: (K, n).
+            noise: seed of the noise.
+        """
+        return self.decoder(name)(z, seed=noise)
 
     def photo(self, name: str) -> Image.Image:
         """A single picture: a file, or one that comes with scikit-image."""
@@ -312,11 +415,38 @@ class Run:
         return path
 
     def save_table(self, name: str, table: pd.DataFrame) -> pd.DataFrame:
-        """Write results/<name>.parquet and return the table."""
+        """Write results/<name>.parquet, whole or not at all, and return the table."""
         path = self.folder / "results" / f"{name}.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
-        table.to_parquet(path, index=False)
+        table.to_parquet(fresh := path.with_suffix(f".{os.getpid()}"), index=False)
+        fresh.replace(path)
         return table
+
+    def opening(self, name: str) -> None:
+        """Keep the place at a notebook's top where `say(…, opening=name)` shows what it found."""
+        display(HTML(_opening("This notebook says here what it found, once it has run.")), display_id=name)
+
+    def say(self, finding: findings.Finding, *, claim: str | None = None, opening: str | None = None) -> None:
+        """Show a finding, and keep it as one row of the run's table `findings`.
+
+        The introduction and the page of claims read that table, so that nothing is phrased twice.
+
+        Args:
+            finding: what this run measured.
+            claim: id of the paper's claim that it answers (data/published/claims.yaml).
+            opening: name of the notebook's `opening`, whose place it fills.
+        """
+        row = pd.DataFrame([{"id": claim or opening, **asdict(finding)}])
+        path = self.folder / "results" / "findings.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.folder / ".findings.lock"):  # notebooks may run side by side
+            kept = pd.read_parquet(path) if path.exists() else row[:0]
+            rows = pd.concat([kept[kept["id"] != row["id"].item()], row], ignore_index=True)
+            self.save_table("findings", rows.sort_values("id"))
+        if opening is not None:
+            update_display(HTML(_opening(finding.measured)), display_id=opening)
+        else:
+            display(HTML(findings.html(finding, claim)))
 
     def turned_off(self, *tables: str) -> Markdown:
         """What to show in the place of a control that the profile turns off; its old tables go."""
@@ -325,44 +455,132 @@ class Run:
         return Markdown("*This control is turned off in this run (parameter `controls`).*")
 
     def table(self, name: str) -> pd.DataFrame:
-        """A table that an earlier notebook saved."""
+        """A table that a notebook of this run saved."""
         path = self.folder / "results" / f"{name}.parquet"
         if not path.exists():
-            raise SingError(f"no table {name!r} in this run yet: run the earlier notebooks first.")
+            raise SingError(f"no table {name!r} in this run yet: run the notebook that saves it first.")
         return pd.read_parquet(path)
 
 
 def open_run(
-    profile: str = "embedded", *, run_dir: str | None = None, must_exist: bool = False, **overrides: Any
+    profile: str = DEFAULT, run_dir: str | None = None, *, must_exist: bool = False, **parameters: Any
 ) -> Run:
     """Open a run for a notebook.
 
+    A parameter replaces the profile's value where papermill gave it, or where it differs from the default
+    profile's, which stands in the notebooks. What differs from the profile makes a run of its own.
+
     Args:
         profile: name of a profile or path of a YAML file.
-        run_dir: folder of the run, relative to the checkout; None: `_build/runs/<profile>`.
+        run_dir: folder of the run, relative to the checkout; None: see `run_folder`.
         must_exist: refuse a run that was never made, instead of beginning it.
-        overrides: profile values to replace; None means: as the profile says.
+        parameters: profile values; None means: as the profile says.
 
     Raises:
-        SingError: see `load_profile`.
+        SingError: for a parameter that papermill gave and the notebook does not have; and see `load_profile`.
     """
     root = project_root()
-    given = {key: value for key, value in overrides.items() if value is not None}
+    given = _given(root, profile, parameters)
     loaded = load_profile(profile, root=root, **given)
     if loaded.rehearse:
         display(HTML(REHEARSAL))
-    folder = root / (run_dir or f"_build/runs/{loaded.name}")
+    folder = root / (run_dir or run_folder(loaded, given))
     if must_exist and not folder.is_dir():
         raise SingError(
-            f"there is no run in {run_dir or f'_build/runs/{loaded.name}'}, expected one: make it with "
-            "`sing run`."
+            f"there is no run in {folder.relative_to(root) if folder.is_relative_to(root) else folder}, "
+            "expected one: make it with `sing run`."
         )
     folder.mkdir(parents=True, exist_ok=True)
     return Run(loaded, root, folder)
 
 
+def run_folder(profile: Profile, given: Mapping[str, Any]) -> str:
+    """Where a run belongs, relative to the checkout: each set of parameters has a folder of its own.
+
+    Args:
+        profile: as it was resolved.
+        given: the values that replace those of the profile's file.
+
+    >>> from sing_utils.profiles import load_profile
+    >>> run_folder(load_profile("embedded"), {})
+    '_build/runs/embedded'
+    >>> run_folder(load_profile("embedded", degrees=30.0), {"degrees": 30.0})
+    '_build/runs/embedded-degrees-30-3e2d'
+    """
+    if not given:
+        return f"_build/runs/{profile.name}"
+    words = "-".join(f"{key}-{value:g}" if isinstance(value, float) else f"{key}-{value}" for key, value in given.items())
+    readable = re.sub(r"[^a-z0-9]+", "-", words.lower())[:40].strip("-")
+    return f"_build/runs/{profile.name}-{readable}-{_digest(profile.model_dump(mode='json'))[:4]}"
+
+
+def _given(root: Path, profile: str, parameters: dict[str, Any]) -> dict[str, Any]:
+    """Those parameters of a notebook that replace what the profile's file says."""
+    injected = _injected()
+    for name in injected:
+        if name not in ("profile", "run_dir", *parameters):
+            raise unknown("parameter", name, ["profile", "run_dir", *parameters], where="this notebook")
+    default, own = (_file_values(root, p) for p in (DEFAULT, profile))
+    return {
+        key: value
+        for key, value in parameters.items()
+        if value is not None
+        and value not in own.get(key, ())
+        and (key in injected or value not in default.get(key, ()))
+    }
+
+
+def _file_values(root: Path, profile: str) -> dict[str, list[Any]]:
+    """Key -> its value in a profile's file, in the forms in which it may be written."""
+    loaded, written = load_profile(profile, root=root), profile_values(profile, root)
+    forms = {key: [value] for key, value in loaded.model_dump().items()}
+    for key, value in written.items():
+        forms[key] += [value, *([list(value.values()), list(value)] if isinstance(value, dict) else [])]
+    return forms
+
+
+def _injected() -> list[str]:
+    """Names of the parameters that papermill put into this notebook; none outside one."""
+    shell = get_ipython()
+    for source in reversed(shell.user_ns.get("In", []) if shell else []):
+        if source.startswith("# Parameters\n"):  # papermill's own first line
+            body = ast.parse(source).body
+            return [t.id for node in body if isinstance(node, ast.Assign) for t in node.targets if isinstance(t, ast.Name)]
+    return []
+
+
+def _opening(words: str) -> str:
+    return f'<p class="sing-opening">{html.escape(words)}</p>'
+
+
+def short_names(names: Sequence[str]) -> dict[str, str]:
+    """Names without what they all begin with, where they are long.
+
+    >>> short_names(["efficientnet_lite0", "efficientnet_lite1"])
+    {'efficientnet_lite0': 'Lite0', 'efficientnet_lite1': 'Lite1'}
+    >>> short_names(["ResNet50", "DINO-ViT"])["ResNet50"], short_names(["timm:resnet18.a1_in1k"])
+    ('ResNet50', {'timm:resnet18.a1_in1k': 'Resnet18.a1_in1k'})
+    """
+    if max(map(len, names)) <= 12:
+        return {name: name for name in names}
+    common = os.path.commonprefix(list(names)) if len(names) > 1 else names[0][: max(names[0].rfind(":"), names[0].rfind("/")) + 1]
+    cut = max(common.rfind(c) for c in "_-/: ") + 1
+    return {name: name[cut : cut + 1].upper() + name[cut + 1 :] if cut else name for name in names}
+
+
 def _digest(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+def _bytes_of(x: Tensor) -> str:
+    return hashlib.sha256(x.contiguous().numpy().tobytes()).hexdigest()
+
+
+def _sources_of(*modules: ModuleType) -> str:
+    return hashlib.sha256(b"".join(Path(str(m.__file__)).read_bytes() for m in modules)).hexdigest()
+
+
+_FITTING = _sources_of(adamw, translator)
 
 
 def all_pictures(root: Path, profile: Profile) -> PictureSource:

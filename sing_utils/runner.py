@@ -1,7 +1,7 @@
 """Executing the notebooks through papermill, only those whose inputs changed.
 
-A notebook runs again when its source, the package, the parameters, the data, the libraries or
-an earlier notebook changed. A failed run leaves the last good copy where it was.
+A notebook runs again when its source, the package, the parameters, the data or the libraries changed.
+None needs another, so they run side by side. A failed run leaves the last good copy where it was.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ import importlib.metadata
 import json
 import os
 import shutil
+import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import papermill
 from papermill.exceptions import PapermillExecutionError
-from tqdm import tqdm
 
 from sing_utils.encoders import load_encoder
 from sing_utils.errors import SingError
@@ -36,7 +37,7 @@ from sing_utils.profiles import (
     save_profile,
 )
 from sing_utils.records import is_current, write_record
-from sing_utils.run import all_pictures, run_pictures
+from sing_utils.run import all_pictures, run_folder, run_pictures
 
 # Modules that decide how a book looks or how a command reads, not what a notebook computes.
 _NOT_INPUTS = {
@@ -45,6 +46,7 @@ _NOT_INPUTS = {
     *("results.py", "records.py", "compare_runs.py", "downloads.py", "cli_results.py"),
     *("published.py", "summary.py", "claims_controls.py"),
 }
+_JOBS = 2  # notebooks side by side: each has a network's or a decoder's memory
 _LONG_TEXT = 200  # characters
 _LIBRARIES = (
     "torch",
@@ -79,17 +81,19 @@ def run_profile(
     run_dir: str | None = None,
     force: bool = False,
     progress: bool = True,
+    jobs: int | None = None,
 ) -> list[Executed]:
-    """Execute the notebooks of a profile in order.
+    """Execute the notebooks of a profile.
 
     Args:
         root: of the checkout.
         profile: name of a profile, or a YAML file.
         overrides: profile values to replace.
         only: prefixes of notebook names, such as "02"; empty: all.
-        run_dir: folder of the run, relative to root; None: `_build/runs/<profile>`.
+        run_dir: folder of the run, relative to root; None: see `sing_utils.run.run_folder`.
         force: run even what did not change.
-        progress: show a bar a notebook.
+        progress: say what each notebook did.
+        jobs: notebooks that run at once; None: two, where there are two cores.
 
     Raises:
         SingError: for bad parameters (before anything runs), an unknown notebook, or a notebook
@@ -98,7 +102,7 @@ def run_profile(
     overrides = overrides or {}
     require_known(overrides, "the given parameters")  # before `root` could be taken for ours
     loaded = load_profile(profile, root=root, **overrides)
-    run_dir = run_dir or f"_build/runs/{loaded.name}"
+    run_dir = run_dir or run_folder(loaded, overrides)
     notebooks = find_notebooks(root)
     chosen = _choose(notebooks, only)
     _require_inputs(root, loaded, _class_names(root, profile, overrides))
@@ -111,35 +115,41 @@ def run_profile(
     folder = root / run_dir
     key = _inputs_key(root, loaded, parameters)
     _forget_models(folder, key)
-    keys = {}
-    for notebook in notebooks:
-        key = _digest(key, notebook.read_text(encoding="utf-8"))  # so a change reaches later ones
-        keys[notebook] = key
+    keys = {n: _digest(key, n.read_text(encoding="utf-8")) for n in notebooks}
     executed: list[Executed] = []
-    try:
-        for notebook in chosen:
-            executed.append(_execute(notebook, folder, parameters, keys[notebook], force, progress))
-    finally:  # also after a failure: tables may be new
-        if any(e.ran for e in executed) or len(executed) < len(chosen) or not is_current(folder):
-            _record(root, loaded, folder, keys)
+    with ThreadPoolExecutor(jobs or min(_JOBS, os.cpu_count() or 1)) as pool:  # each starts a kernel
+        given = (folder, parameters, force, progress)
+        waiting = [pool.submit(_execute, n, keys[n], *given) for n in chosen]
+        try:
+            executed = [future.result() for future in waiting]
+        finally:  # also after a failure: tables may be new
+            for future in waiting:
+                future.cancel()
+            wait(waiting)
+            if any(e.ran for e in executed) or len(executed) < len(chosen) or not is_current(folder):
+                _record(root, loaded, folder, keys)
     return executed
 
 
 def find_notebooks(root: Path) -> list[Path]:
     """The numbered notebooks, in order."""
-    found = sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+    found = sorted((root / "notebooks").glob("[0-9][0-9]*_*.ipynb"))
     if not found:
         raise SingError("notebooks/ holds no numbered notebook: restore it from the repository.")
     return found
 
 
 def _choose(notebooks: list[Path], only: Sequence[str]) -> list[Path]:
-    for prefix in only:
-        if not any(n.stem.startswith(prefix) for n in notebooks):
-            raise SingError(
-                f"no notebook {prefix!r}, expected one of {', '.join(n.stem for n in notebooks)}."
-            )
-    return [n for n in notebooks if not only or n.stem.startswith(tuple(only))]
+    for name in only:
+        if not any(_is_called(n, name) for n in notebooks):
+            raise SingError(f"no notebook {name!r}, expected one of {', '.join(n.stem for n in notebooks)}.")
+    return [n for n in notebooks if not only or any(_is_called(n, name) for name in only)]
+
+
+def _is_called(notebook: Path, name: str) -> bool:
+    """Whether a name is a notebook's number or begins its name: "02" is not 02b."""
+    number = notebook.stem.partition("_")[0]
+    return name == number or (len(name) > len(number) and notebook.stem.startswith(name))
 
 
 def _class_names(root: Path, profile: str, overrides: dict[str, Any]) -> dict[str, str]:
@@ -191,8 +201,8 @@ def _forget_models(folder: Path, key: str) -> None:
     stamp = folder / "executed" / ".inputs"
     if stamp.exists() and stamp.read_text() == key:
         return
-    for noted in (folder / "artifacts" / "heads", folder / "artifacts" / "features"):
-        shutil.rmtree(noted, ignore_errors=True)
+    for noted in ("heads", "features", "translators"):
+        shutil.rmtree(folder / "artifacts" / noted, ignore_errors=True)
     stamp.parent.mkdir(parents=True, exist_ok=True)
     stamp.write_text(key)
 
@@ -225,16 +235,17 @@ def _require_parameters(notebook: Path, parameters: dict[str, Any]) -> None:
 
 
 def _execute(
-    notebook: Path, folder: Path, parameters: dict[str, Any], key: str, force: bool, progress: bool
+    notebook: Path, key: str, folder: Path, parameters: dict[str, Any], force: bool, progress: bool
 ) -> Executed:
     out = folder / "executed" / notebook.name
     stamp = folder / "executed" / f".{notebook.stem}.key"
     if not force and _is_current(out, key):
         if progress:
-            tqdm.write(f"{notebook.stem}: unchanged")
+            print(f"{notebook.stem}: unchanged", flush=True)
         return Executed(out, ran=False)
     out.parent.mkdir(parents=True, exist_ok=True)
     stamp.unlink(missing_ok=True)
+    start = time.monotonic()
     attempt = folder / "failed" / notebook.name
     attempt.parent.mkdir(exist_ok=True)
     try:
@@ -242,10 +253,10 @@ def _execute(
             str(notebook),
             str(attempt),
             parameters=parameters,
-            cwd=str(notebook.parent),
+            resources={"metadata": {"path": str(notebook.parent)}},  # cwd= would move the whole process
             kernel_name="python3",
             language="python",
-            progress_bar={"desc": notebook.stem, "unit": "cell"} if progress else False,
+            progress_bar=False,
             log_output=False,
             # Errors only: the kernel would greet every run with a warning about loopback traffic.
             extra_arguments=["--IPKernelApp.log_level=40"],
@@ -257,6 +268,8 @@ def _execute(
         ) from None
     os.replace(attempt, out)
     stamp.write_text(key)
+    if progress:
+        print(f"{notebook.stem}: {time.monotonic() - start:.0f} s", flush=True)
     return Executed(out, ran=True)
 
 

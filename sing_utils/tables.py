@@ -7,7 +7,6 @@ import itertools
 import math
 import os
 import platform
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,7 +24,7 @@ from sing_utils.intervals import (
     sign_flip_test,
     student_margin,
 )
-from sing_utils.run import Data, Run
+from sing_utils.run import Photos, Run
 from sing_utils.scores import attribute_score, contrast, image_score, pairwise_angle
 from sing_utils.translator import Translator, TranslatorFitter, quality, split_rows
 
@@ -88,7 +87,7 @@ def null_energy(run: Run) -> pd.DataFrame:
     """Share of each evaluation photo's feature energy in the null space: percent."""
     frames = []
     for name in run.profile.classifiers:
-        data = run.data(name).evaluation
+        data = run.photos(name)
         share = 100 * run.spaces(name).null_energy(data.f).numpy()
         frames.append(data.index[["class", "path"]].assign(classifier=name, share=share, space="null space"))
     return pd.concat(frames, ignore_index=True)
@@ -98,7 +97,7 @@ def random_energy(run: Run, *, draws: int = 20) -> pd.DataFrame:
     """Mean share of energy in random subspaces of the null dimension: one row a draw, percent."""
     rows = []
     for name in run.profile.classifiers:
-        f, spaces = run.data(name).evaluation.f.to(torch.float64), run.spaces(name)
+        f, spaces = run.photos(name).f.to(torch.float64), run.spaces(name)
         total = f.square().sum(-1)
         for draw in range(draws):
             Q = random_basis(spaces.width, spaces.null_dim, seed=run.profile.seed + draw)
@@ -111,7 +110,7 @@ def certificates(run: Run) -> pd.DataFrame:
     """One row a classifier: how far null removal moved the logits; stops if it is too far."""
     rows = []
     for name in run.profile.classifiers:
-        f = run.data(name).f
+        f = run.photos(name, "all").f
         proof = run.spaces(name).certificate(f, bias=run.head(name).bias).check()
         rows.append(
             {
@@ -127,7 +126,7 @@ def certificates(run: Run) -> pd.DataFrame:
 
 def photo_counts(run: Run) -> pd.DataFrame:
     """One row a class: photos to fit and to evaluate, and whether they were enlarged."""
-    index = run.data(run.profile.classifiers[0]).index
+    index = run.photos(run.profile.classifiers[0], "all").index
     counts = index.groupby(["class", "evaluation"], sort=False).size().unstack(fill_value=0)
     labels = index.groupby("class", sort=False)["label"].first()
     table = pd.DataFrame({"to fit": counts[False], "to evaluate": counts[True]}).reset_index()
@@ -149,39 +148,27 @@ def low_resolution_note(run: Run) -> str:
 # -------------------------------------------------------------------------- 01 translators
 
 
-def fit_translators(run: Run) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Fit ridge and AdamW for every classifier, and keep both translators as artifacts.
-
-    Returns:
-        One row a fit: quality on evaluation photos and seconds; and one row an evaluation photo
-        of the ridge translator: classifier, class, cosine.
-    """
-    rows, photos = [], []
-    for name in run.profile.classifiers:
-        evaluation = run.data(name).evaluation
-        ridge, seconds = _timed_fit(run, name, method="ridge")
-        ridge.save(run.translator_file(name))
-        rows.append(_fit_row(name, ridge, evaluation, seconds))
-        adamw, seconds = _timed_fit(run, name, method="adamw", epochs=run.profile.adamw_epochs)
-        adamw.save(run.translator_file(f"{name}-adamw"))
-        rows.append(_fit_row(name, adamw, evaluation, seconds))
-        cosine = torch.cosine_similarity(ridge(evaluation.f), evaluation.z, dim=-1).numpy()
-        photos.append(evaluation.index[["class", "path"]].assign(classifier=name, cosine=cosine))
-    return pd.DataFrame(rows), pd.concat(photos, ignore_index=True)
+def translator_fits(run: Run) -> pd.DataFrame:
+    """One row a classifier and method: how well its translator does on evaluation photos."""
+    return pd.DataFrame(
+        _fit_row(name, run.translator(name, method), run.photos(name))
+        for name in run.classifiers
+        for method in ("ridge", "adamw")
+    )
 
 
 def compare_losses(run: Run, name: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The paper's three losses for one classifier: final quality, and the curves (Figure 7).
 
-    The fit on the squared error is the one that `fit_translators` kept. The others stand beside it:
+    The fit on the squared error is the run's AdamW translator. The others stand beside it:
     gain, mean difference of the cosines; ratio, of the mean squared errors; each with its interval over
     evaluation photos.
     """
-    fits = {"mse": Translator.load(run.translator_file(f"{name}-adamw"))}
+    p, fit, evaluation = run.profile, run.photos(name, "fit"), run.photos(name)
+    fits = {"mse": run.translator(name, "adamw")}
     for loss in ("cosine", "both"):
-        options = {"epochs": run.profile.adamw_epochs, "loss": loss}
-        fits[loss], _ = _timed_fit(run, name, method="adamw", **options)
-    evaluation = run.data(name).evaluation
+        options: dict[str, Any] = {"held_out": p.held_out, "seed": p.seed, "epochs": p.adamw_epochs}
+        fits[loss] = Translator.fit(fit.f, fit.z, method="adamw", loss=loss, **options)
     first = _photo_fits(fits["mse"], evaluation)
     rows, curves = [], []
     for loss, T in fits.items():
@@ -192,7 +179,7 @@ def compare_losses(run: Run, name: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     return pd.DataFrame(rows), pd.concat(curves, ignore_index=True)
 
 
-def _photo_fits(T: Translator, evaluation: Data) -> tuple[np.ndarray, np.ndarray]:
+def _photo_fits(T: Translator, evaluation: Photos) -> tuple[np.ndarray, np.ndarray]:
     """Cosine and squared error of each photo: (N,) each."""
     z_hat = T(evaluation.f)
     cosine = torch.cosine_similarity(z_hat, evaluation.z, dim=-1)
@@ -210,25 +197,11 @@ def _fits_apart(
     return {k: v.value for k, v in found.items()} | ends
 
 
-def _timed_fit(run: Run, name: str, **options: Any) -> tuple[Translator, float]:
-    data = run.data(name).fit
-    start = time.perf_counter()
-    T = Translator.fit(
-        data.f,
-        data.z,
-        held_out=run.profile.held_out,
-        seed=run.profile.seed,
-        meta={"classifier": name, "encoder": run.profile.encoder},
-        **options,
-    )
-    return T, time.perf_counter() - start
-
-
-def _fit_row(name: str, T: Translator, evaluation: Data, seconds: float | None = None) -> dict[str, Any]:
+def _fit_row(name: str, T: Translator, evaluation: Photos) -> dict[str, Any]:
     assert T.report is not None
     score = quality(T(evaluation.f), evaluation.z)
     cosines, errors = _photo_fits(T, evaluation)
-    row = {
+    return {
         "classifier": name,
         "method": T.report.method,
         "loss": T.report.loss,
@@ -239,7 +212,6 @@ def _fit_row(name: str, T: Translator, evaluation: Data, seconds: float | None =
         "R²": score.r2,
         "squared error": float(errors.mean()),
     }
-    return row if seconds is None else row | {"seconds": seconds}
 
 
 # ------------------------------------------------------------------------ 02 and 03 scores
@@ -252,12 +224,10 @@ def photo_scores(run: Run) -> pd.DataFrame:
     """
     frames = []
     for name in run.profile.classifiers:
-        data, T, spaces = run.data(name).evaluation, run.translator(name), run.spaces(name)
-        prompts = run.prompts(run.judge(name))
+        data, T, spaces = run.photos(name), run.translator(name), run.spaces(name)
+        texts = run.texts(name, run.prompts)  # (C, n)
         z, z_tilde = T(data.f), T.after_null_removal(spaces)(data.f)  # (N, n) each
-        numbers = {c: i for i, c in enumerate(prompts)}
-        own = torch.tensor([numbers[c] for c in data.index["class"]])  # (N,)
-        texts = torch.stack(list(prompts.values()))  # (C, n)
+        own = data.own  # (N,)
         AS = pairwise_angle(z, texts) - pairwise_angle(z_tilde, texts)  # (N, C), eq. 7
         head = run.head(name)
         frames.append(
@@ -281,15 +251,13 @@ def ridge_sensitivity(run: Run, *, factors: Sequence[float] = (0.01, 0.1, 1, 10,
     """
     rows = []
     for name in run.profile.classifiers:
-        data, chosen = run.data(name), run.translator(name).report
+        new, chosen = run.photos(name), run.translator(name).report
         assert chosen is not None
-        fit = data.fit
+        fit = run.photos(name, "fit")
         own, _ = split_rows(len(fit.f), held_out=chosen.held_out, seed=chosen.seed)
-        fitter = TranslatorFitter(data.f.shape[1], data.z.shape[1])
+        fitter = TranslatorFitter(fit.f.shape[1], fit.z.shape[1])
         fitter.update(fit.f[own], fit.z[own])
-        prompts = run.prompts(run.judge(name))
-        texts = torch.stack([prompts[c] for c in data.evaluation.index["class"]])
-        f = data.evaluation.f
+        texts, f = run.texts(name, run.prompts)[new.own], new.f
         for factor, weight in zip(
             factors, fitter.solve_many([chosen.ridge * x for x in factors]), strict=True
         ):
@@ -299,7 +267,7 @@ def ridge_sensitivity(run: Run, *, factors: Sequence[float] = (0.01, 0.1, 1, 10,
                 {
                     "classifier": name,
                     "ridge, × chosen": factor,
-                    "cosine of Tf and z": quality(z, data.evaluation.z).cosine,
+                    "cosine of Tf and z": quality(z, new.z).cosine,
                     "median IS (°)": float(np.median(image_score(z, z_tilde))),
                     "median |AS| (°)": float(np.median(attribute_score(z, z_tilde, texts).abs())),
                 }
@@ -455,7 +423,7 @@ def concept_angles(run: Run) -> pd.DataFrame:
     phrases = run.profile.concepts
     frames = []
     for name in run.profile.classifiers:
-        texts = run.judge(name).encode_text(phrases)  # (K, n)
+        texts = run.texts(name, phrases)  # (K, n)
         for c in run.concept_classes:
             x, y, paths = class_angles(run, name, c, texts)  # (N, K) each
             columns = {
@@ -486,7 +454,7 @@ def concept_sizes(run: Run) -> pd.DataFrame:
     """
     rows = []
     for name in run.profile.classifiers:
-        texts = run.judge(name).encode_text(run.profile.concepts)  # (K, n)
+        texts = run.texts(name, run.profile.concepts)  # (K, n)
         for c in run.concept_classes:
             x, y, paths = class_angles(run, name, c, texts)  # (N, K) each
             a, b = (x - y)[::2], (x - y)[1::2]
@@ -504,8 +472,8 @@ def class_angles(run: Run, name: str, c: str, texts: Tensor) -> tuple[Tensor, Te
     Returns:
         (N, K) each, and the photos' paths.
     """
-    evaluation, T = run.data(name).evaluation, run.translator(name)
-    own = evaluation.rows(evaluation.index["class"] == c)
+    evaluation, T = run.photos(name), run.translator(name)
+    own = evaluation.of(c)
     after = T.after_null_removal(run.spaces(name))
     return (
         pairwise_angle(T(own.f), texts),
@@ -538,7 +506,7 @@ def photo_concepts(run: Run, name: str, photo: str) -> pd.DataFrame:
     T, spaces = run.translator(name), run.spaces(name)
     f = _photo_features(run, name, photo)
     z, z_tilde = T(f), T.after_null_removal(spaces)(f)  # (1, n) each
-    texts = run.judge(name).encode_text(run.profile.concepts)
+    texts = run.texts(name, run.profile.concepts)
     before, after = pairwise_angle(z, texts)[0], pairwise_angle(z_tilde, texts)[0]
     table = pd.DataFrame(
         {

@@ -58,7 +58,7 @@ def first_of_each_class(run: Run, name: str, *, most: int = 16) -> Originals:
 
     Nothing is chosen by eye. The run's source class is always among them.
     """
-    ordered = run.data(name).evaluation.index.sort_values("path", kind="stable")
+    ordered = run.photos(name).index.sort_values("path", kind="stable")
     first = ordered.drop_duplicates("class")
     if len(first) > most:
         source = first[first["class"] == run.source_class]
@@ -71,7 +71,7 @@ def reachable_degrees(run: Run, name: str, originals: Originals) -> float:
     T, spaces = run.translator(name), run.spaces(name)
     largest = min(
         float(largest_image_score(originals.f, null_direction(originals.f, u, T, spaces), T).min())
-        for u in run.targets(name).values()
+        for u in run.texts(name, [run.prompt(t) for t in run.targets])
     )
     return min(run.profile.degrees, whole_degrees(largest))
 
@@ -83,7 +83,7 @@ def starting_with(run: Run, originals: Originals, count: int) -> Originals:
 
 
 def _originals(run: Run, name: str, rows: list[int]) -> Originals:
-    data = run.data(name).evaluation
+    data = run.photos(name)
     picked = data.index.loc[rows]
     return Originals(data.f[rows], data.z[rows], picked["class"].tolist(), picked["path"].tolist())
 
@@ -168,7 +168,7 @@ def picture_changes(run: Run, name: str, originals: Originals, degrees: float) -
         by the nearest class prompt) and pictures; angles in degrees.
     """
     T, judge, text = run.translator(name), run.judge(name), _target(run, name)
-    texts = torch.stack([*run.prompts(judge).values(), text])
+    texts = torch.stack([*run.texts(name, run.prompts), text])
     z, seed = T(originals.f), run.profile.seed
     start = judge.encode_images(run.decoder(name)(z, seed=seed))  # (B, n)
     other = judge.encode_images(run.decoder(name)(z, seed=seed + 1))
@@ -264,7 +264,7 @@ def shown_logits(logits: pd.DataFrame) -> pd.DataFrame:
 
 
 def _of_pairs(run: Run, name: str, pairs: pd.DataFrame) -> Originals:
-    index = run.data(name).evaluation.index
+    index = run.photos(name).index
     place = {path: i for i, path in enumerate(index["path"])}
     return _originals(run, name, [place[path] for path in pairs["path"]])
 
@@ -276,7 +276,11 @@ def steered_pictures(run: Run, name: str, originals: Originals, degrees: float) 
     """A row an original: steered to IS = `degrees` toward every target (Figure 6)."""
     T, spaces = run.translator(name), run.spaces(name)
     z = T(originals.f)
-    results = {t: steer(originals.f, u, T, spaces, degrees=degrees) for t, u in run.targets(name).items()}
+    prompts = run.texts(name, [run.prompt(t) for t in run.targets])
+    results = {
+        t: steer(originals.f, u, T, spaces, degrees=degrees)
+        for t, u in zip(run.targets, prompts, strict=True)
+    }
     rows: Rows = []
     for i, source in enumerate(originals.classes):
         z_all = torch.stack([z[i], *(T(r.f_eps[i]) for r in results.values())])
@@ -363,7 +367,7 @@ def _numbers(count: int) -> list[str]:
 
 
 def _target(run: Run, name: str) -> Tensor:
-    return run.targets(name)[run.profile.targets[0]]
+    return run.texts(name, [run.prompt(run.targets[0])])[0]
 
 
 # ------------------------------------------------------------------------------ one picture
@@ -411,7 +415,7 @@ def draw_pair(run: Run, name: str, photo: str, *, toward: str | None = None, deg
         f_tilde = spaces.remove_null(f)
         certificate = spaces.certificate(f, bias=classifier.head.bias).check()
     else:
-        text = run.judge(name).encode_text([toward])[0]
+        text = run.texts(name, [toward])[0]
         result = steer(f, text, T, spaces, degrees=degrees, bias=classifier.head.bias)
         if result.certificate is None:
             raise SingError(result.reason)

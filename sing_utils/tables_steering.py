@@ -43,7 +43,7 @@ def largest_scores(run: Run) -> pd.DataFrame:
     for name in run.profile.classifiers:
         f, paths = _source(run, name)
         T, spaces = run.translator(name), run.spaces(name)
-        for target, u in run.targets(name).items():
+        for target, u in _targets(run, name).items():
             largest = largest_image_score(f, null_direction(f, u, T, spaces), T)
             frames.append(
                 pd.DataFrame({"classifier": name, "target": target, "path": paths, "largest": largest})
@@ -85,7 +85,7 @@ def steering_table(run: Run, degrees: float) -> pd.DataFrame:
     rows = []
     for name in run.profile.classifiers:
         f, _ = _source(run, name)
-        text = run.targets(name)[target]
+        text = _targets(run, name)[target]
         repeated = f.repeat(_RANDOM_DRAWS, 1)
         steps = {
             DIRECTIONS[0]: (f, _steer(run, name, f, text, degrees)),
@@ -126,7 +126,7 @@ def whole_gradient(run: Run, degrees: float) -> pd.DataFrame:
     rows = []
     for name in run.profile.classifiers:
         f, _ = _source(run, name)
-        T, head, u = run.translator(name), run.head(name), run.targets(name)[target]
+        T, head, u = run.translator(name), run.head(name), _targets(run, name)[target]
         within = _steer(run, name, f, u, degrees)
         d = torch.nn.functional.normalize(text_gradient(f, u, T), dim=-1)
         with warnings.catch_warnings():
@@ -159,11 +159,11 @@ def subspace_steering(run: Run, degrees: float, *, draws: int) -> pd.DataFrame:
     target, rows = run.profile.targets[0], []
     for name in run.profile.classifiers:
         f, _ = _source(run, name)
-        spaces, text, T = run.spaces(name), run.targets(name)[target], run.translator(name)
+        spaces, text, T = run.spaces(name), _targets(run, name)[target], run.translator(name)
         g = text_gradient(f.double(), text.double(), T)
         energy = energy_share(f.double(), spaces.null_basis)
         options: dict[str, Any] = {"dim": spaces.null_dim, "draws": draws, "seed": run.profile.seed}
-        options["like"] = run.data(name).fit.f
+        options["like"] = run.photos(name, "fit").f
         for kind, share in zip(SUBSPACES, (None, energy), strict=True):
             bases = [spaces.null_basis, *random_bases(f, **options, energy=share)]
             for draw, Q in enumerate(bases, start=-1):
@@ -196,10 +196,10 @@ def steered_wordings(run: Run, degrees: float) -> pd.DataFrame:
     for name in run.profile.classifiers:
         f, _ = _source(run, name)
         T = run.translator(name)
-        result = _steer(run, name, f, run.targets(name)[target], degrees)
+        result = _steer(run, name, f, _targets(run, name)[target], degrees)
         reached = ~result.AS.isnan()
         wordings = [w.format(target) for w in run.profile.wordings]
-        texts = run.judge(name).encode_text(wordings)  # (R, n)
+        texts = run.texts(name, wordings)  # (R, n)
         z, moved = T(f[reached]), T(result.f_eps[reached])
         AS = (
             pairwise_angle(z, texts) - pairwise_angle(moved, texts)
@@ -220,7 +220,7 @@ def steering_curves(run: Run, largest: pd.DataFrame, *, points: int = 15) -> pd.
     for name in run.profile.classifiers:
         own = largest[(largest["classifier"] == name) & (largest["target"] == target)]
         f, _ = _source(run, name)
-        text = run.targets(name)[target]
+        text = _targets(run, name)[target]
         for degrees in np.linspace(0, common_degrees(own), points):
             steps = (_steer(run, name, f, text, degrees), _steer_randomly(run, name, f, text, degrees))
             for direction, result in zip(DIRECTIONS, steps, strict=True):
@@ -248,9 +248,9 @@ def steering_grid(run: Run, degrees: float) -> pd.DataFrame:
     """Mean AS of every source class toward every target at IS = `degrees`: one row a cell."""
     rows = []
     for name in run.profile.classifiers:
-        data = run.data(name).evaluation
+        data = run.photos(name)
         sources = data.index["class"].to_numpy()
-        for target, text in run.targets(name).items():
+        for target, text in _targets(run, name).items():
             result = _steer(run, name, data.f, text, degrees)
             scores = pd.Series(result.AS.numpy()).groupby(sources, sort=False)
             cells = pd.DataFrame(
@@ -318,10 +318,14 @@ def grid_shares(grid: pd.DataFrame) -> pd.DataFrame:
 # ---------------------------------------------------------------------------------- steps
 
 
+def _targets(run: Run, name: str) -> dict[str, Tensor]:
+    """Target -> embedding of its prompt, (n,)."""
+    return dict(zip(run.targets, run.texts(name, [run.prompt(t) for t in run.targets]), strict=True))
+
+
 def _source(run: Run, name: str) -> tuple[Tensor, list[str]]:
     """Features and paths of the evaluation photos of the source class."""
-    data = run.data(name).evaluation
-    own = data.rows(data.index["class"] == run.source_class)
+    own = run.photos(name).of(run.source_class)
     if len(own.f) < 2:
         raise SingError(
             f"{run.source_class!r} has {len(own.f)} evaluation photos, expected at least 2: choose another "

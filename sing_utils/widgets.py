@@ -204,7 +204,7 @@ class SteeringExplorer(Explorer):
     def _draw(self, message: dict[str, Any]) -> bytes:
         run, name, degrees = self._run, str(message["classifier"]), float(message["degrees"])
         f = features(run, name, offered_photos(run).iloc[[int(message["photo"])]])
-        text = run.judge(name).encode_text([str(message["target"])])[0]
+        text = run.texts(name, [str(message["target"])])[0]
         reached, z = explorers_steering.steered_embeddings(run, name, f, text, degrees)
         if not reached:
             raise SingError(f"IS = {degrees:g}° can't be reached from this photo: choose fewer degrees.")
@@ -216,7 +216,7 @@ class SteeringExplorer(Explorer):
         photo = offered_photos(run).iloc[[self.photo]]
         c, f, T = photo["class"].iloc[0], features(run, name, photo), run.translator(name)
         target = explorers_steering.steering_targets(run).get(self.target, self.target)
-        texts = {self.target: run.judge(name).encode_text([target])[0], c: run.prompts(run.judge(name))[c]}
+        texts = {self.target: run.texts(name, [target])[0], c: run.texts(name, [run.prompt(c)])[0]}
         wanted = torch.arange(0.0, explorers_steering.FARTHEST + 1, 2.0, dtype=torch.float64)
         result = steer(f.expand(len(wanted), -1), texts[self.target], T, run.spaces(name), degrees=wanted)
         z, z_eps = T(f), T(result.f_eps[~result.IS.isnan()])
@@ -276,7 +276,7 @@ class ConceptLens(Explorer):
     def first_state(self) -> Any:
         """The phrases that move most for the first class."""
         run, name, c = self._run, self.classifier, self.class_name
-        texts = run.judge(name).encode_text(run.profile.phrases)
+        texts = run.texts(name, run.profile.phrases)
         before, after, paths = class_angles(run, name, c, texts)
         return charts.lens(
             _farthest(run.profile.phrases, (before - after).mean(0)),

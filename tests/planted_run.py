@@ -9,7 +9,7 @@ import torch
 
 from sing_utils import HeadSpaces, Translator
 from sing_utils.classifiers import LinearHead
-from sing_utils.run import Data
+from sing_utils.run import Photos
 
 
 class PlantedRun:
@@ -37,6 +37,7 @@ class PlantedRun:
             seed=0,
         )
         self.class_names = {"l0": "zero", "l1": "first"}
+        self.classifiers, self.seed = self.profile.classifiers, 0
         self.concept_classes = ["zero"]
         g = torch.Generator().manual_seed(0)
         self.f = torch.randn(40, 4, generator=g, dtype=torch.float64)
@@ -49,10 +50,6 @@ class PlantedRun:
             }
         )
         self.maps = {name: torch.randn(3, 4, generator=g, dtype=torch.float64) for name in ("one", "two")}
-        self.texts = {
-            "zero": torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64),
-            "first": torch.tensor([0.0, 1.0, 0.0], dtype=torch.float64),
-        }
 
     def head(self, name):
         W = torch.tensor([[2.0, 0.0, 0.0, 0.0], [0.0, 1.0, 0.0, 0.0]], dtype=torch.float64)
@@ -62,23 +59,41 @@ class PlantedRun:
     def classifier(self, name):
         return SimpleNamespace(head=self.head(name))
 
-    def translator_file(self, name):
-        return self.artifact(f"translators/{name}.safetensors")
-
     def spaces(self, name):
         return HeadSpaces.from_weight(self.head(name).weight)
 
-    def data(self, name):
-        return Data(self.f, self.f @ self.maps[name].mT, self.index)
+    @property
+    def classes(self):
+        return list(self.class_names.values())
 
-    def translator(self, name):
-        return Translator(self.maps[name])
+    @property
+    def prompts(self):
+        return [self.prompt(c) for c in self.classes]
+
+    def prompt(self, what):
+        return f"an image of a {what}"
+
+    def targets_of(self, name):
+        """Embeddings of the photos, (N, n)."""
+        return self.f @ self.maps[name].mT
+
+    def photos(self, name, part="evaluation"):
+        own = torch.tensor([self.classes.index(c) for c in self.index["class"]])
+        whole = Photos(self.f, self.targets_of(name), own, self.index)
+        evaluation = self.index["evaluation"]
+        return {"all": whole, "fit": whole.rows(~evaluation), "evaluation": whole.rows(evaluation)}[part]
+
+    def translator(self, name, method="ridge"):
+        if method == "ridge":
+            return Translator(self.maps[name])
+        fit = self.photos(name, "fit")
+        return Translator.fit(fit.f, fit.z, method=method, epochs=self.profile.adamw_epochs)
 
     def judge(self, name):
-        return SimpleNamespace(encode_text=lambda phrases: torch.eye(3, dtype=torch.float64)[: len(phrases)])
+        return SimpleNamespace(encode_text=lambda phrases: self.texts(name, phrases))
 
-    def prompts(self, judge):
-        return self.texts
+    def texts(self, name, phrases):
+        return torch.eye(3, dtype=torch.float64)[: len(phrases)]
 
     def artifact(self, name):
         path = self.folder / name

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from sing_utils import Translator
 from sing_utils.run import open_run
 
 NAMES = ["efficientnet_lite0", "efficientnet_lite1"]
@@ -23,8 +22,4 @@ def small_run(folder, **overrides):
         "thumbnails": 4,
         "picture_options": {"steps": 2},
     }
-    run = open_run("embedded", run_dir=str(folder), **given | overrides)
-    for name in run.profile.classifiers:
-        fit = run.data(name).fit
-        Translator.fit(fit.f, fit.z, method="ridge").save(run.translator_file(name))
-    return run
+    return open_run("embedded", run_dir=str(folder), **given | overrides)

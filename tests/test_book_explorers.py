@@ -132,9 +132,9 @@ def test_lens(run, opened):
     root.get_by_label("Show phrases with").fill(phrase)
     root.locator("tbody tr", has=root.page.get_by_role("button", name=phrase, exact=True)).wait_for()
     row = root.locator("tbody tr", has=root.page.get_by_role("button", name=phrase, exact=True))
-    evaluation, T = run.data(name).evaluation, run.translator(name)
+    evaluation, T = run.photos(name), run.translator(name)
     own = evaluation.rows(evaluation.index["class"] == c)
-    text = run.judge(name).encode_text([phrase])
+    text = run.texts(name, [phrase])
     before = pairwise_angle(T(own.f), text).mean().item()
     after = pairwise_angle(T(run.spaces(name).remove_null(own.f)), text).mean().item()
     shown = [number(t) for t in row.locator("td").all_inner_texts()]

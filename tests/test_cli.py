@@ -156,7 +156,7 @@ def fitted(tmp_path_factory, root):
     """A run with one translator, as notebook 01 leaves it."""
     folder = tmp_path_factory.mktemp("fitted")
     run = open_run("embedded", run_dir=str(folder))
-    data = run.data("efficientnet_lite0").fit
+    data = run.photos("efficientnet_lite0", "fit")
     Translator.fit(data.f, data.z).save(run.artifact("translators/efficientnet_lite0.safetensors"))
     return folder
 

@@ -86,7 +86,7 @@ def test_webp_keeps_the_size():
 
 def test_offered_photos_are_the_first_by_name_class_by_class(run, photos):
     assert photos["class"].to_list() == list(itertools.chain(*([c] * 2 for c in CLASSES)))
-    index = run.data(NAMES[0]).evaluation.index
+    index = run.photos(NAMES[0]).index
     for c, own in photos.groupby("class"):
         assert own["path"].to_list() == sorted(index.loc[index["class"] == c, "path"])[:2]
     assert (index.loc[photos.index, "path"] == photos["path"]).all()
@@ -141,7 +141,7 @@ def test_pair_numbers_give_every_angle(run, photos, alpha):
         across = np.sqrt(np.maximum(0, aa * bb - ab**2))
         IS = np.degrees(np.arctan2(abs(alpha) * across, aa - alpha * ab))
         assert np.abs(IS - image_score(z, z_tilde).numpy()).max() < 1e-6
-        u = run.judge(name).encode_text(data["texts"]).double()
+        u = run.texts(name, data["texts"]).double()
         au, bu = cosines[k, ..., 0] * np.sqrt(aa)[:, None], cosines[k, ..., 1] * np.sqrt(bb)[:, None]
         square = (aa - 2 * alpha * ab + alpha**2 * bb)[:, None]
         before, after = angle_of(au, aa[:, None]), angle_of(au - alpha * bu, square)
@@ -252,14 +252,14 @@ def test_lens_means_and_ends(run, thumbnails):
     data = lens.lens_numbers(run, thumbnails)
     means, ends, scores = (array(data[k]) for k in ("means", "ends", "endScores"))
     scores = scores * 180 / 32767
-    index = run.data(NAMES[0]).evaluation.index
+    index = run.photos(NAMES[0]).index
     assert data["counts"] == [(index["class"] == c).sum() for c in CLASSES]
     name, c, j = NAMES[1], "jellyfish", 3
     k, i = NAMES.index(name), CLASSES.index(c)
-    evaluation = run.data(name).evaluation
+    evaluation = run.photos(name)
     own = evaluation.rows(evaluation.index["class"] == c)
     T = run.translator(name)
-    text = run.judge(name).encode_text([data["phrases"][j]])
+    text = run.texts(name, [data["phrases"][j]])
     before = pairwise_angle(T(own.f), text)[:, 0].numpy()
     after = pairwise_angle(T(run.spaces(name).remove_null(own.f)), text)[:, 0].numpy()
     AS = before - after
@@ -290,7 +290,7 @@ def test_dial_begins_at_the_exact_null_space(run):
     spaces = run.spaces(name)
     ranks = dial.dial_ranks(spaces.rank)
     costs, concepts = dial.dial_table(run, name, ranks)
-    f = run.data(name).evaluation.f
+    f = run.photos(name).f
     energy, certificate, logit, top1, IS = costs[0].tolist()
     assert energy == pytest.approx(100 * float(spaces.null_energy(f).mean()), abs=1e-3)
     assert certificate < 1e-12
@@ -298,14 +298,14 @@ def test_dial_begins_at_the_exact_null_space(run):
     assert top1 == 0
     T = run.translator(name)
     assert pytest.approx(float(image_score(T(f), T(spaces.remove_null(f))).median()), abs=1e-3) == IS
-    phrases = run.judge(name).encode_text(run.profile.phrases)
+    phrases = run.texts(name, run.profile.phrases)
     AS = pairwise_angle(T(f), phrases) - pairwise_angle(T(spaces.remove_null(f)), phrases)
     assert torch.allclose(concepts[0], AS.mean(0).double(), atol=1e-3)
 
 
 def test_dial_costs_grow_beyond_it(run):
     name = NAMES[0]
-    spaces, f = run.spaces(name), run.data(name).evaluation.f.double()
+    spaces, f = run.spaces(name), run.photos(name).f.double()
     ranks = dial.dial_ranks(spaces.rank)
     costs, _ = dial.dial_table(run, name, ranks)
     assert (costs[1:, 0].diff() > 0).all()

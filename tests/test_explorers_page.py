@@ -283,7 +283,7 @@ def test_lens_shows_a_phrase_in_detail(run, opened):
     lens.choose("Class", "tench")
     lens.root.get_by_role("button", name="the sea").click()
     lens.settle()
-    evaluation, T = run.data(NAMES[1]).evaluation, run.translator(NAMES[1])
+    evaluation, T = run.photos(NAMES[1]), run.translator(NAMES[1])
     own = evaluation.rows(evaluation.index["class"] == "tench")
     text = run.judge(NAMES[1]).encode_text(["the sea"])
     before = pairwise_angle(T(own.f), text).mean().item()

@@ -72,9 +72,9 @@ def test_a_notebook_runs_and_takes_a_free_text(browser, tmp_path):
 
     run = open_run("embedded", must_exist=True)
     name, c = run.profile.classifiers[0], run.concept_classes[0]
-    evaluation, T = run.data(name).evaluation, run.translator(name)
+    evaluation, T = run.photos(name), run.translator(name)
     own = evaluation.rows(evaluation.index["class"] == c)
-    text = run.judge(name).encode_text([PROMPT])
+    text = run.texts(name, [PROMPT])
     before = pairwise_angle(T(own.f), text).mean().item()
     after = pairwise_angle(T(run.spaces(name).remove_null(own.f)), text).mean().item()
     assert [number(x) for x in shown[1:]] == pytest.approx([before, after, before - after], abs=0.01)

@@ -56,7 +56,7 @@ def own_run(tmp_path, root, monkeypatch):
 
 def test_a_run_of_ones_own_model_and_pictures(own_run, monkeypatch):
     run = own_run()
-    data = run.data("Mine")
+    data = run.photos("Mine", "all")
     assert data.f.shape == (8, 9)
     assert data.evaluation.index["class"].tolist() == ["disc", "disc", "stripes", "stripes"]
     head = run.head("Mine")
@@ -67,24 +67,24 @@ def test_a_run_of_ones_own_model_and_pictures(own_run, monkeypatch):
     again = own_run()
     monkeypatch.setattr("sing_utils.run.load_classifier", lambda *_, **__: pytest.fail("it was loaded again"))
     assert torch.equal(again.head("Mine").weight, head.weight)
-    assert torch.equal(again.data("Mine").f, data.f)
+    assert torch.equal(again.photos("Mine", "all").f, data.f)
 
 
 def test_a_csv_of_labels_makes_a_run(own_run, tmp_path):
     paths = sorted(p.relative_to(tmp_path / "album").as_posix() for p in (tmp_path / "album").rglob("*.png"))
     rows = [f"{p},{'a' if i % 2 else 'b'},{'val' if i < 4 else 'train'}" for i, p in enumerate(paths)]
     (tmp_path / "album" / "labels.csv").write_text("\n".join(["path,label,split", *rows]))
-    data = own_run(images="album/labels.csv").data("Mine")
+    data = own_run(images="album/labels.csv").photos("Mine", "all")
     assert data.index["label"].tolist() == ["b", "a"] * 4
     assert data.index["evaluation"].tolist() == [True] * 4 + [False] * 4
 
 
 def test_few_pictures_of_each_class(own_run):
-    assert own_run(per_class=1).data("Mine").index.groupby(["label", "split"]).size().tolist() == [1] * 4
+    assert own_run(per_class=1).photos("Mine", "all").index.groupby(["label", "split"]).size().tolist() == [1] * 4
 
 
 def test_a_head_alone_needs_stored_features(own_run, tmp_path):
-    own_run().data("Mine")
+    own_run().photos("Mine", "all")
     own_run().head("Mine").save(tmp_path / "head.safetensors")
     [stored] = (tmp_path / "_build" / "features").glob("file-*")
     (tmp_path / "features").mkdir()
@@ -92,7 +92,7 @@ def test_a_head_alone_needs_stored_features(own_run, tmp_path):
     next((tmp_path / "_build" / "features").glob("embedded-*")).rename(tmp_path / "features" / "embedded")
     run = own_run(classifiers={"Mine": "head:head.safetensors"}, images=None, features="features")
     assert run.spaces("Mine").null_dim == 7
-    assert len(run.data("Mine").f) == 8
+    assert len(run.photos("Mine", "all").f) == 8
     with pytest.raises(SingError, match=r"head.safetensors is a head without a network, expected one here"):
         run.classifier("Mine")
 
@@ -164,11 +164,11 @@ def test_code_in_a_repository_is_not_run(tmp_path):
 
 
 def test_a_run_notices_other_pictures_at_once(own_run, tmp_path):
-    assert own_run().data("Mine").index["label"].nunique() == 2
+    assert own_run().photos("Mine", "all").index["label"].nunique() == 2
     generate_pictures(tmp_path / "other", ["disc", "stripes", "more"])
-    assert own_run(images="other").data("Mine").index["label"].nunique() == 3
+    assert own_run(images="other").photos("Mine", "all").index["label"].nunique() == 3
     (tmp_path / "album" / "fit" / "disc" / "00.png").unlink()
-    assert len(own_run().data("Mine").f) == 7
+    assert len(own_run().photos("Mine", "all").f) == 7
 
 
 def test_weights_beside_ones_own_file_are_inputs_of_a_run(own_run, tmp_path):

@@ -16,7 +16,6 @@ from sing_utils.cases import cases
 from sing_utils.classifiers import LinearHead
 from sing_utils.controls import SOFTMAX, STATISTICS, SUBSPACES
 from sing_utils.intervals import chance_p, false_discovery, sign_flip_test
-from sing_utils.run import Data
 from sing_utils.scores import angle
 
 CLASSES = ["ant", "bee", "cow", "doe", "elk"]
@@ -56,8 +55,8 @@ class ControlledRun(PlantedRun):
         W = torch.eye(M, dtype=torch.float64)[list(rows)] * torch.arange(1.0, 7.0)[:, None]
         return LinearHead(W, torch.zeros(6, dtype=torch.float64), tuple("uvwxyz"), "ab" * 32, 1e-7)
 
-    def data(self, name):
-        return Data(self.f, self.z, self.index)
+    def targets_of(self, name):
+        return self.z
 
     def judge(self, name):
         return SimpleNamespace(encoder=self.encoder, encode_text=self._encode, towers_alone=dict)
@@ -71,8 +70,8 @@ class ControlledRun(PlantedRun):
             [self.embedded[c] + 0.02 * len(t) * shift for c, t in zip(names, texts, strict=True)]
         )
 
-    def prompts(self, judge):
-        return dict(zip(CLASSES, judge.encode_text([f"an image of a {c}" for c in CLASSES]), strict=True))
+    def texts(self, name, phrases):
+        return self._encode(phrases)
 
     def targets(self, name):
         return {"bee": self.embedded["bee"]}

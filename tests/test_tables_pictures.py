@@ -13,7 +13,6 @@ from sing_utils import SingError, steer
 from sing_utils import tables_pictures as pictures
 from sing_utils.gallery import Shown, gallery, strip
 from sing_utils.pictures import restore_norm
-from sing_utils.run import Data
 
 
 class Recorder:
@@ -44,9 +43,6 @@ class DrawnRun(SteeredRun):
         self.pictures = Recorder()
         self.profile.picture_backend = "recorder"
 
-    def data(self, name):
-        return Data(self.f, self.f @ self.maps[name].mT, self.index)
-
     def judge(self, name):
         judge = super().judge(name)
         judge.encode_images = lambda images: torch.tensor(
@@ -55,8 +51,10 @@ class DrawnRun(SteeredRun):
         judge.encode_text = lambda texts: self.goals[: len(texts)]
         return judge
 
-    def prompts(self, judge):
-        return dict(zip(("zero", "first"), torch.eye(6, dtype=torch.float64), strict=False))
+    def texts(self, name, phrases):
+        names = dict(zip(map(self.prompt, self.classes), torch.eye(6, dtype=torch.float64), strict=False))
+        goals = dict(zip(map(self.prompt, self.targets), self.goals, strict=True))
+        return torch.stack([names.get(p, goals.get(p, self.goals[0])) for p in phrases])
 
     def decoder(self, name):
         return self.pictures
@@ -76,7 +74,7 @@ def originals(run):
 
 
 def test_the_first_photo_of_each_class(run, originals):
-    index = run.data("one").evaluation.index
+    index = run.photos("one").index
     assert originals.classes == ["zero", "first"]
     for c, path, f in zip(originals.classes, originals.paths, originals.f, strict=True):
         assert path == sorted(index["path"][index["class"] == c])[0]

@@ -37,8 +37,13 @@ class SteeredRun(PlantedRun):
         W = torch.eye(2, 12, dtype=torch.float64)
         return LinearHead(W, torch.tensor([0.0, 0.5], dtype=torch.float64), ("tench", "goldfish"))
 
-    def targets(self, name):
-        return dict(zip(self.profile.targets, self.goals, strict=True))
+    @property
+    def targets(self):
+        return self.profile.targets
+
+    def texts(self, name, phrases):
+        goals = dict(zip(map(self.prompt, self.targets), self.goals, strict=True))
+        return torch.stack([goals.get(p, self.goals[0]) for p in phrases])
 
 
 @pytest.fixture
