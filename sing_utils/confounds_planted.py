@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -48,9 +49,9 @@ def confounds(worlds: Sequence[World], *, heads: int = 12) -> pd.DataFrame:
     frames = []
     for condition, given in CONFOUNDS.items():
         options = {k: v for k, v in given.items() if k != "plant"}
-        plant = given.get("plant", {})
-        found = survey(worlds, lambda w, p=plant: [*random_heads(w, heads, **p), *named(w, **p)], **options)
-        frames.append(found.assign(condition=condition))
+        for some in (partial(random_heads, count=heads), named):
+            own = survey(worlds, partial(some, **given.get("plant", {})), **options)
+            frames.append(own.assign(condition=condition))
     return pd.concat(frames, ignore_index=True)
 
 

@@ -172,7 +172,9 @@ def _look(seed: int, drawn: dict[str, Scenes], encoders: dict[str, PlantedEncode
     rng = np.random.default_rng(seed)
     for factor, levels in FACTORS.items():
         means = [
-            pooled(backbone, np.stack([np.asarray(s.changed(factor, v).picture()) for s in few])).double().mean(0)
+            pooled(backbone, np.stack([np.asarray(s.changed(factor, v).picture()) for s in few]))
+            .double()
+            .mean(0)
             for v in rng.choice(levels, 2, replace=False)
         ]
         seen[f"pairs {factor}"] = torch.stack(means)  # (2, 128)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -30,12 +31,8 @@ SCORES = ("|AS|", "AS", "contrast")
 DIRECTION = {"|AS|": 1.0, "AS": -1.0, "contrast": -1.0, "IS/|AS|": -1.0}
 STEPS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 # How many of the eight factors a head ignores, and which share of each.
-REGIMES = {
-    "one factor, all of it": (1, 1.0),
-    "two factors, all of each": (2, 1.0),
-    "four factors, all of each": (4, 1.0),
-    "four factors, a fifth of each": (4, 0.2),
-}
+REGIMES = {"1 of 8": (1, 1.0), "2 of 8": (2, 1.0), "4 of 8": (4, 1.0), "4 of 8, a fifth each": (4, 0.2)}
+RANDOM = "random shares"  # a further regime: `random_heads`
 _ENCODERS = ("planted", "planted:weak")
 
 
@@ -149,7 +146,7 @@ def _accuracy(world: World, head: Planted) -> float:
 # --------------------------------------------------------------------------------- recovery
 
 
-def random_heads(world: World, count: int, **plant: Any) -> Iterable[Planted]:
+def random_heads(world: World, *, count: int, **plant: Any) -> Iterable[Planted]:
     """Heads with a share drawn for each factor by itself; ends are twice as likely as what lies between."""
     rng, p = np.random.default_rng([world.seed, 1]), np.array([2, 1, 1, 1, 2]) / 7
     for i in range(count):
@@ -160,40 +157,47 @@ def random_heads(world: World, count: int, **plant: Any) -> Iterable[Planted]:
 
 def recovery(worlds: Sequence[World], *, heads: int = 24) -> pd.DataFrame:
     """Heads with random planted shares: one row a world, head and factor."""
-    return survey(worlds, lambda world: random_heads(world, heads))
+    return survey(worlds, partial(random_heads, count=heads))
 
 
-def regime_heads(world: World, regime: str, *, count: int = 16) -> Iterable[Planted]:
+def regime_heads(world: World, *, regime: str, count: int = 16) -> Iterable[Planted]:
     """Heads that ignore the same share of some factors and nothing of the others, one of `REGIMES`."""
     number, share = REGIMES[regime]
     chosen = list(combinations(FACTORS, number))
     order = np.random.default_rng([world.seed, 2]).permutation(len(chosen))[:count]
     for i in order.tolist():
-        yield world.plant(regime, ignored=dict.fromkeys(chosen[i], share), seed=1000 * world.seed + i)
+        head = f"{regime}: {', '.join(chosen[i])}"
+        yield world.plant(head, ignored=dict.fromkeys(chosen[i], share), seed=1000 * world.seed + i)
 
 
 def regimes(worlds: Sequence[World], found: pd.DataFrame, *, level: float) -> pd.DataFrame:
-    """ROC area of each score where heads ignore one, two or four factors, or random shares of all.
+    """ROC area of each score by what the heads ignore: some factors, a fifth of some, or random shares.
 
     Args:
         worlds: each with heads of its own.
-        found: `recovery` of the same worlds, the last regime.
+        found: `recovery` of the same worlds.
         level: of the intervals.
 
-    Columns: regime, whole (are factors ignored as a whole, or not at all?), IS (median over the heads,
-    degrees), score, value, low, high, worlds.
+    Columns: regime, whole (is a factor ignored as a whole or not at all?), IS (median over heads, degrees),
+    score, value, low, high, worlds.
     """
-    surveys = {name: survey(worlds, lambda w, n=name: regime_heads(w, n)) for name in REGIMES}
+    surveys = {name: survey(worlds, partial(regime_heads, regime=name)) for name in REGIMES}
     rows = []
-    for regime, table in (surveys | {"a random share of each": found}).items():
+    for regime, table in (surveys | {RANDOM: found}).items():
         own = table.assign(**{"IS/|AS|": table["IS"] / table["|AS|"]})
-        known = {"regime": regime, "whole": REGIMES.get(regime, (8, 0.5))[1] == 1}
-        known["IS"] = float(own.groupby(["seed", "head"])["IS"].first().median())
+        known = {"regime": regime, "whole": set(own["planted"]) == {0.0, 1.0}}
+        known["IS"] = float(own.drop_duplicates(["seed", "head"])["IS"].median())
         least = min(MOST_SHAPE, own["planted"].max())
         for score in DIRECTION:
             areas = [roc_area(g, score, least=least) for _, g in own.groupby("seed")]
             rows.append(known | {"score": score} | over_worlds(areas, level=level, bounds=(0.0, 1.0)))
     return pd.DataFrame(rows)
+
+
+def shown_regimes(table: pd.DataFrame) -> pd.DataFrame:
+    """`regimes` as the chart of `agreement` takes them, each with its IS."""
+    label = table["regime"] + table["IS"].map(" (IS {:.0f}°)".format)
+    return table.assign(factor=label, statistic="ROC area")[table["score"].isin(SCORES)]
 
 
 def agreement(table: pd.DataFrame, *, level: float) -> pd.DataFrame:
