@@ -32,19 +32,19 @@ def opening(regimes: pd.DataFrame) -> Finding:
     return Finding(f"{first} Contrast finds it in {held} of {every} ({value(contrast)}).")
 
 
-def finds_leakage(regimes: pd.DataFrame, score: str) -> Finding:
-    """Does |AS|, or IS/|AS|, say what a head ignores, whatever else it ignores?
+def finds_leakage(regimes: pd.DataFrame) -> Finding:
+    """Does |AS| say what a head ignores, whatever else it ignores?
 
     Judged where factors are ignored as a whole: a smaller share depends on the basis of the features. Agrees
     if the interval of the ROC area lies above 0.9 in each of these regimes, differs if it lies below in one,
     else undecided.
     """
-    own = regimes[regimes["score"] == score]
+    own = regimes[regimes["score"] == "|AS|"]
     whole = own[own["whole"]]
     agrees, differs = (whole["low"] > RECOVERED).all(), (whole["high"] < RECOVERED).any()
     parts = [f"{r.regime} (IS {r.IS:.0f}°) {_span(r)}" for r in own.itertuples()]
     return Finding(
-        measured=f"ROC area of {score} by how many factors the heads ignore: {'; '.join(parts)}.",
+        measured=f"ROC area of |AS| by how many factors the heads ignore: {'; '.join(parts)}.",
         verdict="agrees" if agrees else "differs" if differs else "undecided",
         n=f"{own['worlds'].max()} planted worlds",
         why="by the heads that ignore whole factors",

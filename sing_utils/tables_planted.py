@@ -27,8 +27,8 @@ from sing_utils.run import Run
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 MOST_SHAPE = 0.75  # a head that ignores all of the shape would name nothing
 SCORES = ("|AS|", "AS", "contrast")
-# Which way a score goes where a factor is ignored: |AS| grows, the others fall.
-DIRECTION = {"|AS|": 1.0, "AS": -1.0, "contrast": -1.0, "IS/|AS|": -1.0}
+# Which way a score goes where a factor is ignored: |AS| grows, the two others fall.
+DIRECTION = {"|AS|": 1.0, "AS": -1.0, "contrast": -1.0}
 STEPS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 # How many of the eight factors a head ignores, and which share of each.
 REGIMES = {"1 of 8": (1, 1.0), "2 of 8": (2, 1.0), "4 of 8": (4, 1.0), "4 of 8, a fifth each": (4, 0.2)}
@@ -184,12 +184,11 @@ def regimes(worlds: Sequence[World], found: pd.DataFrame, *, level: float) -> pd
     surveys = {name: survey(worlds, partial(regime_heads, regime=name)) for name in REGIMES}
     rows = []
     for regime, table in (surveys | {RANDOM: found}).items():
-        own = table.assign(**{"IS/|AS|": table["IS"] / table["|AS|"]})
-        known = {"regime": regime, "whole": set(own["planted"]) == {0.0, 1.0}}
-        known["IS"] = float(own.drop_duplicates(["seed", "head"])["IS"].median())
-        least = min(MOST_SHAPE, own["planted"].max())
-        for score in DIRECTION:
-            areas = [roc_area(g, score, least=least) for _, g in own.groupby("seed")]
+        known = {"regime": regime, "whole": set(table["planted"]) == {0.0, 1.0}}
+        known["IS"] = float(table.drop_duplicates(["seed", "head"])["IS"].median())
+        least = min(MOST_SHAPE, table["planted"].max())
+        for score in SCORES:
+            areas = [roc_area(g, score, least=least) for _, g in table.groupby("seed")]
             rows.append(known | {"score": score} | over_worlds(areas, level=level, bounds=(0.0, 1.0)))
     return pd.DataFrame(rows)
 
@@ -197,7 +196,7 @@ def regimes(worlds: Sequence[World], found: pd.DataFrame, *, level: float) -> pd
 def shown_regimes(table: pd.DataFrame) -> pd.DataFrame:
     """`regimes` as the chart of `agreement` takes them, each with its IS."""
     label = table["regime"] + table["IS"].map(" (IS {:.0f}°)".format)
-    return table.assign(factor=label, statistic="ROC area")[table["score"].isin(SCORES)]
+    return table.assign(factor=label, statistic="ROC area")
 
 
 def agreement(table: pd.DataFrame, *, level: float) -> pd.DataFrame:
