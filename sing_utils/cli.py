@@ -33,7 +33,9 @@ def run(
         list[str] | None,
         typer.Option("-p", "--parameter", metavar="KEY=VALUE", help="Replace a profile value (YAML)."),
     ] = None,
-    only: Annotated[list[str] | None, typer.Option(help="Only these notebooks, by number, such as 02.")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Only these notebooks, by number, such as 02.")
+    ] = None,
     run_dir: Annotated[
         str | None, typer.Option(help="Folder of the run; default one of its own for each set of parameters.")
     ] = None,

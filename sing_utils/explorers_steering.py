@@ -133,7 +133,10 @@ def _frames(run: Run, photos: pd.DataFrame) -> list[bytes]:
     A step that is not reached has an empty file.
     """
     name = run.profile.classifiers[0]
-    f, targets = features(run, name, photos), dict(zip(run.targets, run.texts(name, [run.prompt(t) for t in run.targets]), strict=True))
+    f, targets = (
+        features(run, name, photos),
+        dict(zip(run.targets, run.texts(name, [run.prompt(t) for t in run.targets]), strict=True)),
+    )
     row = 1 + len(targets) * len(STEPS)  # pictures a photo
     wanted: dict[int, Tensor] = dict(zip(range(0, len(f) * row, row), run.translator(name)(f), strict=True))
     for j, text in enumerate(targets.values()):

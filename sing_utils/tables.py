@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import itertools
 import math
-import os
-import platform
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from pandas.io.formats.style import Styler
 from scipy import stats
 from torch import Tensor
 
-from sing_utils.head import random_basis
 from sing_utils.intervals import (
     bootstrap,
     bootstrap_places,
@@ -42,29 +40,43 @@ _PLACES = ("place", "place low", "place high")
 # ------------------------------------------------------------------------------ 00 set-up
 
 
-def environment() -> pd.DataFrame:
-    """Versions and hardware that this run used."""
-    names = ("torch", "timm", "numpy", "pandas", "altair", "papermill")
-    rows = [("Python", platform.python_version()), ("cores", str(os.cpu_count()))]
-    rows += [(name, importlib.metadata.version(name)) for name in names]
-    return pd.DataFrame(rows, columns=["what", "version"])
+def shown(run: Run, table: pd.DataFrame, *, precision: int = 2, signed: Sequence[str] = ()) -> Styler:
+    """A table for a page: short names of classifiers, true minus signs, small numbers as powers of ten.
+
+    Args:
+        run: whose classifiers have short names.
+        table: to show.
+        precision: digits after the point.
+        signed: columns that show a plus sign.
+    """
+
+    def number(x: float, sign: str = "-") -> str:
+        if math.isnan(x):
+            return "–"
+        small = x != 0 and abs(x) < 10.0**-precision / 2 and abs(x) < 1e-4
+        text = f"{x:{sign}.1e}" if small else f"{x:{sign}.{precision}f}"
+        return text.replace("-", "−") if small or float(text) else text.lstrip("+-")
+
+    formats: dict[Any, Any] = dict.fromkeys(table.select_dtypes("float"), number)
+    formats |= {c: partial(number, sign="+") for c in signed}
+    names = {
+        c: lambda name: run.short.get(name, name)
+        for c in ("classifier", "first", "second", "a", "b")
+        if c in table
+    }
+    return table.style.hide(axis="index").format(formats | names)
 
 
-def heads(run: Run) -> pd.DataFrame:
-    """One row a classifier: m, c, rank, null dimension, the gap at the rank, identity error."""
+def networks(run: Run) -> pd.DataFrame:
+    """One row a classifier: the gap at its head's rank, how W f + b meets its logits, which weights."""
     rows = []
-    for name in run.profile.classifiers:
+    for name in run.classifiers:
         head, spaces = run.head(name), run.spaces(name)
-        s, r = spaces.singular_values, spaces.rank
         rows.append(
             {
                 "classifier": name,
-                "m": spaces.width,
-                "c": len(head.weight),
-                "rank": r,
-                "null dimension": spaces.null_dim,
-                "largest σ": float(s[0]),
-                "smallest σ kept": float(s[r - 1]),
+                "largest σ": float(spaces.singular_values[0]),
+                "smallest σ kept": float(spaces.singular_values[spaces.rank - 1]),
                 "|Wf + b − logits|, relative": head.identity_error,
                 "weights (SHA-256)": head.sha256[:12],
             }
@@ -93,37 +105,6 @@ def null_energy(run: Run) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def random_energy(run: Run, *, draws: int = 20) -> pd.DataFrame:
-    """Mean share of energy in random subspaces of the null dimension: one row a draw, percent."""
-    rows = []
-    for name in run.profile.classifiers:
-        f, spaces = run.photos(name).f.to(torch.float64), run.spaces(name)
-        total = f.square().sum(-1)
-        for draw in range(draws):
-            Q = random_basis(spaces.width, spaces.null_dim, seed=run.profile.seed + draw)
-            share = float(((f @ Q).square().sum(-1) / total).mean())
-            rows.append({"classifier": name, "draw": draw, "share": 100 * share})
-    return pd.DataFrame(rows)
-
-
-def certificates(run: Run) -> pd.DataFrame:
-    """One row a classifier: how far null removal moved the logits; stops if it is too far."""
-    rows = []
-    for name in run.profile.classifiers:
-        f = run.photos(name, "all").f
-        proof = run.spaces(name).certificate(f, bias=run.head(name).bias).check()
-        rows.append(
-            {
-                "classifier": name,
-                "photos": proof.n,
-                "max |W f − W f̃| / (‖W‖ ‖f‖)": proof.relative_change,
-                "bound": proof.bound,
-                "top-1 changes": proof.top1_changes,
-            }
-        )
-    return pd.DataFrame(rows)
-
-
 def photo_counts(run: Run) -> pd.DataFrame:
     """One row a class: photos to fit and to evaluate, and whether they were enlarged."""
     index = run.photos(run.profile.classifiers[0], "all").index
@@ -135,13 +116,12 @@ def photo_counts(run: Run) -> pd.DataFrame:
 
 
 def low_resolution_note(run: Run) -> str:
-    """What to say wherever classes are compared; nothing to see if all photos are of one kind."""
+    """What a caption adds wherever classes are compared; nothing if all photos are of one kind."""
     names = [run.class_names[x] for x in run.profile.low_resolution if x in run.class_names]
-    if not names:
-        return "<!-- all pictures are of one kind -->"  # an empty text would be shown as an object's name
     return (
-        f"**Beware:** the photographs of {', '.join(names)} were 64 × 64 pixels before they were "
-        "enlarged. A difference between these classes and the others may be one of resolution."
+        f" The photographs of {', '.join(names)} were 64 × 64 pixels before they were enlarged."
+        if names
+        else ""
     )
 
 
@@ -157,26 +137,48 @@ def translator_fits(run: Run) -> pd.DataFrame:
     )
 
 
+def translator_cosines(run: Run) -> pd.DataFrame:
+    """One row a classifier and evaluation photo: class, path, cosine of T f and z."""
+    frames = []
+    for name in run.classifiers:
+        new, T = run.photos(name), run.translator(name)
+        cosine = torch.cosine_similarity(T(new.f), new.z, dim=-1).numpy()
+        frames.append(new.index[["class", "path"]].assign(classifier=name, cosine=cosine))
+    return pd.concat(frames, ignore_index=True)
+
+
 def compare_losses(run: Run, name: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The paper's three losses for one classifier: final quality, and the curves (Figure 7).
 
-    The fit on the squared error is the run's AdamW translator. The others stand beside it:
-    gain, mean difference of the cosines; ratio, of the mean squared errors; each with its interval over
-    evaluation photos.
+    The row "exact" is the minimiser of the squared error, in closed form. The others stand beside it: gain,
+    mean difference of the cosines; ratio, of the mean squared errors; each with its interval over evaluation
+    photos. converged: the held-out error of what was minimised fell by less than 1 % in the last tenth of the
+    epochs.
     """
     p, fit, evaluation = run.profile, run.photos(name, "fit"), run.photos(name)
-    fits = {"mse": run.translator(name, "adamw")}
+    options: dict[str, Any] = {"held_out": p.held_out, "seed": p.seed, "epochs": p.adamw_epochs}
+    fits = {"exact": run.translator(name), "mse": run.translator(name, "adamw")}
     for loss in ("cosine", "both"):
-        options: dict[str, Any] = {"held_out": p.held_out, "seed": p.seed, "epochs": p.adamw_epochs}
         fits[loss] = Translator.fit(fit.f, fit.z, method="adamw", loss=loss, **options)
-    first = _photo_fits(fits["mse"], evaluation)
+    exact = _photo_fits(fits["exact"], evaluation)
     rows, curves = [], []
     for loss, T in fits.items():
-        apart = {} if loss == "mse" else _fits_apart(run, first, _photo_fits(T, evaluation))
-        rows.append(_fit_row(name, T, evaluation) | apart)
         assert T.report is not None
-        curves.append(pd.DataFrame(T.report.history).assign(loss=loss))
+        row = _fit_row(name, T, evaluation) | {"loss": loss, "converged": True}
+        if loss != "exact":
+            curve = pd.DataFrame(T.report.history).assign(loss=loss)
+            curves.append(curve)
+            row |= _fits_apart(run, exact, _photo_fits(T, evaluation)) | {"converged": _converged(curve)}
+        rows.append(row)
     return pd.DataFrame(rows), pd.concat(curves, ignore_index=True)
+
+
+def _converged(curve: pd.DataFrame) -> bool:
+    """Whether training changed what it minimises by less than 1 % in its last tenth."""
+    own = curve[curve["split"] == "held out"].sort_values("epoch")
+    error = {"mse": own["mse"], "cosine": 1 - own["cosine"], "both": own["mse"] + 1 - own["cosine"]}
+    last = error[own["loss"].iloc[0]].to_numpy()
+    return bool(abs(last[-1 - max(1, len(last) // 10)] / last[-1] - 1) < 0.01)
 
 
 def _photo_fits(T: Translator, evaluation: Photos) -> tuple[np.ndarray, np.ndarray]:
