@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from test_tables_steering import SteeredRun, source
 
-from sing_utils import SingError, angle, openings, steer
+from sing_utils import SingError, angle, steer
 from sing_utils import tables_pictures as pictures
 from sing_utils.gallery import Shown, gallery, strip
 from sing_utils.pictures import restore_norm
@@ -286,17 +286,6 @@ def test_the_effect_of_the_noise(run, originals):
         "step of IS 2°, other noise",
     ]
     assert rules["mean turn (°)"].tolist()[3] == pytest.approx(noise.mean())
-
-
-def test_the_opening_is_two_short_sentences_of_numbers():
-    changes = pd.DataFrame({"IS": [0.0, 40.0], "turned": [0.0, 38.9], "changed": [0.0, 62.5], "noise": 37.46})
-    said = openings.pictures(changes, scores()).measured
-    assert "IS = 40°" in said
-    assert "62 % of" in said
-    assert "by 39°, other noise alone by 37°" in said
-    assert "1.0 to 9.9°" in said
-    assert [len(s.split()) <= 25 for s in said.split(". ")] == [True, True]
-    assert "noise" not in openings.pictures(changes.assign(noise=0.0), scores()).measured
 
 
 @pytest.mark.parametrize("toward", [None, "there"])
