@@ -48,6 +48,7 @@ from sing_utils.profiles import (
     rooted,
     safe_name,
 )
+from sing_utils.published import Published
 from sing_utils.sources import PictureSource, open_source
 from sing_utils.translator import Translator
 
@@ -446,7 +447,7 @@ class Run:
         if opening is not None:
             update_display(HTML(_opening(finding.measured)), display_id=opening)
         else:
-            display(HTML(findings.html(finding, claim)))
+            display(HTML(findings.html(finding, Published(self.root).claim(claim) if claim else None)))
 
     def turned_off(self, *tables: str) -> Markdown:
         """What to show in the place of a control that the profile turns off; its old tables go."""
