@@ -55,7 +55,7 @@ class ControlledRun(PlantedRun):
         W = torch.eye(M, dtype=torch.float64)[list(rows)] * torch.arange(1.0, 7.0)[:, None]
         return LinearHead(W, torch.zeros(6, dtype=torch.float64), tuple("uvwxyz"), "ab" * 32, 1e-7)
 
-    def targets_of(self, name):
+    def embeddings(self, name):
         return self.z
 
     def judge(self, name):
