@@ -13,7 +13,7 @@ import torch
 from planted_run import PlantedRun
 from scipy import stats
 
-from sing_utils import HeadSpaces, Translator, charts, tables
+from sing_utils import HeadSpaces, Translator, tables
 from sing_utils.run import _evaluation
 from sing_utils.scores import angle
 
@@ -374,48 +374,3 @@ def test_rank_correlations_of_one_classifier_are_an_empty_table(run):
     table = tables.rank_correlations(class_scores({"a": [1, 2]}), run)
     assert table.empty
     assert "rho" in table
-
-
-# ---------------------------------------------------------------------------------- charts
-
-
-def titles(spec):
-    """Every axis title in a chart's specification."""
-    if isinstance(spec, dict):
-        for key, value in spec.items():
-            if key in ("x", "y") and isinstance(value, dict) and value.get("title"):
-                yield value["title"]
-            yield from titles(value)
-    elif isinstance(spec, list):
-        for value in spec:
-            yield from titles(value)
-
-
-def test_every_chart_is_described_and_states_its_units(run):
-    scores = tables.photo_scores(run)
-    _, cosines = tables.fit_translators(run)
-    _, curves = tables.compare_losses(run, "one")
-    levels = {"one": [1, 2, 3, 4], "two": [1, 2, 3, 4]}
-    angles = tables.concept_angles(run)
-    photo = angles[angles["classifier"] == "one"]
-    logits = pd.DataFrame({"class": ["a", "b"], "logit before": [2.0, 1.0], "logit after": [2.0, 1.0]})
-    shown = {
-        "log scale": charts.spectrum(tables.spectra(run)),
-        "%": charts.null_energy(tables.null_energy(run), tables.random_energy(run, draws=2)),
-        "no unit": charts.training_curves(curves),
-        "cosine": charts.translator_cosines(cosines),
-        "ratio (no unit)": charts.ratio_bars(tables.ratios(scores, run)),
-        "|AS| (degrees)": charts.class_violins(
-            tables.violins(scores), tables.class_medians(scores, run), "one"
-        ),
-        "angle to the concept (degrees": charts.concept_arrows(angles, "zero"),
-        "Spearman": charts.rank_agreement(tables.rank_correlations(class_scores(levels), run)),
-        "logit (no unit)": charts.photo_logits(logits),
-        "AS (degrees": charts.photo_concepts(photo),
-    }
-    for unit, chart in shown.items():
-        spec = chart.to_dict()  # validated by Altair
-        assert len(spec["description"]) > 30, unit
-        assert any(unit in title for title in titles(spec)), unit
-        angles_shown = [t for t in titles(spec) if t.startswith(("AS ", "IS ", "|AS|", "angle"))]
-        assert all("(degrees" in t for t in angles_shown), angles_shown
