@@ -166,9 +166,8 @@ def _tips(table: pd.DataFrame, *names: str, **titled: str) -> list[alt.Tooltip]:
     """
     fields = dict(zip(names, names, strict=True)) | titled
     number = {c: {"type": "quantitative", "format": ".3~g"} for c in table if table[c].dtype.kind in "if"}
-    return [
-        alt.Tooltip(field=c, title=title, **number.get(c, {"type": "nominal"})) for c, title in fields.items()
-    ]
+    name = {"type": "nominal", "format": ""}  # without a format, that of the nearest mark is "undefined"
+    return [alt.Tooltip(field=c, title=title, **number.get(c, name)) for c, title in fields.items()]
 
 
 def _line(at: float, axis: str = "x") -> alt.Chart:

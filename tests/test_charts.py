@@ -333,3 +333,7 @@ def test_a_classifier_a_class_and_a_photo_are_singled_out(chart):
     box = chart.locator(".photos_marks").nth(1).bounding_box()
     chart.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)  # near some photo
     chart.wait_for_function(f"({DOTS})().filter((n) => n > 0).length === 3")  # in all panels
+    told = chart.locator("#vg-tooltip-element").inner_text()
+    assert "JPEG" in told
+    assert NAMES[1] in told
+    assert "undefined" not in told
