@@ -8,7 +8,7 @@ import pytest
 import torch
 from planted_run import PlantedRun
 
-from sing_utils import SingError, charts_steering, steer
+from sing_utils import SingError, steer
 from sing_utils import tables_steering as tables
 from sing_utils.classifiers import LinearHead
 from sing_utils.scores import angle, attribute_score
@@ -125,23 +125,6 @@ def test_a_class_with_one_photo_cannot_be_steered_from(run):
     run.index.loc[39, "evaluation"] = True
     with pytest.raises(SingError, match="'zero' has 1 evaluation photos, expected at least 2"):
         tables.largest_scores(run)
-
-
-# ---------------------------------------------------------------------- charts
-
-
-def test_charts_are_drawn_from_the_tables(run):
-    largest = tables.largest_scores(run)
-    for chart in (
-        charts_steering.steering_curves(tables.steering_curves(run, largest, points=3)),
-        charts_steering.steering_grid(tables.steering_grid(run, 8.0)),
-        charts_steering.picture_changes(changes()),
-        charts_steering.recognised(changes()),
-    ):
-        spec = chart.to_dict()
-        assert len(spec["description"]) > 60
-        assert spec["width"] == 600
-        assert "(degrees)" in str(spec)  # the unit on an axis
 
 
 def test_a_limit_below_one_degree_is_said():
