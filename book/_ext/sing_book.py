@@ -83,7 +83,7 @@ def chart_html(spec: dict[str, Any], label: str) -> str:
     role = "group" if '"bind"' in json.dumps(spec.get("params", [])) else "img"
     # "<" never appears in the script, so nothing in the data can end it.
     text = json.dumps(spec, separators=(",", ":")).replace("<", "\\u003c")
-    wide = " full-width" if is_wide(spec) else ""
+    wide = " sing-wide" if is_wide(spec) else ""
     return (
         f'<div class="sing-figure{wide}">'
         f'<div class="sing-chart" role="{role}" aria-label="{html.escape(label)}"></div>'

@@ -52,8 +52,9 @@
 
   // Before the theme looks for what takes the margin, to fold its list of contents there.
   document.addEventListener("readystatechange", () => {
-    for (const box of all(":is(.output.text_html, .pst-scrollable-table-container)")) {
-      if (scrolls(box)) box.classList.add("full-width");
+    if (!document.querySelector(".bd-sidebar-secondary")) return; // the theme takes it for granted
+    for (const box of all(":is(.sing-wide, .output.text_html, .pst-scrollable-table-container)")) {
+      if (box.matches(".sing-wide") || scrolls(box)) box.classList.add("full-width");
     }
   }, { once: true });
 
