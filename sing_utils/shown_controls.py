@@ -102,8 +102,8 @@ def prompts(table: pd.DataFrame) -> pd.DataFrame:
     """Of `prompt_control`: each score with its least and largest value over wordings."""
     shown = table[["classifier"]].copy()
     for what in ("median |AS| (°)", "mean AS (°)", "mean contrast (°)"):
-        number = number if "|AS|" in what else signed
-        shown[what] = _bracket(table, what, f"{what}, least", f"{what}, most", number)
+        words = number if "|AS|" in what else signed
+        shown[what] = _bracket(table, what, f"{what}, least", f"{what}, most", words)
     if "p of the names" in table:
         what = "mean AS, other names (°)"
         shown[what] = _bracket(table, what, "other names, low", "other names, high")

@@ -219,7 +219,6 @@ def photo_scores(run: Run) -> pd.DataFrame:
         z, z_tilde = T(data.f), T.after_null_removal(spaces)(data.f)  # (N, n) each
         own = data.own  # (N,)
         AS = pairwise_angle(z, texts) - pairwise_angle(z_tilde, texts)  # (N, C), eq. 7
-        head = run.head(name)
         frames.append(
             data.index[["class", "label", "path"]].assign(
                 classifier=name,
@@ -227,7 +226,6 @@ def photo_scores(run: Run) -> pd.DataFrame:
                 contrast=contrast(AS, own).numpy(),
                 IS=image_score(z, z_tilde).numpy(),
                 cosine=torch.cosine_similarity(z, data.z, dim=-1).numpy(),
-                top1=[head.label(i) for i in head.logits(data.f).argmax(-1).tolist()],
             )
         )
     return pd.concat(frames, ignore_index=True)

@@ -150,8 +150,7 @@ def test_dial(run, opened):
 @each
 @pytest.mark.parametrize("look", ["light", "dark", "phone"])
 def test_looks(watched, name, look):
-    """No request, no complaint, nothing serious for axe; and a picture for those who want to look."""
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+    """No request, no complaint, nothing that sticks out; and a picture for those who want to look."""
     page = watched.page
     page.set_viewport_size(PHONE if look == "phone" else DESK)
     watched.open((HTML / EXPLORERS[name]).as_uri())
@@ -163,9 +162,6 @@ def test_looks(watched, name, look):
     bars = page.add_style_tag(content=".bd-header-article, .skip-link { display: none !important }")
     root.screenshot(path=SHOTS / f"{name}-{look}.png")
     bars.evaluate("(e) => e.remove()")
-    found = axe.Axe().run(page, f"[data-explorer={name}]", {"preload": False}).response["violations"]
-    bad = [v for v in found if v["impact"] in ("serious", "critical")]
-    assert [(v["id"], [n["target"] for n in v["nodes"]]) for v in bad] == []
     assert page.evaluate("document.documentElement.scrollWidth") <= page.viewport_size["width"]
     assert root.evaluate("(e) => e.scrollWidth <= e.clientWidth")
     assert watched.wrong == []
