@@ -162,7 +162,7 @@ def small(tmp_path_factory):
 
 
 def run_alone(path, folder, parameters, *, also=()):
-    """Execute a notebook by plain papermill from `folder`, outside the checkout, with more cells at its end."""
+    """Execute a notebook by plain papermill from `folder`, outside the checkout, with more cells."""
     nb = nbformat.read(path, 4)
     nb.cells += [nbformat.v4.new_code_cell(x) for x in also]
     folder.mkdir(exist_ok=True)
