@@ -441,7 +441,7 @@ def test_the_verdict_rests_on_whole_factors(low, high, verdict):
         {"regime": ["a", "b", "c"], "whole": [True, True, False], "score": "|AS|", "IS": 5.0}
     )
     table = frame.assign(low=low, high=high, value=high, worlds=2)
-    found = findings_planted.finds_leakage(table, "|AS|")
+    found = findings_planted.finds_leakage(table)
     assert found.verdict == verdict
     said = findings_planted.opening(pd.concat([table, table.assign(score="contrast")])).measured
     assert all(len(s.split()) <= 25 for s in said.rstrip(".").split(". "))
@@ -535,5 +535,5 @@ def test_the_solutions_of_the_exercises_run(path, tmp_path, capsys):
         assert capsys.readouterr().out
     assert len(solutions) == 2
     assert len(pd.read_parquet(tmp_path / "results" / "findings.parquet")) == (
-        3 if path == NOTEBOOKS[0] else 1
+        2 if path == NOTEBOOKS[0] else 1
     )
