@@ -5,23 +5,9 @@ The introduction quotes the first sentences, so a fact is phrased here and nowhe
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import pandas as pd
 
-from sing_utils.findings import Finding
-
-
-def between(values: Iterable[float], number: str = ".1f") -> str:
-    """From the least to the largest, as one number where they read the same.
-
-    >>> between([7.84, 10.7]), between([3.01, 3.02]), between([-0.001, 0.12], ".2f")
-    ('7.8 to 10.7', '3.0', '0.00 to 0.12')
-    """
-    x = list(values)
-    ends = [f"{end:{number}}" for end in (min(x), max(x))]
-    low, high = (e.lstrip("-") if not float(e) else e.replace("-", "−") for e in ends)
-    return low if low == high else f"{low} to {high}"
+from sing_utils.findings import Finding, between, tiny
 
 
 def setup(heads: pd.DataFrame) -> Finding:
@@ -29,15 +15,15 @@ def setup(heads: pd.DataFrame) -> Finding:
     ignored, chance = heads["ignored (%)"], heads["by chance (%)"]
     than = "less than" if (ignored < chance).all() else "more than" if (ignored > chance).all() else "beside"
     flips = int(heads["top-1 changes"].sum())
-    moved = f"{heads['logits moved'].max():.0e} of ‖W‖‖f‖"
+    moved = f"{tiny(heads['logits moved'].max())} of ‖W‖‖f‖"
     then = (
         f"no logit moves by more than rounding ({moved}), and no top class changes"
         if (heads["logits moved"] <= heads["bound"]).all() and not flips
         else f"logits move by up to {moved}, and {flips} top classes change"
     )
     return Finding(
-        f"The heads of these classifiers ignore {between(ignored, '.0f')} % of a feature's energy, {than} "
-        f"the {between(chance, '.0f')} % in a random subspace of that size. Without it {then}."
+        f"The heads of these classifiers ignore {between(ignored, ' %', 0)} of a feature's energy, {than} "
+        f"the {between(chance, ' %', 0)} in a random subspace of that size. Without it {then}."
     )
 
 
@@ -46,8 +32,8 @@ def translators(fits: pd.DataFrame) -> Finding:
     exact, steps = (fits[fits["method"] == m].reset_index(drop=True) for m in ("ridge", "adamw"))
     ahead = int((exact["cosine"] > steps["cosine"]).sum())
     return Finding(
-        f"A linear map carries features to embeddings with a cosine of {between(exact['cosine'], '.2f')} on "
-        f"photos that it never saw, and explains {between(100 * exact['R²'], '.0f')} % of their variance. "
+        f"A linear map carries features to embeddings with a cosine of {between(exact['cosine'], '', 2)} on "
+        f"photos that it never saw, and explains {between(100 * exact['R²'], ' %', 0)} of their variance. "
         "The closed form is more faithful than the paper's training by steps for "
         f"{ahead} of {len(exact)} classifiers."
     )
@@ -60,11 +46,11 @@ def comparison(scores: pd.DataFrame, ridges: pd.DataFrame) -> Finding:
     IS = scores.groupby("classifier", sort=False)["IS"].median()
     size = scores["AS"].abs().groupby(scores["classifier"], sort=False).median()
     near = ridges[ridges["ridge, × chosen"].between(0.1, 10)]
-    wide, cosine = between(near["median IS (°)"]), between(near["cosine of Tf and z"], ".2f")
+    wide, cosine = between(near["median IS (°)"], digits=1), between(near["cosine of Tf and z"], "")
     return Finding(
-        f"Without its null component a photo's meaning turns by {between(IS)}° (median), of which "
-        f"{between(size, '.2f')}° are toward or away from its class. These degrees are the translator's "
-        f"as well: other ridges put IS anywhere from {wide}°, while the cosine goes from {cosine}."
+        f"Without its null component a photo's meaning turns by {between(IS, '°', 1)} (median), of which "
+        f"{between(size, '°', 2)} are toward or away from its class. These degrees are the translator's "
+        f"as well: other ridges put IS anywhere from {wide}, while the cosine goes from {cosine}."
     )
 
 
@@ -91,11 +77,11 @@ def classes(scores: pd.DataFrame, agreement: pd.DataFrame) -> Finding:
     """
     medians = scores["AS"].abs().groupby([scores["classifier"], scores["class"]], sort=False).median()
     same = (
-        f"The orders of two classifiers correlate by {between(agreement['rho'], '.2f')} (ranks)"
+        f"The orders of two classifiers correlate by {between(agreement['rho'], '', 2)} (ranks)"
         if len(agreement)
         else "One classifier, or too few classes, has no order to compare"
     )
-    return Finding(f"Class by class the median |AS| runs from {between(medians, '.2f')}°. {same}.")
+    return Finding(f"Class by class the median |AS| runs from {between(medians, '°', 2)}. {same}.")
 
 
 def steering(table: pd.DataFrame) -> Finding:
@@ -108,7 +94,20 @@ def steering(table: pd.DataFrame) -> Finding:
     stay = "No step changed" if not flips else f"{flips} steps changed"
     length = table.loc[table["direction"] == "toward the text", "length"].dropna()
     return Finding(
-        f"Turned by {first['IS']:g}° inside the null space, features come {between(text)}° nearer to "
-        f"“{first['target']}”, and {between(chance)}° along random null directions. "
-        f"{stay} a top class; directed steps are {between(length)} times as long as the feature."
+        f"Turned by {first['IS']:g}° inside the null space, features come {between(text, '°', 1)} nearer to "
+        f"“{first['target']}”, and {between(chance, '°', 1)} along random null directions. "
+        f"{stay} a top class; directed steps are {between(length, '', 1)} times as long as the feature."
+    )
+
+
+def pictures(pairs: pd.DataFrame, changes: pd.DataFrame) -> Finding:
+    """How different pairs are, and when pictures change: from `pairs` and `picture_changes`."""
+    half = changes[changes["changed"] >= 50]
+    seen = (
+        f"from IS = {half['IS'].iloc[0]:g}° on" if len(half) else f"at no IS up to {changes['IS'].max():g}°"
+    )
+    return Finding(
+        f"Pairs with the same logits turn by {between(pairs['IS'])}°, and by up to "
+        f"{pairs['AS'].abs().max():.1f}° toward or away from their class. Half of the steered pictures are "
+        f"seen as another class {seen}."
     )

@@ -48,6 +48,7 @@ from sing_utils.profiles import (
     rooted,
     safe_name,
 )
+from sing_utils.published import Published
 from sing_utils.sources import PictureSource, open_source
 from sing_utils.translator import Translator
 
@@ -446,7 +447,7 @@ class Run:
         if opening is not None:
             update_display(HTML(_opening(finding.measured)), display_id=opening)
         else:
-            display(HTML(findings.html(finding, claim)))
+            display(HTML(findings.html(finding, Published(self.root).claim(claim) if claim else None)))
 
     def turned_off(self, *tables: str) -> Markdown:
         """What to show in the place of a control that the profile turns off; its old tables go."""
@@ -490,8 +491,42 @@ def open_run(
             f"there is no run in {folder.relative_to(root) if folder.is_relative_to(root) else folder}, "
             "expected one: make it with `sing run`."
         )
-    folder.mkdir(parents=True, exist_ok=True)
+    if not must_exist:  # whoever only reads may ask for other settings
+        claim_folder(folder, loaded)
     return Run(loaded, root, folder)
+
+
+def claim_folder(folder: Path, profile: Profile, *, anew: bool = False) -> None:
+    """Make a run's folder and note whose it is, so that tables of two sets of parameters are never mixed.
+
+    Args:
+        folder: of the run.
+        profile: as it was resolved.
+        anew: whether everything in the folder is made anew, so that it may have been another's.
+
+    Raises:
+        SingError: if the folder holds a run with other parameters, or can't be written.
+    """
+    note, now = folder / ".parameters.json", profile.model_dump(mode="json")
+    before = json.loads(note.read_text()) if note.exists() and not anew else now
+    if changed := [key for key in now if key in before and before[key] != now[key]]:
+        key = changed[0]
+        raise SingError(
+            f"{folder.name} holds a run with {key} {_brief(before[key])}, expected one with "
+            f"{_brief(now[key])}: give another run_dir, or make all of it anew with `sing run`."
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        note.write_text(json.dumps(now))
+    except OSError as error:
+        raise SingError(
+            f"cannot write to {'/'.join(folder.parts[-2:])} ({error.strerror}), expected a writable folder."
+        ) from None
+
+
+def _brief(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def run_folder(profile: Profile, given: Mapping[str, Any]) -> str:

@@ -37,7 +37,7 @@ from sing_utils.profiles import (
     save_profile,
 )
 from sing_utils.records import is_current, write_record
-from sing_utils.run import all_pictures, run_folder, run_pictures
+from sing_utils.run import all_pictures, claim_folder, run_folder, run_pictures
 
 # Modules that decide how a book looks or how a command reads, not what a notebook computes.
 _NOT_INPUTS = {
@@ -212,14 +212,9 @@ def _parameters(
 ) -> dict[str, Any]:
     """What papermill injects: the profile (resolved, where it was overridden) and the run's folder."""
     folder = root / run_dir
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if overrides:
-            save_profile(loaded, folder / "profile.yaml")
-    except OSError as error:
-        raise SingError(
-            f"cannot write to {run_dir} ({error.strerror}), expected a writable folder."
-        ) from None
+    claim_folder(folder, loaded, anew=True)
+    if overrides:
+        save_profile(loaded, folder / "profile.yaml")
     return {"profile": f"{run_dir}/profile.yaml" if overrides else name, "run_dir": run_dir}
 
 

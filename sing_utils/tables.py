@@ -15,6 +15,7 @@ from pandas.io.formats.style import Styler
 from scipy import stats
 from torch import Tensor
 
+from sing_utils.findings import number, tiny
 from sing_utils.intervals import (
     bootstrap,
     bootstrap_places,
@@ -50,15 +51,13 @@ def shown(run: Run, table: pd.DataFrame, *, precision: int = 2, signed: Sequence
         signed: columns that show a plus sign.
     """
 
-    def number(x: float, sign: str = "-") -> str:
+    def cell(x: float, sign: bool = False) -> str:
         if math.isnan(x):
             return "–"
-        small = x != 0 and abs(x) < 10.0**-precision / 2 and abs(x) < 1e-4
-        text = f"{x:{sign}.1e}" if small else f"{x:{sign}.{precision}f}"
-        return text.replace("-", "−") if small or float(text) else text.lstrip("+-")
+        return tiny(x) if 0 < abs(x) < min(1e-4, 10.0**-precision / 2) else number(x, precision, sign=sign)
 
-    formats: dict[Any, Any] = dict.fromkeys(table.select_dtypes("float"), number)
-    formats |= {c: partial(number, sign="+") for c in signed}
+    formats: dict[Any, Any] = dict.fromkeys(table.select_dtypes("float"), cell)
+    formats |= dict.fromkeys(signed, partial(cell, sign=True))
     names = {
         c: lambda name: run.short.get(name, name)
         for c in ("classifier", "first", "second", "a", "b")

@@ -37,6 +37,7 @@ from sing_utils.controls_translator import (
     translator_parts,
 )
 from sing_utils.encoders import Judge
+from sing_utils.findings import between
 from sing_utils.intervals import (
     bootstrap,
     bootstrap_means,
@@ -46,7 +47,6 @@ from sing_utils.intervals import (
     permutation_p,
     sign_flip_test,
 )
-from sing_utils.openings import between
 from sing_utils.run import Run
 from sing_utils.scores import text_angles
 from sing_utils.translator import quality
@@ -96,7 +96,7 @@ def summary(
         add(
             "other classes",
             "Would other classes part the classifiers in contrast?",
-            _range(own["difference"]),
+            between(own["difference"], digits=2, sign=True),
             verdict,
         )
     if subspaces is not None:
@@ -110,16 +110,16 @@ def summary(
     if translators is not None:
         agree = translators["all photos: correlation of AS"]
         known = int((agree > 0.8).sum())
-        add("halves", "Would other photos give a photo the same AS?", f"r = {_range(agree, '', '.2f')}",
+        add("halves", "Would other photos give a photo the same AS?", f"r = {between(agree, '')}",
             f"reliable for {known} of {k}", _planted(planted, "halves", "AS"))  # fmt: skip
-        what = f"IS {_range(translators['blind: median IS (°)'])} by the translator alone"
+        what = f"IS {between(translators['blind: median IS (°)'], digits=1)} by the translator alone"
         leaks = int((translators["q of contrast"] < 0.05).sum())
         verdict = f"contrast differs from 0 for {leaks} of {k}"
         add("blind worlds", "What is found where nothing is?", what, verdict)
     if prompts is not None:
         least, most = prompts["mean AS (°), least"], prompts["mean AS (°), most"]
         flips = int(((least < 0) & (most > 0)).sum())
-        says = _range([*least, *most], "°", "+.2f")
+        says = between([*least, *most], sign=True)
         add(
             "other words",
             "Does the sign of mean AS hang on the wording?",
@@ -141,22 +141,18 @@ def summary(
         if len(rho):
             verdict = f"for {int((rho > 0.8).sum())} of {len(rho)}"
             asks = "Is the order of classes by |AS| the same?"
-            add("other encoders", asks, f"ρ = {_range(rho, '', '.2f')}", verdict)
+            add("other encoders", asks, f"ρ = {between(rho, '')}", verdict)
     if ranks is not None:
         soft, book = ranks[ranks["rule"] == SOFTMAX], ranks.groupby("classifier", sort=False).first()
-        says = f"energy {_range(soft['energy (%)'], ' %', '.0f')}, IS {_range(soft['median IS (°)'])}"
+        says = f"energy {between(soft['energy (%)'], ' %', 0)}, IS {between(soft['median IS (°)'], digits=1)}"
         more = int((soft["energy (%)"].to_numpy() > book["energy (%)"].to_numpy() + 1).sum())
         asks = "How much is ignored with that direction counted in?"
         add("what softmax ignores", asks, says, f"clearly more for {more} of {k}")
     tested = classes.dropna(subset="q")
     clear = int((tested["q"] < 0.05).sum())
-    add("class by class", "Which classes' contrasts differ from 0?", _range(tested["contrast"], "°", "+.2f"),
+    add("class by class", "Which classes' contrasts differ from 0?", between(tested["contrast"], sign=True),
         f"{clear} of {len(tested)}")  # fmt: skip
     return pd.DataFrame(rows)
-
-
-def _range(values: Iterable[float], unit: str = "°", number: str = ".1f") -> str:
-    return between(values, number) + unit
 
 
 def _list(values: Iterable[float], number: str) -> str:

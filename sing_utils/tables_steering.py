@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -290,6 +291,13 @@ def certified(c: Certificate | None) -> dict[str, Any]:
     if c is None:
         return {"certified": 0, "moved": math.nan, "bound": math.nan, "flips": 0}
     return {"certified": c.n, "moved": c.relative_change, "bound": c.bound, "flips": c.top1_changes}
+
+
+def with_certificates(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """Rows as a table, what stands under "certificate" in columns of its own."""
+    return pd.DataFrame(
+        {k: v for k, v in row.items() if k != "certificate"} | certified(row["certificate"]) for row in rows
+    )
 
 
 def _mean(values: Tensor) -> float:

@@ -80,7 +80,10 @@ def test_a_csv_of_labels_makes_a_run(own_run, tmp_path):
 
 
 def test_few_pictures_of_each_class(own_run):
-    assert own_run(per_class=1).photos("Mine", "all").index.groupby(["label", "split"]).size().tolist() == [1] * 4
+    assert (
+        own_run(per_class=1).photos("Mine", "all").index.groupby(["label", "split"]).size().tolist()
+        == [1] * 4
+    )
 
 
 def test_a_head_alone_needs_stored_features(own_run, tmp_path):
