@@ -4,6 +4,7 @@
 >>> from sing_utils import angle, attribute_score, contrast, image_score
 """
 
+from importlib import import_module
 from typing import Any
 
 from sing_utils.errors import NoNullSpaceError, SingError, UnreachableWarning
@@ -34,16 +35,18 @@ __all__ = [
     "null_direction",
     "open_run",
     "random_null_direction",
+    "restore_norm",
     "steer",
     "step_for_image_score",
     "text_gradient",
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """`open_run` when it is asked for: it brings the networks' libraries, which the method does not need."""
-    if name == "open_run":
-        from sing_utils.run import open_run
+_LATER = {"open_run": "sing_utils.run", "restore_norm": "sing_utils.pictures"}
 
-        return open_run
+
+def __getattr__(name: str) -> Any:
+    """What is looked up when asked for: it brings the networks' libraries, which the method does not need."""
+    if name in _LATER:
+        return getattr(import_module(_LATER[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

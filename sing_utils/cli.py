@@ -65,8 +65,8 @@ def run(
     )
     ran = sum(e.ran for e in done)
     typer.echo(f"{ran} of {len(done)} notebooks ran, {len(done) - ran} were up to date.")
-    made = done[0].path.parent.parent
-    typer.echo(f"The run is in {made}; its book: sing book --profile {made.name}")
+    folder = done[0].path.parent.parent
+    typer.echo(f"The run is in {folder}; its book: sing book --profile {folder.name}")
 
 
 @app.command()

@@ -159,8 +159,9 @@ def losses(table: pd.DataFrame) -> Finding:
         verdict = "differs"
     gain, ratio = ({end: own[f"{x} {end}"] for end in ("low", "high")} | {"value": own[x]} for x in _APART)
     return Finding(
-        f"Cosine {number(exact['cosine'], 3)} by the exact minimiser of the squared error; trained on the "
-        f"cosine, {span(gain, '', 3, sign=True)} of that, and {span(ratio, '', 1)} times the squared error.",
+        f"Cosine {number(exact['cosine'], 3)} by the exact minimiser of the squared error. Training on "
+        f"the cosine changes it by {span(gain, '', 3, sign=True)} and leaves "
+        f"{span(ratio, '', 1)} times that error.",
         verdict if own["converged"] else "undecided",
         counted(table["photos to evaluate"], "photos"),
         "" if own["converged"] else "not converged",

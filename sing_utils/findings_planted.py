@@ -6,8 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from sing_utils.findings import Finding
-from sing_utils.openings import between
+from sing_utils.findings import Finding, between
 
 RECOVERED = 0.9  # ROC area from which on a score is said to find what is planted
 
@@ -18,7 +17,7 @@ def opening(regimes: pd.DataFrame) -> Finding:
     found, lost = (
         areas["|AS|"][mask] for mask in (areas["|AS|"]["low"] > RECOVERED, areas["|AS|"]["low"] <= RECOVERED)
     )
-    every, value = len(areas["|AS|"]), lambda own: between(own["value"], ".2f")
+    every, value = len(areas["|AS|"]), lambda own: between(own["value"], "")
     if found.empty or lost.empty:
         does = "finds" if lost.empty else "does not find"
         first = f"In heads built to ignore things, |AS| {does} which (ROC area {value(areas['|AS|'])})."

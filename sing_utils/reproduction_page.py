@@ -114,7 +114,7 @@ def _figures(claims: Iterable[Claim]) -> str:
         + "</td></tr>"
         for figure, pages in figures(claims).items()
     )
-    return _table(("Paper", "Here"), "".join(lines), "sing-figures")
+    return _table(("Paper", "Here"), "".join(lines))
 
 
 def _differences(facts: Facts) -> str:
@@ -171,9 +171,11 @@ def _flat(value: Any, path: str = "") -> Iterator[str]:
         yield f"{path}: {value}" if path else str(value)
 
 
-def _table(head: Iterable[str], body: str, name: str = "sing-claims") -> str:
+def _table(head: Iterable[str], body: str) -> str:
+    """A table that takes the page's margin on a wide screen, and is cards on a phone."""
     cells = "".join(f'<th scope="col">{cell}</th>' for cell in head)
-    return f'<table class="{name}"><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table>'
+    table = f'<table class="sing-claims"><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table>'
+    return f'<div class="full-width">{table}</div>'
 
 
 def _raw(words: str) -> str:

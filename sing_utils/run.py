@@ -49,6 +49,7 @@ from sing_utils.profiles import (
     safe_name,
 )
 from sing_utils.published import Published
+from sing_utils.reproduction import Facts, judge
 from sing_utils.sources import PictureSource, open_source
 from sing_utils.translator import Translator
 
@@ -437,6 +438,14 @@ class Run:
             claim: id of the paper's claim that it answers (data/published/claims.yaml).
             opening: name of the notebook's `opening`, whose place it fills.
         """
+        entry = None
+        if claim is not None:
+            published = Published(self.root)
+            entry = published.claim(claim)
+            facts = Facts(self.profile.model_dump(mode="json"), self._table_if_any, published)
+            finding = judge(entry, facts, finding)
+        for name, short in self.short.items():
+            finding = replace(finding, measured=finding.measured.replace(name, short))
         row = pd.DataFrame([{"id": claim or opening, **asdict(finding)}])
         path = self.folder / "results" / "findings.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -447,7 +456,7 @@ class Run:
         if opening is not None:
             update_display(HTML(_opening(finding.measured)), display_id=opening)
         else:
-            display(HTML(findings.html(finding, Published(self.root).claim(claim) if claim else None)))
+            display(HTML(findings.html(finding, entry)))
 
     def turned_off(self, *tables: str) -> Markdown:
         """What to show in the place of a control that the profile turns off; its old tables go."""
@@ -457,10 +466,14 @@ class Run:
 
     def table(self, name: str) -> pd.DataFrame:
         """A table that a notebook of this run saved."""
-        path = self.folder / "results" / f"{name}.parquet"
-        if not path.exists():
+        found = self._table_if_any(name)
+        if found is None:
             raise SingError(f"no table {name!r} in this run yet: run the notebook that saves it first.")
-        return pd.read_parquet(path)
+        return found
+
+    def _table_if_any(self, name: str) -> pd.DataFrame | None:
+        path = self.folder / "results" / f"{name}.parquet"
+        return pd.read_parquet(path) if path.exists() else None
 
 
 def open_run(

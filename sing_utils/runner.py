@@ -44,7 +44,7 @@ _NOT_INPUTS = {
     *("book.py", "pagejs.py", "runner.py", "live.py", "cli.py", "cli_stores.py"),
     *("doctor.py", "needs.py", "speed.py", "fetch.py"),
     *("results.py", "records.py", "compare_runs.py", "downloads.py", "cli_results.py"),
-    *("published.py", "summary.py", "claims_controls.py"),
+    *("reproduction_page.py", "summary.py"),
 }
 _JOBS = 2  # notebooks side by side: each has a network's or a decoder's memory
 _LONG_TEXT = 200  # characters
@@ -287,13 +287,14 @@ def _inputs_key(root: Path, profile: Profile, parameters: dict[str, Any]) -> str
     code = {
         p.name: hashlib.sha256(p.read_bytes()).hexdigest()
         for p in sorted(sources)
-        if p.name not in _NOT_INPUTS and not p.name.startswith("reproduction")
+        if p.name not in _NOT_INPUTS
     }
     stores = (root / profile.features).glob("*/manifest.json") if profile.features else []
     data = [p.read_text() for p in sorted(stores)]
     embedded = root / "data" / "embedded"
     weights = sorted([*(embedded / "encoder").glob("*"), *_weights_of(embedded / "decoder")])
     weights += sorted((root / "data" / "planted" / "weights").glob("*"))
+    weights += sorted((root / "data" / "published").glob("*.yaml"))  # claims are judged where they are said
     data += [hashlib.sha256(p.read_bytes()).hexdigest() for p in weights if p.is_file()]
     files = [Path(f) for f in run_pictures(root, profile).files] if profile.pictures is not None else []
     own = [parse_source(rooted(profile.source_of(name), root)) for name in profile.classifiers]

@@ -63,7 +63,7 @@ def test_losses_are_judged_beside_the_exact_minimiser(gain, ratio, converged, ve
     finding = findings.losses(table.assign(**{"photos to evaluate": 900}))
     assert (finding.verdict, finding.why) == (verdict, "" if converged else "not converged")
     assert "Cosine 0.900 by the exact minimiser" in finding.measured
-    assert f"+0.010 (+{gain[0]:.3f} to +{gain[1]:.3f}) of that" in finding.measured
+    assert f"+0.010 (+{gain[0]:.3f} to +{gain[1]:.3f})" in finding.measured
 
 
 # ---------------------------------------------------------------------------------- ratios
