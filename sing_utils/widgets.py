@@ -156,7 +156,9 @@ class PairExplorer(Explorer):
             _farthest(run.profile.phrases, AS),
             [image_source(i) for i in run.draw(name, z, noise=run.seed)],
             title=f"Equivalent pair: {c}, {name}",
-            subtitle=f"Image Score {scores[0]:.2f}°, Attribute Score toward the class {scores[1]:+.2f}°",
+            subtitle=f"Image Score {scores[0]:.2f}°, Attribute Score toward the class {scores[1]:+.2f}°".replace(
+                "-", "−"
+            ),
         )
 
 
