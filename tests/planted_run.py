@@ -10,6 +10,7 @@ import torch
 from sing_utils import HeadSpaces, Translator
 from sing_utils.classifiers import LinearHead
 from sing_utils.run import Photos
+from sing_utils.translator import FitReport
 
 
 class PlantedRun:
@@ -89,7 +90,7 @@ class PlantedRun:
 
     def translator(self, name, method="ridge"):
         if method == "ridge":
-            return Translator(self.maps[name])
+            return Translator(self.maps[name], FitReport("ridge", 0.0, "mse", 16, 4, 1.0, 1.0))
         fit = self.photos(name, "fit")
         return Translator.fit(fit.f, fit.z, method=method, epochs=self.profile.adamw_epochs)
 

@@ -99,6 +99,9 @@ def test_translators_are_judged_on_photos_that_they_never_saw(run):
 
 
 def test_losses_stand_beside_the_exact_minimum(run):
+    noise = torch.randn(40, 3, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    exact = run.embeddings
+    run.embeddings = lambda name: exact(name) + noise
     table, curves = tables.compare_losses(run, "one")
     assert table["loss"].tolist() == ["exact", "mse", "cosine", "both"]
     t = table.set_index("loss")

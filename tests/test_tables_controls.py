@@ -10,7 +10,7 @@ import pytest
 import torch
 from planted_run import PlantedRun
 
-from sing_utils import Translator, charts, shown_controls, tables, tables_steering
+from sing_utils import Translator, charts, shown_controls, steer, tables, tables_steering
 from sing_utils import tables_controls as controls
 from sing_utils.cases import cases
 from sing_utils.classifiers import LinearHead
@@ -72,9 +72,6 @@ class ControlledRun(PlantedRun):
 
     def texts(self, name, phrases):
         return self._encode(phrases)
-
-    def targets(self, name):
-        return {"bee": self.embedded["bee"]}
 
     def translator(self, name):
         evaluation = torch.from_numpy(self.index["evaluation"].to_numpy(copy=True))
@@ -138,10 +135,10 @@ def test_steering_in_random_subspaces(run, monkeypatch):
     table = tables_steering.subspace_steering(run, 4.0, draws=19)
     assert len(table) == 2 * 2 * 20
     own = by(table, classifier="one", draw=-1).iloc[0]
-    steered = tables_steering.steering_table(run, 4.0)
-    toward = steered[(steered["classifier"] == "one") & (steered["direction"] == "toward the text")]
-    assert own["AS"] == pytest.approx(toward["AS mean"].iloc[0], abs=1e-6)
-    assert own["reached"] == toward["reached"].iloc[0]
+    f, u = run.photos("one").of("ant").f, run.texts("one", [run.prompt("bee")])[0]
+    toward = steer(f, u, run.translator("one"), run.spaces("one"), degrees=4.0).AS
+    assert own["AS"] == pytest.approx(float(toward.nanmean()), abs=1e-6)
+    assert own["reached"] == int((~toward.isnan()).sum())
     control = controls.subspace_control(table, ["AS"])
     assert set(control["statistic"]) == {"AS"}
     energies = []
@@ -325,7 +322,7 @@ def test_differences_of_classifiers_on_the_same_photos(run):
 def test_shown_numbers_have_true_minus_signs_and_no_negative_zero():
     table = pd.DataFrame({"a": [-0.001, -1.25], "b": [np.nan, 0.12345], "n": [3, 4]})
     text = shown_controls.page(table, b=3).to_html()
-    assert all(f">{x}</td>" in text for x in ("0.00", "−1.25", "", "0.123", "3"))
+    assert all(f">{x}</td>" in text for x in ("0.00", "−1.25", "–", "0.123", "3"))
 
 
 def test_a_run_of_one_classifier_has_no_differences(run):
