@@ -253,8 +253,8 @@ def _execute(
             language="python",
             progress_bar=False,
             log_output=False,
-            # Errors only: the kernel would greet every run with a warning about loopback traffic.
-            extra_arguments=["--IPKernelApp.log_level=40"],
+            # The kernel would greet every run with a warning about loopback traffic, and end it with an error.
+            extra_arguments=["--IPKernelApp.log_level=50"],
         )
     except PapermillExecutionError as error:
         raise SingError(

@@ -31,6 +31,7 @@ from sing_utils.explorers import (
     top_logits,
     webp,
 )
+from sing_utils.findings import number
 from sing_utils.gallery import image_source
 from sing_utils.run import Run
 from sing_utils.scores import attribute_score, image_score, pairwise_angle
@@ -156,9 +157,7 @@ class PairExplorer(Explorer):
             _farthest(run.profile.phrases, AS),
             [image_source(i) for i in run.draw(name, z, noise=run.seed)],
             title=f"Equivalent pair: {c}, {name}",
-            subtitle=f"Image Score {scores[0]:.2f}°, Attribute Score toward the class {scores[1]:+.2f}°".replace(
-                "-", "−"
-            ),
+            subtitle=f"Image Score {number(scores[0])}°, Attribute Score {number(scores[1], sign=True)}°",
         )
 
 
