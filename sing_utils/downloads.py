@@ -20,6 +20,7 @@ from sing_utils.results import Results, without_pictures
 
 STAGED = "book/_static/tables"  # in the staged folder
 SERVED = "../_static/tables"  # from a page in book/ or notebooks/
+ADDED = "sing-downloads"  # id of the cell that the book adds to a notebook
 _SAVED = re.compile(r"""\bsave_table\(\s*(["'])([^"'{}]+)\1""")
 _BESIDE = ("run.json", "citation.bib")
 
@@ -85,7 +86,7 @@ def download_cell(
         said += ' The whole run: <a href="../book/tables.html">All tables</a>.'
     rows = [_row(name, files, about="") for name in kept]
     text = f"## Download the numbers of this page\n\n{said}\n\n{_table(rows, 'Tables of this page')}\n"
-    return {"cell_type": "markdown", "id": "sing-downloads", "metadata": {}, "source": text}
+    return {"cell_type": "markdown", "id": ADDED, "metadata": {}, "source": text}
 
 
 def tables_page(results: Results, files: Mapping[str, bytes], made_in: Mapping[str, str]) -> str:

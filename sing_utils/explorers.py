@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Iterable
 from typing import Any
@@ -47,10 +46,11 @@ def pack_pictures(pictures: Iterable[bytes]) -> dict[str, Any]:
     return {"ends": np.cumsum([len(f) for f in files], dtype=int).tolist(), "data": b"".join(files)}
 
 
-def webp(image: Image.Image) -> bytes:
-    """A small picture as a WebP file."""
-    out = io.BytesIO()
-    _shrunk(image.convert("RGB"), 256).save(out, "WEBP", quality=_QUALITY, method=6)
+def webp(image: Image.Image, side: int = 256) -> bytes:
+    """A small picture as a WebP file, at most `side` pixels high and wide."""
+    small, out = image.convert("RGB"), io.BytesIO()
+    small.thumbnail((side, side))
+    small.save(out, "WEBP", quality=_QUALITY, method=6)
     return out.getvalue()
 
 
@@ -59,29 +59,30 @@ def webp(image: Image.Image) -> bytes:
 
 def first_photos(run: Run, count: int) -> pd.DataFrame:
     """The first `count` evaluation photos of each class by file name: class and path; index: rows."""
-    index = run.photos(run.profile.classifiers[0]).index
-    return (
-        index.sort_values("path", kind="stable").groupby("class", sort=False).head(count)[["class", "path"]]
-    )
+    index = run.photos(run.classifiers[0]).index.sort_values("path", kind="stable")
+    return index.groupby("class", sort=False).head(count)[["class", "path"]]
 
 
 def offered_photos(run: Run) -> pd.DataFrame:
     """The photos that the pair and steering explorers offer, class by class as the profile has them."""
     photos = first_photos(run, run.profile.explorer_photos)
-    order = {c: i for i, c in enumerate(run.class_names.values())}
-    return photos.sort_values("class", key=lambda c: c.map(order), kind="stable")
+    return photos.sort_values("class", key=lambda c: c.map(run.classes.index), kind="stable")
 
 
 def shown_classes(run: Run) -> list[str]:
     """The classes that have evaluation photos, in the profile's order."""
-    present = set(run.photos(run.profile.classifiers[0]).index["class"])
-    return [c for c in run.class_names.values() if c in present]
+    present = set(run.photos(run.classifiers[0]).index["class"])
+    return [c for c in run.classes if c in present]
 
 
-def photo_list(run: Run, photos: pd.DataFrame) -> dict[str, Any]:
-    """What pages call them: classes, each photo's class (its place among them) and file name."""
+def photo_numbers(run: Run, photos: pd.DataFrame) -> dict[str, Any]:
+    """What a page knows of photos, whichever way they move: names, classes, logits, what pictures show."""
     classes = shown_classes(run)
     return {
+        "classifiers": run.classifiers,
+        "logits": logits_of(run, photos),
+        "drawn": not run.profile.picture_backend.startswith("photos:"),
+        "pictureNote": drawn_note(run),
         "classes": classes,
         "photoClass": [classes.index(c) for c in photos["class"]],
         "photoName": [str(p).rsplit("/", 1)[-1] for p in photos["path"]],
@@ -93,30 +94,18 @@ def features(run: Run, name: str, photos: pd.DataFrame) -> Tensor:
     return run.photos(name).f[photos.index.to_list()].double()
 
 
-def draw_thumbnails(run: Run) -> pd.DataFrame:
+def thumbnails(run: Run) -> pd.DataFrame:
     """Small pictures of the first evaluation photos of each class: path, picture (a WebP file).
 
     The photos themselves where the run has them; else each is drawn from its own embedding.
     """
     photos = first_photos(run, run.profile.thumbnails)
-    images = [run.original(path) for path in photos["path"]]
-    if len(photos) and images[0] is None:
-        name = run.profile.classifiers[0]
-        z = run.photos(name).z[photos.index.to_list()]
-        images = list(run.decoder(name)(z, seed=run.profile.seed))
-    small = [webp(_shrunk(i)) for i in images if i is not None]
-    return pd.DataFrame({"path": photos["path"].to_list(), "picture": small})
-
-
-def thumbnail_uris(thumbnails: pd.DataFrame) -> dict[str, str]:
-    """Path -> its small picture, as an address that holds the picture itself."""
-    uris = [f"data:image/webp;base64,{base64.b64encode(p).decode()}" for p in thumbnails["picture"]]
-    return dict(zip(thumbnails["path"], uris, strict=True))
-
-
-def picture_words(run: Run) -> dict[str, Any]:
-    """Whether pictures of translated features are drawn, and what to say of them."""
-    return {"drawn": not run.profile.picture_backend.startswith("photos:"), "pictureNote": drawn_note(run)}
+    name = run.classifiers[0]
+    if len(photos) and run.profile.pictures is None:
+        images = run.draw(name, run.photos(name).z[photos.index.to_list()], noise=run.seed)
+    else:
+        images = [i for path in photos["path"] if (i := run.original(path)) is not None]
+    return pd.DataFrame({"path": photos["path"].to_list(), "picture": [webp(i, 128) for i in images]})
 
 
 def drawn_note(run: Run) -> str:
@@ -142,7 +131,7 @@ def drawn_note(run: Run) -> str:
 def thumbnail_note(run: Run) -> str:
     """What to say of the small pictures of photos."""
     offered = f"the first {run.profile.thumbnails} of each class by file name"
-    if run.profile.images is not None:
+    if run.profile.pictures is not None:
         return f"Pictures: {offered}."
     if run.profile.picture_backend.startswith("photos:"):
         return f"Pictures stand for {offered}: of each, the photograph whose embedding is nearest to its own."
@@ -150,13 +139,6 @@ def thumbnail_note(run: Run) -> str:
         f"Pictures stand for {offered}. The photographs are not part of this book: what is shown was drawn "
         "by the decoder from each photo's own embedding."
     )
-
-
-def _shrunk(image: Image.Image, side: int = 64) -> Image.Image:
-    """At most `side` pixels high and wide."""
-    copy = image.copy()
-    copy.thumbnail((side, side))
-    return copy
 
 
 # ------------------------------------------------------------------------------------ logits
@@ -173,8 +155,8 @@ def top_logits(run: Run, name: str, f: Tensor) -> pd.DataFrame:
 def logits_of(run: Run, photos: pd.DataFrame) -> dict[str, Any]:
     """The largest logits of f, and what Π_n f adds to these and, at most, to any logit."""
     labels, values, drifts, most = [], [], [], []
-    shown = min(TOP, *(len(run.head(name).weight) for name in run.profile.classifiers))
-    for name in run.profile.classifiers:
+    shown = min(TOP, *(len(run.head(name).weight) for name in run.classifiers))
+    for name in run.classifiers:
         head, f = run.head(name), features(run, name, photos)
         logits = head.logits(f)  # (P, c)
         drift = run.spaces(name).null_component(f) @ head.weight.to(f).mT  # zero, but for rounding

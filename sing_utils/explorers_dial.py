@@ -22,7 +22,7 @@ def dial_numbers(run: Run) -> dict[str, Any]:
     `costs` (G, 5) and `concepts` (G, J), see `dial_table`.
     """
     heads = []
-    for name in run.profile.classifiers:
+    for name in run.classifiers:
         spaces = run.spaces(name)
         ranks = dial_ranks(spaces.rank)
         costs, concepts = dial_table(run, name, ranks)
@@ -36,7 +36,7 @@ def dial_numbers(run: Run) -> dict[str, Any]:
                 "concepts": pack(concepts.float().numpy()),
             }
         )
-    photos = len(run.photos(run.profile.classifiers[0]).index)
+    photos = len(run.photos(run.classifiers[0]).index)
     return {"heads": heads, "phrases": run.profile.phrases, "photos": photos}
 
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
 
-from sing_utils.encoders import Judge
-from sing_utils.explorers import pack, pack_pictures, shown_classes
+from sing_utils.explorers import pack, pack_pictures, shown_classes, thumbnail_note
 from sing_utils.run import Run
 from sing_utils.tables import class_angles, half_width
 
@@ -24,25 +22,25 @@ def lens_numbers(run: Run, thumbnails: pd.DataFrame) -> dict[str, Any]:
 
     Args:
         run: with fitted translators.
-        thumbnails: as `draw_thumbnails` gives them; the photos at the ends are among these.
+        thumbnails: as `explorers.thumbnails` gives them; the photos at the ends are among these.
     """
     phrases = run.profile.phrases
-    table = lens_table(run, thumbnails, lambda judge: judge.encode_text(phrases))
+    table = lens_table(run, thumbnails, phrases)
     return {
-        "classifiers": run.profile.classifiers,
+        "classifiers": run.classifiers,
         "classes": shown_classes(run),
         "counts": [int(x) for x in _counts(run)],
         "phrases": phrases,
         "confidence": run.profile.confidence,
         "photoName": [str(p).rsplit("/", 1)[-1] for p in thumbnails["path"]],
         "pictures": pack_pictures(thumbnails["picture"]),
+        "pictureNote": thumbnail_note(run),
+        "drawn": run.profile.pictures is None,
         **{key: pack(value) for key, value in table.items()},
     }
 
 
-def lens_table(
-    run: Run, thumbnails: pd.DataFrame, encode: Callable[[Judge], Tensor]
-) -> dict[str, np.ndarray]:
+def lens_table(run: Run, thumbnails: pd.DataFrame, phrases: Sequence[str]) -> dict[str, np.ndarray]:
     """Angles of J phrases to each class of photos, degrees.
 
     Returns:
@@ -54,8 +52,8 @@ def lens_table(
     place = {path: i for i, path in enumerate(thumbnails["path"])}
     few = _pictures_a_side(run, place)
     means, ends, scores = [], [], []
-    for name in run.profile.classifiers:
-        texts = encode(run.judge(name))  # (J, n)
+    for name in run.classifiers:
+        texts = run.texts(name, phrases)  # (J, n)
         for c in shown_classes(run):
             before, after, paths = class_angles(run, name, c, texts)  # (N, J) each
             AS = before - after
@@ -67,7 +65,7 @@ def lens_table(
             known = torch.tensor([place[paths[i]] for i in rows], dtype=torch.int64)
             ends.append(known[order].mT)
             scores.append(AS[rows].gather(0, order).mT)
-    shape = (len(run.profile.classifiers), len(shown_classes(run)), len(texts))
+    shape = (len(run.classifiers), len(shown_classes(run)), len(phrases))
     return {
         "means": torch.stack(means).reshape(*shape, 3).float().numpy(),
         "ends": torch.stack(ends).reshape(*shape, 2 * few).numpy().astype(np.uint16),
@@ -77,12 +75,12 @@ def lens_table(
 
 def _pictures_a_side(run: Run, place: dict[str, int]) -> int:
     """How many photos can stand at each end, where every class has a picture of them."""
-    index = run.photos(run.profile.classifiers[0]).index
+    index = run.photos(run.classifiers[0]).index
     drawn = index["path"].isin(list(place)).groupby(index["class"]).sum()
     return min(ENDS, int(drawn.min()) // 2)
 
 
 def _counts(run: Run) -> list[int]:
     """Evaluation photos of each class."""
-    counts = run.photos(run.profile.classifiers[0]).index["class"].value_counts()
+    counts = run.photos(run.classifiers[0]).index["class"].value_counts()
     return [counts[c] for c in shown_classes(run)]

@@ -14,11 +14,10 @@ from torch.nn.functional import normalize
 from sing_utils.explorers import (
     features,
     first_photos,
-    logits_of,
     pack,
     pack_cosines,
     pack_pictures,
-    photo_list,
+    photo_numbers,
     shown_classes,
     webp,
 )
@@ -33,8 +32,8 @@ STEPS = (20.0, 40.0, 60.0)  # degrees of IS for which a picture is drawn, where 
 
 def steering_targets(run: Run) -> dict[str, str]:
     """What the explorer steers toward: a short name -> the text that is encoded."""
-    words = [*run.profile.targets, *run.class_names.values()]
-    return {w: run.profile.prompt(w) for w in words} | {p: p for p in run.profile.concepts if p not in words}
+    words = [*run.targets, *run.classes]
+    return {w: run.prompt(w) for w in words} | {p: p for p in run.concepts if p not in words}
 
 
 def steering_numbers(run: Run, photos: pd.DataFrame) -> dict[str, Any]:
@@ -44,22 +43,20 @@ def steering_numbers(run: Run, photos: pd.DataFrame) -> dict[str, Any]:
     are orthogonal unit vectors: T f's direction, and the part of T d across it.
     """
     targets = steering_targets(run)
-    parts = [steering_products(run, name, photos, list(targets.values())) for name in run.profile.classifiers]
+    parts = [steering_products(run, name, photos, list(targets.values())) for name in run.classifiers]
     drawn = first_photos(run, 1).index
     return {
-        "classifiers": run.profile.classifiers,
         "targets": list(targets),
         "texts": list(targets.values()),
-        "prompts": [run.profile.prompt(c) for c in shown_classes(run)],
-        "logits": logits_of(run, photos),
+        "prompts": list(map(run.prompt, shown_classes(run))),
         **pack_planes(parts),
         "own": pack_cosines(torch.stack([p["own"] for p in parts])),
         "random": pack(torch.stack([p["random"] for p in parts]).float().numpy()),
         "degrees": list(STEPS),
-        "drawnTargets": [list(targets).index(t) for t in run.profile.targets],
+        "drawnTargets": [list(targets).index(t) for t in run.targets],
         "drawnPhotos": [i for i, row in enumerate(photos.index) if row in drawn],
         "frames": pack_pictures(_frames(run, photos[photos.index.isin(drawn)])),
-        **photo_list(run, photos),
+        **photo_numbers(run, photos),
     }
 
 
@@ -74,13 +71,12 @@ def steering_products(run: Run, name: str, photos: pd.DataFrame, texts: Sequence
     """
     T, spaces, f = run.translator(name), run.spaces(name), features(run, name, photos)
     W, norm = run.head(name).weight.double(), vector_norm(f, dim=-1)
-    judge = run.judge(name)
-    u_all = normalize(judge.encode_text(list(texts)).double(), dim=-1)  # (J, n)
+    u_all = normalize(run.texts(name, texts).double(), dim=-1)  # (J, n)
     own = run.texts(name, [run.prompt(c) for c in photos["class"]]).double()
     own = normalize(own, dim=-1)  # (P, n)
     a_full = T(f)
     a = normalize(a_full, dim=-1)
-    d_random = random_null_direction(len(f), spaces, seed=run.profile.seed)
+    d_random = random_null_direction(len(f), spaces, seed=run.seed)
     r, random = _plane(a_full, T(d_random), norm)
     cosines, steps = [], []
     for u in u_all:
@@ -132,17 +128,14 @@ def _frames(run: Run, photos: pd.DataFrame) -> list[bytes]:
 
     A step that is not reached has an empty file.
     """
-    name = run.profile.classifiers[0]
-    f, targets = (
-        features(run, name, photos),
-        dict(zip(run.targets, run.texts(name, [run.prompt(t) for t in run.targets]), strict=True)),
-    )
+    name = run.classifiers[0]
+    f, targets = features(run, name, photos), run.texts(name, list(map(run.prompt, run.targets)))
     row = 1 + len(targets) * len(STEPS)  # pictures a photo
     wanted: dict[int, Tensor] = dict(zip(range(0, len(f) * row, row), run.translator(name)(f), strict=True))
-    for j, text in enumerate(targets.values()):
+    for j, text in enumerate(targets):
         for k, degrees in enumerate(STEPS):
             reached, z = steered_embeddings(run, name, f, text, degrees)
             wanted |= {i * row + 1 + j * len(STEPS) + k: z_eps for i, z_eps in zip(reached, z, strict=True)}
-    images = run.decoder(name)(torch.stack(list(wanted.values())).float(), seed=run.profile.seed)
+    images = run.draw(name, torch.stack(list(wanted.values())).float(), noise=run.seed)
     drawn = dict(zip(wanted, images, strict=True))
     return [webp(drawn[i]) if i in drawn else b"" for i in range(len(f) * row)]

@@ -46,7 +46,7 @@ def finds_leakage(regimes: pd.DataFrame) -> Finding:
         measured=f"ROC area of |AS| by how many factors the heads ignore: {'; '.join(parts)}.",
         verdict="agrees" if agrees else "differs" if differs else "undecided",
         n=f"{own['worlds'].max()} planted worlds",
-        why="by the heads that ignore whole factors",
+        why="It rests on the heads that ignore whole factors.",
     )
 
 

@@ -49,8 +49,8 @@ def _row(name: str, shown: Sequence[Shown]) -> str:
     figures = "".join(_figure(s) for s in shown)
     label = html.escape(name, quote=True)
     return (
-        f'<section class="sing-row" aria-label="{label}"><p class="sing-row-name">{label}</p>'
-        f'<div class="sing-row-pictures">{figures}</div></section>'
+        f'<div class="sing-row" role="group" aria-label="{label}"><p class="sing-row-name">{label}</p>'
+        f'<div class="sing-row-pictures">{figures}</div></div>'
     )
 
 

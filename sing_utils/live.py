@@ -7,7 +7,6 @@ results there too: nothing that people try reaches the run or the tracked notebo
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import html
 import json
@@ -32,6 +31,7 @@ from nbformat.sign import NotebookNotary
 from tornado import web
 from traitlets.config import Config
 
+from sing_utils.downloads import ADDED
 from sing_utils.errors import SingError
 
 __all__ = ["copy_run", "serve_book", "source_of"]
@@ -216,7 +216,6 @@ def copy_run(run: Path, live: Path) -> list[str]:
         if name.endswith(".ipynb"):
             notary.sign(nbformat.reads(content.decode(), as_version=4))  # trusted: it was made here
         copied[name] = fresh
-    _link_features(run / "artifacts" / "features", live / "artifacts" / "features")
     live.mkdir(parents=True, exist_ok=True)
     record.write_text(json.dumps(copied, indent=1), encoding="utf-8")
     return kept
@@ -241,16 +240,7 @@ def _run_files(run: Path, live: Path) -> Iterator[tuple[str, bytes]]:
         own = _RUN_DIR.sub(lambda line: line[1] + folder + line[2], path.read_bytes())
         yield path.relative_to(run / "executed").as_posix(), own
     for path in (*_visible(run / "results"), *_visible(run / "artifacts")):
-        if not path.is_relative_to(run / "artifacts" / "features"):
-            yield path.relative_to(run).as_posix(), path.read_bytes()
-
-
-def _link_features(stores: Path, live: Path) -> None:
-    """Feature stores can be huge, and a complete one is only read: link them."""
-    for store in stores.glob("*/"):
-        live.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(OSError):  # it is there; or no links here, then it is extracted again
-            (live / store.name).symlink_to(store, target_is_directory=True)
+        yield path.relative_to(run).as_posix(), path.read_bytes()
 
 
 def _visible(folder: Path, suffix: str = "") -> list[Path]:
@@ -263,7 +253,8 @@ def _shows(pages: Path, run: Path) -> bool:
     """Whether the book was built from the run's notebooks as they are now."""
 
     def cells(path: Path) -> list[Any]:
-        return [(c["source"], c.get("outputs")) for c in json.loads(path.read_bytes())["cells"]]
+        own = (c for c in json.loads(path.read_bytes())["cells"] if c.get("id") != ADDED)
+        return [(c["source"], c.get("outputs")) for c in own]
 
     made = {pages / "_sources" / "notebooks" / p.name: p for p in (run / "executed").glob("*.ipynb")}
     return all(cells(page) == cells(notebook) for page, notebook in made.items() if page.is_file())

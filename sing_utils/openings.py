@@ -48,8 +48,8 @@ def comparison(scores: pd.DataFrame, ridges: pd.DataFrame) -> Finding:
     near = ridges[ridges["ridge, × chosen"].between(0.1, 10)]
     wide, cosine = between(near["median IS (°)"], digits=1), between(near["cosine of Tf and z"], "")
     return Finding(
-        f"Without its null component a photo's meaning turns by {between(IS, '°', 1)} (median), of which "
-        f"{between(size, '°', 2)} are toward or away from its class. These degrees are the translator's "
+        f"Without its null component a photo's meaning turns by {between(IS, '°', 1)} (median), and "
+        f"{between(size, '°', 2)} toward or away from its class. These degrees are the translator's "
         f"as well: other ridges put IS anywhere from {wide}, while the cosine goes from {cosine}."
     )
 

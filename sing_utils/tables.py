@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,6 @@ from pandas.io.formats.style import Styler
 from scipy import stats
 from torch import Tensor
 
-from sing_utils.findings import number, tiny
 from sing_utils.intervals import (
     bootstrap,
     bootstrap_places,
@@ -25,6 +23,7 @@ from sing_utils.intervals import (
 )
 from sing_utils.run import Photos, Run
 from sing_utils.scores import attribute_score, contrast, image_score, pairwise_angle
+from sing_utils.shown_controls import page
 from sing_utils.translator import Translator, TranslatorFitter, quality, split_rows
 
 # Definitions of the IS/AS ratio. The paper gives none; a conclusion should survive all.
@@ -41,29 +40,10 @@ _PLACES = ("place", "place low", "place high")
 # ------------------------------------------------------------------------------ 00 set-up
 
 
-def shown(run: Run, table: pd.DataFrame, *, precision: int = 2, signed: Sequence[str] = ()) -> Styler:
-    """A table for a page: short names of classifiers, true minus signs, small numbers as powers of ten.
-
-    Args:
-        run: whose classifiers have short names.
-        table: to show.
-        precision: digits after the point.
-        signed: columns that show a plus sign.
-    """
-
-    def cell(x: float, sign: bool = False) -> str:
-        if math.isnan(x):
-            return "–"
-        return tiny(x) if 0 < abs(x) < min(1e-4, 10.0**-precision / 2) else number(x, precision, sign=sign)
-
-    formats: dict[Any, Any] = dict.fromkeys(table.select_dtypes("float"), cell)
-    formats |= dict.fromkeys(signed, partial(cell, sign=True))
-    names = {
-        c: lambda name: run.short.get(name, name)
-        for c in ("classifier", "first", "second", "a", "b")
-        if c in table
-    }
-    return table.style.hide(axis="index").format(formats | names)
+def shown(run: Run, table: pd.DataFrame, digits: int = 2, **more: int) -> Styler:
+    """A table for a page, with short names of classifiers; see `sing_utils.shown_controls.page`."""
+    named = [c for c in ("classifier", "first", "second", "a", "b") if c in table]
+    return page(table.replace(dict.fromkeys(named, run.short)), digits, **more)
 
 
 def networks(run: Run) -> pd.DataFrame:
@@ -172,6 +152,15 @@ def compare_losses(run: Run, name: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     return pd.DataFrame(rows), pd.concat(curves, ignore_index=True)
 
 
+def exact_minimum(run: Run, name: str) -> dict[str, float]:
+    """Error and cosine of a classifier's closed-form translator on the photos that its fit set aside."""
+    T, fit = run.translator(name), run.photos(name, "fit")
+    assert T.report is not None
+    _, held = split_rows(len(fit), held_out=T.report.held_out, seed=T.report.seed)
+    error = (T(fit.f[held]) - fit.z[held]).square().sum(-1).mean()
+    return {"mse": float(error), "cosine": T.report.held_out_cosine}
+
+
 def _converged(curve: pd.DataFrame) -> bool:
     """Whether training changed what it minimises by less than 1 % in its last tenth."""
     own = curve[curve["split"] == "held out"].sort_values("epoch")
@@ -230,7 +219,6 @@ def photo_scores(run: Run) -> pd.DataFrame:
         z, z_tilde = T(data.f), T.after_null_removal(spaces)(data.f)  # (N, n) each
         own = data.own  # (N,)
         AS = pairwise_angle(z, texts) - pairwise_angle(z_tilde, texts)  # (N, C), eq. 7
-        head = run.head(name)
         frames.append(
             data.index[["class", "label", "path"]].assign(
                 classifier=name,
@@ -238,7 +226,6 @@ def photo_scores(run: Run) -> pd.DataFrame:
                 contrast=contrast(AS, own).numpy(),
                 IS=image_score(z, z_tilde).numpy(),
                 cosine=torch.cosine_similarity(z, data.z, dim=-1).numpy(),
-                top1=[head.label(i) for i in head.logits(data.f).argmax(-1).tolist()],
             )
         )
     return pd.concat(frames, ignore_index=True)
@@ -316,21 +303,6 @@ def spreads(scores: pd.DataFrame, run: Run) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def ellipses(scores: pd.DataFrame, *, level: float) -> pd.DataFrame:
-    """Outline of each classifier's Gaussian confidence ellipse in the (AS, IS) plane, degrees."""
-    t = np.linspace(0, 2 * np.pi, 73)
-    circle = np.sqrt(stats.chi2.ppf(level, df=2)) * np.stack([np.cos(t), np.sin(t)])
-    frames = []
-    for name, own in scores.groupby("classifier", sort=False):
-        xy = own[["AS", "IS"]].to_numpy().T  # (2, N)
-        values, vectors = np.linalg.eigh(np.cov(xy))
-        outline = xy.mean(1)[:, None] + vectors @ (np.sqrt(values.clip(0))[:, None] * circle)
-        frames.append(
-            pd.DataFrame({"classifier": name, "order": range(len(t)), "AS": outline[0], "IS": outline[1]})
-        )
-    return pd.concat(frames, ignore_index=True)
-
-
 def class_medians(scores: pd.DataFrame, run: Run) -> pd.DataFrame:
     """Median |AS| of each classifier and class with its bootstrap interval, degrees."""
     rows = []
@@ -349,22 +321,6 @@ def class_medians(scores: pd.DataFrame, run: Run) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
-
-
-def violins(scores: pd.DataFrame, *, points: int = 60) -> pd.DataFrame:
-    """Density of |AS| per classifier and class, scaled to half a row: classifier, class, AS, half."""
-    frames = []
-    for (name, c), own in scores.groupby(["classifier", "class"], sort=False):
-        values = own["AS"].abs().to_numpy()
-        if len(values) < 3 or np.ptp(values) == 0:
-            continue  # no density to draw; the median is still shown
-        grid = np.linspace(0, values.max() * 1.05, points)
-        density = stats.gaussian_kde(values)(grid)
-        half = 0.42 * density / density.max()
-        frames.append(pd.DataFrame({"classifier": name, "class": c, "AS": grid, "half": half}))
-    if not frames:
-        return pd.DataFrame(columns=["classifier", "class", "AS", "half"])
-    return pd.concat(frames, ignore_index=True)
 
 
 def rank_correlations(scores: pd.DataFrame, run: Run) -> pd.DataFrame:

@@ -176,21 +176,6 @@ def _planted(planted: pd.DataFrame | None, control: str, score: str) -> str:
     return ", ".join(f"{head} {x:{number}}" for head, x in places.items())
 
 
-def shown_translators(table: pd.DataFrame) -> pd.DataFrame:
-    """`translator_control` for a page: what its rows have to do with the scores of null removal."""
-    columns = {
-        "classifier": "classifier",
-        "R², null part alone": "R², null part",
-        "all photos: correlation of AS": "halves: r of AS",
-        "shuffled: median |AS| (°)": "shuffled: |AS| (°)",
-        "shuffled: median IS (°)": "shuffled: IS (°)",
-        "blind: median |AS| (°)": "blind: |AS| (°)",
-        "blind: median IS (°)": "blind: IS (°)",
-        "q of contrast": "p, corrected",
-    }
-    return table[list(columns)].rename(columns=columns)
-
-
 # ------------------------------------------------------------------------ random subspaces
 
 

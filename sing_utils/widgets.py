@@ -27,8 +27,7 @@ from sing_utils.explorers import (
     offered_photos,
     pack,
     pack_cosines,
-    picture_words,
-    thumbnail_note,
+    thumbnails,
     top_logits,
     webp,
 )
@@ -121,10 +120,11 @@ class PairExplorer(Explorer):
 
     @classmethod
     def of(cls, run: Run) -> Self:
-        """The explorer of a run whose translators are fitted."""
+        """The explorer of a run."""
         photos = offered_photos(run)
-        data = explorers_pair.pair_numbers(run, photos) | picture_words(run)
-        return cls(run, data=data, classifier=run.profile.classifiers[0], photo=_first_of_source(run, photos))
+        data = explorers_pair.pair_numbers(run, photos)
+        photo = explorers_pair.telling_photo(run, photos)
+        return cls(run, data=data, classifier=run.classifiers[0], photo=photo)
 
     @traitlets.observe("toward")
     def _ask_toward(self, change: Any) -> None:
@@ -132,16 +132,13 @@ class PairExplorer(Explorer):
             self.prompts = {**self.prompts, change["new"]: self._encode(change["new"])}
 
     def _encode(self, text: str) -> dict[str, Any]:
-        products = explorers_pair.pair_products(
-            self._run, offered_photos(self._run), lambda judge: judge.encode_text([text])
-        )
-        return pack_cosines(products)
+        return pack_cosines(explorers_pair.pair_products(self._run, offered_photos(self._run), [text]))
 
     def _draw(self, message: dict[str, Any]) -> bytes:
         run, name = self._run, str(message["classifier"])
         f = features(run, name, offered_photos(run).iloc[[int(message["photo"])]])
         z = explorers_pair.pair_embeddings(run, name, f, [float(message["alpha"])])[:, 0]
-        return webp(run.decoder(name)(z.float(), seed=run.profile.seed)[0])
+        return webp(run.draw(name, z.float(), noise=run.seed)[0])
 
     def first_state(self) -> Any:
         """The photo with its null component removed."""
@@ -149,18 +146,19 @@ class PairExplorer(Explorer):
         photo = offered_photos(run).iloc[[self.photo]]
         c, f = photo["class"].iloc[0], features(run, name, photo)
         a, b = explorers_pair.pair_vectors(run, name, f)
-        judge = run.judge(name)
-        text = judge.encode_text([run.profile.prompt(c)]).double()
-        phrases = judge.encode_text(run.profile.phrases)
+        text = run.texts(name, [run.prompt(c)]).double()
+        phrases = run.texts(name, run.profile.phrases)
         AS = (pairwise_angle(a, phrases) - pairwise_angle(a - b, phrases))[0]
         z = explorers_pair.pair_embeddings(run, name, f, [0.0, 1.0])[0].float()
         scores = float(image_score(a, a - b)), float(attribute_score(a, a - b, text))
         return charts.pair(
             top_logits(run, name, f),
             _farthest(run.profile.phrases, AS),
-            [image_source(i) for i in run.decoder(name)(z, seed=run.profile.seed)],
+            [image_source(i) for i in run.draw(name, z, noise=run.seed)],
             title=f"Equivalent pair: {c}, {name}",
-            subtitle=f"Image Score {scores[0]:.2f}°, Attribute Score toward the class {scores[1]:+.2f}°",
+            subtitle=f"Image Score {scores[0]:.2f}°, Attribute Score toward the class {scores[1]:+.2f}°".replace(
+                "-", "−"
+            ),
         )
 
 
@@ -182,23 +180,21 @@ class SteeringExplorer(Explorer):
 
     @classmethod
     def of(cls, run: Run) -> Self:
-        """The explorer of a run whose translators are fitted."""
+        """The explorer of a run."""
         photos = offered_photos(run)
-        data = explorers_steering.steering_numbers(run, photos) | picture_words(run)
+        classes = photos["class"].to_list()
         return cls(
             run,
-            data=data,
-            classifier=run.profile.classifiers[0],
-            photo=_first_of_source(run, photos),
-            target=run.profile.targets[0],
-            degrees=min(run.profile.degrees, explorers_steering.FARTHEST),
+            data=explorers_steering.steering_numbers(run, photos),
+            classifier=run.classifiers[0],
+            photo=classes.index(run.source_class) if run.source_class in classes else 0,
+            target=run.targets[0],
+            degrees=min(run.degrees, explorers_steering.FARTHEST),
         )
 
     def _encode(self, text: str) -> dict[str, Any]:
         run, photos = self._run, offered_photos(self._run)
-        parts = [
-            explorers_steering.steering_products(run, k, photos, [text]) for k in run.profile.classifiers
-        ]
+        parts = [explorers_steering.steering_products(run, k, photos, [text]) for k in run.classifiers]
         return explorers_steering.pack_planes(parts)
 
     def _draw(self, message: dict[str, Any]) -> bytes:
@@ -208,7 +204,7 @@ class SteeringExplorer(Explorer):
         reached, z = explorers_steering.steered_embeddings(run, name, f, text, degrees)
         if not reached:
             raise SingError(f"IS = {degrees:g}° can't be reached from this photo: choose fewer degrees.")
-        return webp(run.decoder(name)(z.float(), seed=run.profile.seed)[0])
+        return webp(run.draw(name, z.float(), noise=run.seed)[0])
 
     def first_state(self) -> Any:
         """AS along the way toward the first target."""
@@ -216,7 +212,7 @@ class SteeringExplorer(Explorer):
         photo = offered_photos(run).iloc[[self.photo]]
         c, f, T = photo["class"].iloc[0], features(run, name, photo), run.translator(name)
         target = explorers_steering.steering_targets(run).get(self.target, self.target)
-        texts = {self.target: run.texts(name, [target])[0], c: run.texts(name, [run.prompt(c)])[0]}
+        texts = dict(zip([self.target, c], run.texts(name, [target, run.prompt(c)]), strict=True))
         wanted = torch.arange(0.0, explorers_steering.FARTHEST + 1, 2.0, dtype=torch.float64)
         result = steer(f.expand(len(wanted), -1), texts[self.target], T, run.spaces(name), degrees=wanted)
         z, z_eps = T(f), T(result.f_eps[~result.IS.isnan()])
@@ -256,21 +252,16 @@ class ConceptLens(Explorer):
     phrase = traitlets.Unicode("").tag(sync=True)
 
     @classmethod
-    def of(cls, run: Run, thumbnails: pd.DataFrame) -> Self:
-        """The lens of a run whose translators are fitted, with the small pictures of its photos."""
-        data = explorers_lens.lens_numbers(run, thumbnails) | {
-            "pictureNote": thumbnail_note(run),
-            "drawn": run.profile.images is None,
-        }
-        first = {"classifier": run.profile.classifiers[0], "class_name": run.concept_classes[0]}
-        lens = cls(run, data=data, **first)
-        lens._thumbnails = thumbnails
+    def of(cls, run: Run) -> Self:
+        """The lens of a run, with small pictures of its photos."""
+        small = thumbnails(run)
+        data = explorers_lens.lens_numbers(run, small)
+        lens = cls(run, data=data, classifier=run.classifiers[0], class_name=run.concept_classes[0])
+        lens._thumbnails = small
         return lens
 
     def _encode(self, text: str) -> dict[str, Any]:
-        table = explorers_lens.lens_table(
-            self._run, self._thumbnails, lambda judge: judge.encode_text([text])
-        )
+        table = explorers_lens.lens_table(self._run, self._thumbnails, [text])
         return {key: pack(value) for key, value in table.items()}
 
     def first_state(self) -> Any:
@@ -299,8 +290,8 @@ class NullSpaceDial(Explorer):
 
     @classmethod
     def of(cls, run: Run) -> Self:
-        """The dial of a run whose translators are fitted."""
-        return cls(run, data=explorers_dial.dial_numbers(run), classifier=run.profile.classifiers[0])
+        """The dial of a run."""
+        return cls(run, data=explorers_dial.dial_numbers(run), classifier=run.classifiers[0])
 
     def first_state(self) -> Any:
         """The spectrum and the exact null space."""
@@ -314,12 +305,6 @@ class NullSpaceDial(Explorer):
             title=f"Null-space dial: {self.classifier}",
             subtitle=f"{spaces.null_dim} of {spaces.width} directions move no logit at all",
         )
-
-
-def _first_of_source(run: Run, photos: pd.DataFrame) -> int:
-    """Place of the first photo of the run's source class."""
-    classes = photos["class"].to_list()
-    return classes.index(run.source_class) if run.source_class in classes else 0
 
 
 def _farthest(phrases: list[str], AS: torch.Tensor) -> pd.DataFrame:

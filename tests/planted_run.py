@@ -63,6 +63,10 @@ class PlantedRun:
         return HeadSpaces.from_weight(self.head(name).weight)
 
     @property
+    def targets(self):
+        return self.profile.targets
+
+    @property
     def classes(self):
         return list(self.class_names.values())
 
@@ -73,13 +77,13 @@ class PlantedRun:
     def prompt(self, what):
         return f"an image of a {what}"
 
-    def targets_of(self, name):
+    def embeddings(self, name):
         """Embeddings of the photos, (N, n)."""
         return self.f @ self.maps[name].mT
 
     def photos(self, name, part="evaluation"):
         own = torch.tensor([self.classes.index(c) for c in self.index["class"]])
-        whole = Photos(self.f, self.targets_of(name), own, self.index)
+        whole = Photos(self.f, self.embeddings(name), own, self.index)
         evaluation = self.index["evaluation"]
         return {"all": whole, "fit": whole.rows(~evaluation), "evaluation": whole.rows(evaluation)}[part]
 

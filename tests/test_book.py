@@ -406,6 +406,15 @@ def test_chart_html_cannot_be_broken_by_its_data(extension):
     assert json.loads(text) == spec
 
 
+def test_charts_of_panels_beside_each_other_are_wide(extension):
+    panels = [chart_spec(), chart_spec()]
+    by_class = chart_spec() | {"encoding": {"column": {"field": "class"}}}
+    for spec in ({"hconcat": panels}, {"vconcat": [panels[0], {"concat": panels, "columns": 2}]}, by_class):
+        assert '"sing-figure sing-wide"' in extension.chart_html(spec, "x")
+    for spec in (chart_spec(), {"vconcat": panels}, {"concat": panels, "columns": 1}):
+        assert "sing-wide" not in extension.chart_html(spec, "x")
+
+
 def test_chart_with_a_slider_is_a_group(extension):
     slider = {"name": "alpha", "value": 1, "bind": {"input": "range"}}
     assert 'role="group"' in extension.chart_html(chart_spec() | {"params": [slider]}, "x")

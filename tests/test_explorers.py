@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,7 @@ from sing_utils import explorers_lens as lens
 from sing_utils import explorers_pair as pair
 from sing_utils import explorers_steering as steering
 from sing_utils.errors import SingError
+from sing_utils.profiles import load_profile
 from sing_utils.scores import pairwise_angle
 from sing_utils.widgets import ConceptLens, NullSpaceDial, PairExplorer, SteeringExplorer
 
@@ -39,7 +41,7 @@ def photos(run):
 
 @pytest.fixture(scope="module")
 def thumbnails(run):
-    return ex.draw_thumbnails(run)
+    return ex.thumbnails(run)
 
 
 def array(packed):
@@ -90,7 +92,7 @@ def test_offered_photos_are_the_first_by_name_class_by_class(run, photos):
     for c, own in photos.groupby("class"):
         assert own["path"].to_list() == sorted(index.loc[index["class"] == c, "path"])[:2]
     assert (index.loc[photos.index, "path"] == photos["path"]).all()
-    listed = ex.photo_list(run, photos)
+    listed = ex.photo_numbers(run, photos)
     assert listed["photoClass"] == [0, 0, 1, 1, 2, 2]
     assert all("/" not in name for name in listed["photoName"])
 
@@ -98,7 +100,6 @@ def test_offered_photos_are_the_first_by_name_class_by_class(run, photos):
 def test_thumbnails_of_drawn_photos(run, thumbnails):
     assert len(thumbnails) == 4 * len(CLASSES)
     assert Image.open(io.BytesIO(thumbnails["picture"][0])).size == (64, 64)
-    assert ex.thumbnail_uris(thumbnails)[thumbnails["path"][0]].startswith("data:image/webp;base64,")
     assert "not part of this book" in ex.thumbnail_note(run)
 
 
@@ -107,21 +108,30 @@ def test_thumbnails_of_a_runs_own_photos_are_these(tmp_path, make_picture):
     table = pd.DataFrame({"class": ["x"] * 3, "path": [str(p) for p in paths]})
 
     class Run:
-        profile = type("P", (), {"classifiers": ["x"], "thumbnails": 2, "images": "own"})
+        profile = load_profile("embedded").model_copy(update={"thumbnails": 2, "imagenet_dir": "own"})
+        classifiers = ("x",)
 
-        def data(self, _name):
-            return type("D", (), {"evaluation": type("E", (), {"index": table})})
+        def photos(self, _name):
+            return type("Photos", (), {"index": table})
 
         def original(self, path):
             return Image.open(path)
 
-    small = ex.draw_thumbnails(Run())
+    small = ex.thumbnails(Run())
     assert small["path"].to_list() == [str(p) for p in paths[:2]]
     picture = Image.open(io.BytesIO(small["picture"][0]))
-    assert picture.size == (64, 32)
+    assert picture.size == (128, 64)
     mean = np.asarray(Image.open(paths[0]).convert("RGB")).mean()
     assert abs(np.asarray(picture.convert("RGB")).mean() - mean) < 12  # WebP of noise
-    assert "drawn" not in ex.thumbnail_note(Run())
+
+
+def test_nobody_says_of_a_runs_own_photos_that_they_were_drawn(run, thumbnails):
+    """Also where they come from ImageNet's folder."""
+    own = replace(run, profile=run.profile.model_copy(update={"imagenet_dir": "imagenet"}))
+    for one, drawn in ((run, True), (own, False)):
+        data = lens.lens_numbers(one, thumbnails)
+        assert data["drawn"] is drawn
+        assert ("drawn" in data["pictureNote"]) is drawn
 
 
 # ---------------------------------------------------------------------------------- pair
@@ -182,7 +192,16 @@ def test_pair_frames_share_noise_and_norm(run, photos):
     assert torch.allclose(z[:, pair.ALPHAS.index(0.0)], a)
     assert image_score(z[:, -1], a - 2 * b).max() < 1e-5
     frames = pair.pair_numbers(run, photos)["frames"]
-    assert len(frames["ends"]) == len(NAMES) * len(photos) * len(pair.ALPHAS)
+    assert len(frames["ends"]) == len(photos) * len(pair.ALPHAS)
+
+
+def test_pair_opens_where_null_removal_turns_most(run, photos):
+    f, T = ex.features(run, NAMES[0], photos), run.translator(NAMES[0])
+    IS = image_score(T(f), T(run.spaces(NAMES[0]).remove_null(f))).numpy()
+    top = run.head(NAMES[0]).logits(f).argmax(-1)
+    known = np.array([run.head(NAMES[0]).label(int(i)) for i in top]) == photos["class"]
+    assert 0 < known.sum() < len(photos)
+    assert PairExplorer.of(run).photo == np.flatnonzero(known)[IS[known].argmax()]
 
 
 # ------------------------------------------------------------------------------ steering
@@ -195,10 +214,9 @@ def test_steering_numbers_give_every_score(run, photos, theta):
     t = np.radians(theta)
     for k, name in enumerate(NAMES):
         f, T, spaces = ex.features(run, name, photos), run.translator(name), run.spaces(name)
-        judge = run.judge(name)
-        prompts = torch.stack([run.prompts(judge)[c] for c in photos["class"]]).double()
+        prompts = run.texts(name, [run.prompt(c) for c in photos["class"]]).double()
         for j, text in enumerate(data["texts"]):
-            u = judge.encode_text([text])[0].double()
+            u = run.texts(name, [text])[0].double()
             result = steer(f, u, T, spaces, degrees=theta)
             au, bu, _, bw = cosines[k, :, j].T
             AS = angle_of(au, 1) - angle_of(np.cos(t) * au + np.sin(t) * bu, 1)
@@ -358,7 +376,7 @@ def test_a_free_text_gets_the_numbers_that_the_page_has_of_others(run, photos, t
         own = array(explorer.prompts["a desert"][key])[:, :, 0]
         assert np.allclose(own[..., :2], array(explorer.data[key])[:, :, j, :2], rtol=1e-5)
 
-    explorer = ConceptLens.of(run, thumbnails)
+    explorer = ConceptLens.of(run)
     Page(explorer).ask(kind="prompt", text="a desert")
     j = explorer.data["phrases"].index("a desert")
     own = array(explorer.prompts["a desert"]["means"])[:, :, 0]
@@ -376,9 +394,9 @@ def test_a_text_that_cannot_be_read_is_answered_with_a_sentence(run):
 
 def test_exact_pictures_are_drawn_on_demand(run):
     explorer = PairExplorer.of(run)
-    answer, buffers = Page(explorer).ask(kind="draw", key="k", classifier=NAMES[1], photo=1, alpha=1.0)
+    answer, buffers = Page(explorer).ask(kind="draw", key="k", classifier=NAMES[0], photo=1, alpha=1.0)
     assert answer == {"kind": "picture", "key": "k"}
-    place = (len(explorer.data["photoClass"]) + 1) * len(pair.ALPHAS) + pair.ALPHAS.index(1.0)
+    place = len(pair.ALPHAS) + pair.ALPHAS.index(1.0)
     ends = [0, *explorer.data["frames"]["ends"]]
     drawn = explorer.data["frames"]["data"][ends[place] : ends[place + 1]]
     both = [np.asarray(Image.open(io.BytesIO(x)).convert("RGB"), float) for x in (drawn, buffers[0])]
@@ -394,7 +412,7 @@ def test_exact_pictures_are_drawn_on_demand(run):
 
 def test_an_explorer_brings_a_chart_of_its_first_state(run, thumbnails):
     made = [
-        PairExplorer.of(run), SteeringExplorer.of(run), ConceptLens.of(run, thumbnails), NullSpaceDial.of(run)
+        PairExplorer.of(run), SteeringExplorer.of(run), ConceptLens.of(run), NullSpaceDial.of(run)
     ]  # fmt: skip
     for explorer in made:
         bundle, _ = explorer._repr_mimebundle_()
@@ -410,7 +428,6 @@ def test_the_pairs_first_state_says_its_scores(run):
     f = ex.features(run, NAMES[0], ex.offered_photos(run).iloc[[explorer.photo]])
     T = run.translator(NAMES[0])
     IS = float(image_score(T(f), T(run.spaces(NAMES[0]).remove_null(f))))
-    assert explorer.data["photoClass"][explorer.photo] == CLASSES.index("sports car")
     assert f"{IS:.2f}°" in str(explorer.first_state().to_dict()["title"])
 
 

@@ -1,4 +1,4 @@
-"""The page "The method in 40 lines" runs, with random weights and drawn photos, and agrees with the package."""
+"""The page "The method in 40 lines" runs, with random weights and drawn photos, and agrees with us."""
 
 from __future__ import annotations
 

@@ -19,13 +19,14 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pandas as pd
 import psutil
 import pytest
 from browser import DESK, HTML, page_names
 from test_cli import SING, assert_refused, sing  # noqa: F401 (fixture)
 
-from sing_utils import cli
-from sing_utils.live import copy_run, source_of
+from sing_utils import book, cli, downloads
+from sing_utils.live import _shows, copy_run, source_of
 
 ROOT = Path(__file__).resolve().parents[1]
 BUTTON = '<button onclick="singOpenLab(this)" class="btn">Open in JupyterLab</button>'
@@ -72,7 +73,7 @@ def make_project(root):
         run / "executed" / ".00_setup.key": b"key",
         run / "executed" / ".ipynb_checkpoints" / "00_setup-checkpoint.ipynb": b"{}",
         run / "results" / "heads.parquet": b"heads",
-        run / "artifacts" / "features" / "lite0" / "shard-0": b"features",
+        run / "artifacts" / "features" / "lite0.json": b'{"store": "x"}',
         html / ".stamp": b"secret = true",
         html / "_static" / "bytes.bin": bytes(range(256)),
         html / "_static" / "<html.js": b"// <html>\n",
@@ -408,9 +409,8 @@ def snapshot(folder):
 
 def test_copies_are_whole_and_keep_to_themselves(run, copies):
     copied = {p.relative_to(copies).as_posix() for p in copies.rglob("*") if p.is_file()}
-    assert copied == {".copied.json", "00_setup.ipynb", "results/heads.parquet"}
-    assert (copies / "artifacts/features/lite0/shard-0").read_bytes() == b"features"
-    assert (copies / "artifacts/features/lite0").is_symlink()
+    noted = "artifacts/features/lite0.json"  # where features are: without it a kernel loads the network
+    assert copied == {".copied.json", "00_setup.ipynb", "results/heads.parquet", noted}
     changed = notebook(run_dir="_build/live/embedded")
     assert (copies / "00_setup.ipynb").read_bytes() == changed
     assert changed != (run / "executed" / "00_setup.ipynb").read_bytes()
@@ -459,6 +459,22 @@ def test_changed_copies_are_kept_with_their_results(run, copies, record):
     (copies / "00_setup.ipynb").unlink()
     assert copy_run(run, copies) == []
     assert (copies / "00_setup.ipynb").read_bytes() == notebook("2 + 2", "_build/live/embedded")
+
+
+def test_a_book_is_of_the_run_until_that_changes(run):
+    """The book adds a cell to a notebook that saves tables."""
+    executed, pages = run / "executed" / "00_setup.ipynb", run.parents[1] / "html"
+    executed.write_bytes(notebook("run.save_table('heads', heads)"))
+    pd.DataFrame({"rank": [1000]}).to_parquet(run / "results" / "heads.parquet")
+    files = downloads.table_files(downloads.run_results(run.parents[2], run.name))
+    staged = book._with_downloads(executed.read_bytes(), files, all_tables=False)
+    assert staged != executed.read_bytes()
+    shown = pages / "_sources" / "notebooks" / executed.name
+    shown.parent.mkdir(parents=True)
+    shown.write_bytes(staged)
+    assert _shows(pages, run)
+    executed.write_bytes(notebook("run.save_table('heads', other)"))
+    assert not _shows(pages, run)
 
 
 def test_source_of_what_is_not_there(tmp_path):

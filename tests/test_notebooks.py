@@ -1,4 +1,4 @@
-"""The notebooks: clean in git, the method in sight; each runs alone, with other parameters than the book's."""
+"""The notebooks: clean in git, the method in sight; each runs alone, with other parameters than these."""
 
 from __future__ import annotations
 
@@ -162,14 +162,14 @@ def small(tmp_path_factory):
 
 
 def run_alone(path, folder, parameters, *, also=()):
-    """Execute a notebook by plain papermill from `folder`, which is in no checkout, with more cells at its end."""
+    """Execute a notebook by plain papermill from `folder`, outside the checkout, with more cells."""
     nb = nbformat.read(path, 4)
     nb.cells += [nbformat.v4.new_code_cell(x) for x in also]
     folder.mkdir(exist_ok=True)
     nbformat.write(nb, folder / "in.ipynb")
     papermill.execute_notebook(
-        str(folder / "in.ipynb"), str(folder / "out.ipynb"), parameters=parameters, cwd=str(folder), progress_bar=False,
-        log_output=False,
+        str(folder / "in.ipynb"), str(folder / "out.ipynb"), parameters=parameters, cwd=str(folder),
+        progress_bar=False, log_output=False,
     )  # fmt: skip
     return nbformat.read(folder / "out.ipynb", 4)
 
@@ -195,7 +195,7 @@ def test_alone_from_another_folder_with_other_parameters_and_its_solutions(path,
 
 
 def test_what_differs_from_the_profile_is_a_run_of_its_own(small, tmp_path):
-    """Given to papermill by hand, in the checkout's default place: a new folder, and the default one untouched."""
+    """Given to papermill by hand: a new folder, and the default run is untouched."""
     runs = ROOT / "_build" / "runs"
     before = {p: p.stat().st_mtime_ns for p in runs.glob("embedded/results/*")}
     known = set(runs.glob("*"))

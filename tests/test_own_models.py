@@ -49,7 +49,6 @@ def own_run(tmp_path, root, monkeypatch):
     monkeypatch.setattr("sing_utils.run.project_root", lambda: tmp_path)
     return lambda **given: open_run(
         "embedded",
-        run_dir="_build/run",
         **{"images": "album", "classifiers": {"Mine": "file:mine.py:build"}} | given,
     )
 
@@ -58,7 +57,7 @@ def test_a_run_of_ones_own_model_and_pictures(own_run, monkeypatch):
     run = own_run()
     data = run.photos("Mine", "all")
     assert data.f.shape == (8, 9)
-    assert data.evaluation.index["class"].tolist() == ["disc", "disc", "stripes", "stripes"]
+    assert run.photos("Mine").index["class"].tolist() == ["disc", "disc", "stripes", "stripes"]
     head = run.head("Mine")
     assert head.label(0) == "stripes"
     picture = run.original(data.index["path"][3])

@@ -6,7 +6,7 @@ Needs a built book and Chromium, see browser.py.
 from __future__ import annotations
 
 import pytest
-from browser import DESK, HTML, PAGES, PHONE, page_names
+from browser import DESK, HTML, PAGES, PHONE, Watched, page_names
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -14,6 +14,22 @@ def test_page_from_a_server(name, watched, server):
     watched.page.set_viewport_size(DESK)
     watched.open(f"{server}/{name}")
     assert watched.wrong == []
+    assert watched.page.evaluate("document.documentElement.scrollWidth") <= DESK["width"]
+    assert axe_finds(watched.page) == []
+
+
+def axe_finds(page, *, colours=True):
+    """What axe has to say of a page, whatever it weighs."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+    if page.locator("meta[http-equiv=Refresh]").count():
+        return []
+    options = {
+        "preload": False,
+        "resultTypes": ["violations"],
+        "rules": {"color-contrast": {"enabled": colours}},
+    }
+    found = axe.Axe().run(page, None, options).response["violations"]
+    return [(v["id"], [n["target"] for n in v["nodes"]]) for v in found]
 
 
 # Labels of one axis that were cut so that they read alike.
@@ -31,6 +47,7 @@ def test_page_from_the_disk_and_on_a_phone(name, watched):
     wide = watched.page.evaluate("document.documentElement.scrollWidth")
     assert wide <= PHONE["width"], f"the page is {wide} px wide on a 360 px phone"
     assert watched.page.evaluate(ALIKE) == []
+    assert axe_finds(watched.page, colours=False) == []
 
 
 @pytest.fixture
@@ -87,3 +104,54 @@ def test_search_finds_a_word(where, watched, server):
     watched.page.wait_for_selector("#search-results li a", timeout=60_000)
     watched.page.wait_for_load_state("networkidle")
     assert watched.wrong == []
+
+
+PAPER = {"width": 680, "height": 1000}  # A4 within margins of 15 mm
+CUT = """(width) => [...document.querySelectorAll('.bd-article *')].filter((e) => {
+  const box = e.getBoundingClientRect();
+  return box.width && box.right > width + 1;
+}).map((e) => e.outerHTML.slice(0, 80))"""
+SHOWN = "(all) => all.filter((e) => e.getBoundingClientRect().width).map((e) => e.outerHTML.slice(0, 80))"
+
+
+@pytest.mark.parametrize("name", [p for p in PAGES if not isinstance(p, str) or p.startswith("notebooks/")])
+def test_print_cuts_nothing_and_has_no_buttons(browser, name):
+    """Drawn for a dark screen, too."""
+    context = browser.new_context(viewport=DESK)
+    page = Watched(context)
+    page.open((HTML / name).as_uri())
+    page.page.evaluate("document.documentElement.dataset.theme = 'dark'")
+    page.page.emulate_media(media="print")
+    page.page.set_viewport_size(PAPER)
+    assert page.page.evaluate(CUT, PAPER["width"]) == []
+    assert page.page.locator("button:not(.sx-table button)").evaluate_all(SHOWN) == []
+    ink = page.page.locator(".bd-article p").first.evaluate("(p) => getComputedStyle(p).color")
+    assert ink == "rgb(34, 49, 63)"
+    context.close()
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_what_a_cell_shows_has_the_pages_ground(watched, theme):
+    name = next((p for p in PAGES if isinstance(p, str) and "sing-widget" in (HTML / p).read_text()), None)
+    if not name:
+        pytest.skip("no built book with an explorer")
+    watched.open((HTML / name).as_uri())
+    watched.page.evaluate(f"document.documentElement.dataset.theme = '{theme}'")
+    frames = watched.page.locator(".cell_output .output, .widget-subarea, .jp-OutputArea-output")
+    grounds = frames.evaluate_all("(all) => all.map((e) => getComputedStyle(e).backgroundColor)")
+    assert set(grounds) == {"rgba(0, 0, 0, 0)"}
+
+
+@pytest.mark.skipif(not page_names(), reason="no built book in _build/html")
+def test_what_scrolls_shows_it(watched):
+    watched.page.set_viewport_size(PHONE)
+    watched.open((HTML / "book/method.html").as_uri())
+    drawing = watched.page.locator(".sing-drawing").first
+    ground = "(e) => getComputedStyle(e).backgroundImage"
+    assert "gradient" in drawing.evaluate(ground)
+    assert drawing.get_attribute("tabindex") == "0"
+    watched.page.set_viewport_size(DESK)
+    watched.page.wait_for_function(
+        "!document.querySelector('.sing-drawing').matches('[tabindex], .sing-scrolls')"
+    )
+    assert drawing.evaluate(ground) == "none"

@@ -10,7 +10,7 @@ import pytest
 import torch
 from planted_run import PlantedRun
 
-from sing_utils import Translator, charts_controls, shown_controls, tables, tables_steering
+from sing_utils import Translator, charts, shown_controls, tables, tables_steering
 from sing_utils import tables_controls as controls
 from sing_utils.cases import cases
 from sing_utils.classifiers import LinearHead
@@ -55,7 +55,7 @@ class ControlledRun(PlantedRun):
         W = torch.eye(M, dtype=torch.float64)[list(rows)] * torch.arange(1.0, 7.0)[:, None]
         return LinearHead(W, torch.zeros(6, dtype=torch.float64), tuple("uvwxyz"), "ab" * 32, 1e-7)
 
-    def targets_of(self, name):
+    def embeddings(self, name):
         return self.z
 
     def judge(self, name):
@@ -196,7 +196,7 @@ def test_what_the_translator_knows(run):
     assert (noisy["halves: correlation of AS"] < table["halves: correlation of AS"]).all()
     assert (noisy["noise floor of AS (°)"] > 3 * table["noise floor of AS (°)"]).all()
     assert (noisy["blind: median |AS| (°)"] > 3 * table["blind: median |AS| (°)"]).all()
-    assert "noise floor" in shown_controls.translators(table.reset_index()).to_html()
+    assert shown_controls.translators(table.reset_index()).shape == (7, 3)
 
 
 # ----------------------------------------------------------------------------- the prompts
@@ -301,7 +301,7 @@ def test_classes_of_which_nothing_can_be_said(run, few):
     table = controls.class_scores(run, scores, None, None)
     assert table["q"].isna().all()
     assert table["AS"].notna().all()
-    charts_controls.class_contrasts(table, "one").to_dict()
+    charts.class_contrasts(table).to_dict()
     differ = controls.classifier_differences(run, scores)
     assert ("mean contrast (°)" in set(differ["statistic"])) == (few == "one photo")
     assert "mean IS (°)" in set(differ["statistic"])
@@ -322,25 +322,12 @@ def test_differences_of_classifiers_on_the_same_photos(run):
     assert "sing-wrap" in shown_controls.page(shown).to_html()
 
 
+def test_shown_numbers_have_true_minus_signs_and_no_negative_zero():
+    table = pd.DataFrame({"a": [-0.001, -1.25], "b": [np.nan, 0.12345], "n": [3, 4]})
+    text = shown_controls.page(table, b=3).to_html()
+    assert all(f">{x}</td>" in text for x in ("0.00", "−1.25", "", "0.123", "3"))
+
+
 def test_a_run_of_one_classifier_has_no_differences(run):
     run.profile.classifiers = ["one"]
     assert controls.classifier_differences(run, tables.photo_scores(run)).empty
-
-
-# ------------------------------------------------------------------------------- the charts
-
-
-def test_charts_are_described_and_state_degrees(run):
-    run.profile.control_draws = 19
-    words = controls.wording_scores(run)
-    scores = controls.class_scores(run, tables.photo_scores(run), words, controls.blind_draws(run))
-    made = {
-        "tick": charts_controls.subspaces(controls.subspace_draws(run)),
-        "random subspace": charts_controls.subspaces(tables_steering.subspace_steering(run, 4.0, draws=5)),
-        "wording": charts_controls.wordings(words, "an image of a {}"),
-        "contrast": charts_controls.class_contrasts(scores, "two"),
-    }
-    for word, chart in made.items():
-        spec = chart.to_dict()
-        assert word in spec["description"]
-        assert "degrees" in chart.to_json()

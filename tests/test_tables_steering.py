@@ -8,7 +8,7 @@ import pytest
 import torch
 from planted_run import PlantedRun
 
-from sing_utils import HeadSpaces, SingError, charts_steering, steer
+from sing_utils import SingError, steer
 from sing_utils import tables_steering as tables
 from sing_utils.classifiers import LinearHead
 from sing_utils.scores import angle, attribute_score
@@ -36,10 +36,6 @@ class SteeredRun(PlantedRun):
         W = torch.eye(2, 12, dtype=torch.float64)
         return LinearHead(W, torch.tensor([0.0, 0.5], dtype=torch.float64), ("tench", "goldfish"))
 
-    @property
-    def targets(self):
-        return self.profile.targets
-
     def texts(self, name, phrases):
         goals = dict(zip(map(self.prompt, self.targets), self.goals, strict=True))
         return torch.stack([goals.get(p, self.goals[0]) for p in phrases])
@@ -66,45 +62,6 @@ def test_largest_scores(run):
     assert tables.common_degrees(table) < table["largest"].min() < tables.common_degrees(table) + 1.2
     near = pd.DataFrame({"largest": [30.05, 50.0]})  # at the very limit a step would be endless
     assert tables.common_degrees(near) == 29.0
-
-
-def test_table_1(run):
-    table = tables.steering_table(run, 8.0)
-    assert table["direction"].tolist() == ["toward the text", "random"] * 2
-    first, control = table.iloc[0], table.iloc[1]
-    f, spaces = source(run), run.spaces("one")
-    expected = steer(f, run.goals[0], run.translator("one"), spaces, degrees=8.0)
-    assert first["|AS| mean"] == pytest.approx(float(expected.AS.abs().mean()))
-    assert first["|AS| sd"] == pytest.approx(float(expected.AS.abs().std()))
-    assert first["length"] == pytest.approx(float((expected.epsilon / f.norm(dim=-1)).mean()))
-    assert (first["photos"], first["steps"], first["reached"]) == (10, 10, 10)
-    assert (control["photos"], control["steps"]) == (10, 80)
-    assert first["AS mean"] > 3 * abs(control["AS mean"])
-    shown = tables.shown_steps(table).iloc[0]
-    assert shown["|AS| (°)"] == f"{first['|AS| mean']:.2f} ± {first['|AS| sd']:.2f}"
-    assert shown["reach it"] == "10/10"
-    assert table["flips"].sum() == 0
-    assert (table["moved"] <= table["bound"]).all()
-
-
-def test_table_1_counts_those_that_reach_it(run):
-    largest = tables.largest_scores(run)
-    own = largest[largest["target"] == "there"].groupby("classifier")["largest"]
-    degrees = float(own.median().min())
-    table = tables.steering_table(run, degrees)
-    directed = table[table["direction"] == "toward the text"].set_index("classifier")["reached"]
-    assert directed.to_dict() == own.apply(lambda x: int((x > degrees + 0.1).sum())).to_dict()
-    beyond = tables.steering_table(run, 179.0).iloc[0]
-    assert beyond["reached"] == 0
-    assert np.isnan(beyond["|AS| mean"])
-    assert beyond["certified"] == 0
-
-
-def test_a_projection_that_is_left_out_stops_the_table(run, monkeypatch):
-    """Without eq. 12 the logits move, and the certificate says so."""
-    monkeypatch.setattr(HeadSpaces, "null_component", lambda self, g: g)
-    with pytest.raises(SingError, match="the logits of the equivalents moved"):
-        tables.steering_table(run, 8.0)
 
 
 def test_whole_gradient_follows_the_gradient_itself(run):
@@ -145,8 +102,7 @@ def test_grid_is_a_cell_for_each_class_and_target(run):
     assert cell["AS"].item() == pytest.approx(float(expected.AS.mean()))
     assert cell["AS sd"].item() == pytest.approx(float(expected.AS.std()))
     assert (cell["reached"].item(), cell["photos"].item()) == (10, 10)
-    proof = tables.step_certificates({"grid": grid})
-    assert proof["steps"].tolist() == [40, 40]  # every step once
+    assert grid.groupby("classifier")["certified"].sum().tolist() == [40, 40]  # every step once
 
 
 def test_grid_shares_by_hand():
@@ -168,24 +124,7 @@ def test_a_class_with_one_photo_cannot_be_steered_from(run):
     run.index["class"] = ["first"] * 39 + ["zero"]
     run.index.loc[39, "evaluation"] = True
     with pytest.raises(SingError, match="'zero' has 1 evaluation photos, expected at least 2"):
-        tables.steering_table(run, 8.0)
-
-
-# ---------------------------------------------------------------------- charts
-
-
-def test_charts_are_drawn_from_the_tables(run):
-    largest = tables.largest_scores(run)
-    for chart in (
-        charts_steering.steering_curves(tables.steering_curves(run, largest, points=3)),
-        charts_steering.steering_grid(tables.steering_grid(run, 8.0)),
-        charts_steering.picture_changes(changes()),
-        charts_steering.recognised(changes()),
-    ):
-        spec = chart.to_dict()
-        assert len(spec["description"]) > 60
-        assert spec["width"] == 600
-        assert "(degrees)" in str(spec)  # the unit on an axis
+        tables.largest_scores(run)
 
 
 def test_a_limit_below_one_degree_is_said():

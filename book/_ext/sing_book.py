@@ -83,11 +83,19 @@ def chart_html(spec: dict[str, Any], label: str) -> str:
     role = "group" if '"bind"' in json.dumps(spec.get("params", [])) else "img"
     # "<" never appears in the script, so nothing in the data can end it.
     text = json.dumps(spec, separators=(",", ":")).replace("<", "\\u003c")
+    wide = " sing-wide" if is_wide(spec) else ""
     return (
-        '<div class="sing-figure">'
+        f'<div class="sing-figure{wide}">'
         f'<div class="sing-chart" role="{role}" aria-label="{html.escape(label)}"></div>'
         f'<script type="application/json" class="sing-chart-spec">{text}</script>'
     )
+
+
+def is_wide(spec: dict[str, Any]) -> bool:
+    """Whether a chart has panels beside each other, which take a wide screen's margin, too."""
+    inside = [inner for inner in (*spec.get("vconcat", ()), spec.get("spec")) if inner]
+    beside = "hconcat" in spec or spec.get("columns", 1) > 1 or "column" in spec.get("encoding", {})
+    return beside or any(map(is_wide, inside))
 
 
 def widget_html(model_id: str) -> str:
@@ -133,8 +141,14 @@ def add_lab_button(_app: Any, _page: str, _template: str, context: dict[str, Any
     context.get("header_buttons", []).insert(0, button)
 
 
+def mend_roles(_app: Any, _page: str, _template: str, context: dict[str, Any], _doctree: Any) -> None:
+    """Let what docutils calls a list have list items: its role for references is deprecated, and no item."""
+    if "citation-list" in context.get("body", ""):
+        context["body"] = context["body"].replace('role="doc-biblioentry"', 'role="listitem"')
+
+
 def setup(app: Any) -> dict[str, Any]:
-    """Register the plugin with MyST-NB, :func:`plain_bars` with autodoc, and the button with the theme.
+    """Register the plugin with MyST-NB, :func:`plain_bars` with autodoc, and what the theme's pages get.
 
     MyST-NB finds plugins among installed distributions only; the list that it caches is the one
     place where a book's own extension can add one.
@@ -144,6 +158,7 @@ def setup(app: Any) -> dict[str, Any]:
         plugins.append(ChartRenderer)
     app.setup_extension("sphinx.ext.autodoc")
     app.connect("autodoc-process-docstring", plain_bars)
+    app.connect("html-page-context", mend_roles)
     app.connect("html-page-context", add_lab_button, priority=502)  # the theme's own come with 501
     # Sphinx writes only pages whose sources changed; with another environment version it writes all.
     own = zlib.crc32(Path(__file__).read_bytes())

@@ -42,3 +42,35 @@
     dialog.showModal();
   };
 })();
+
+// Boxes that are wider than their column. On a wide screen tables take the margin as well; whatever then
+// still scrolls does so by keyboard, too.
+(function () {
+  "use strict";
+  const all = (selector) => document.querySelectorAll(`.bd-article ${selector}`);
+  const scrolls = (box) => box.scrollWidth > box.clientWidth + 1;
+
+  // Before the theme looks for what takes the margin, to fold its list of contents there.
+  document.addEventListener("readystatechange", () => {
+    if (!document.querySelector(".bd-sidebar-secondary")) return; // the theme takes it for granted
+    for (const box of all(":is(.sing-wide, .output.text_html, .pst-scrollable-table-container)")) {
+      if (box.matches(".sing-wide") || scrolls(box)) box.classList.add("full-width");
+    }
+  }, { once: true });
+
+  function mark() {
+    for (const box of all(":is(.output.text_html, .pst-scrollable-table-container, .sing-figure, .sing-drawing, mjx-container[display])")) {
+      box.classList.toggle("sing-scrolls", scrolls(box));
+      if (scrolls(box)) box.tabIndex = 0;
+      else box.removeAttribute("tabindex");
+    }
+  }
+  window.addEventListener("load", () => {
+    // The theme leaves its logo, which leads home, outside of every landmark.
+    const home = document.querySelector(".sidebar-primary-item:has(> .navbar-brand)");
+    home?.setAttribute("role", "navigation");
+    home?.setAttribute("aria-label", "Home");
+    mark();
+    new ResizeObserver(mark).observe(document.querySelector(".bd-article") ?? document.body);
+  });
+})();

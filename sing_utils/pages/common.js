@@ -186,10 +186,10 @@ function numberList(names) {
   return { node, show: (texts) => texts.forEach((text, i) => write(values[i], text)) };
 }
 
-// How a phrase moved, in a sign, a number and, besides, a colour.
-function writeMove(cell, AS, digits) {
+// How a phrase moved, in a sign, a number and, besides, a colour; without them where it may be not at all.
+function writeMove(cell, AS, digits, margin) {
   const text = signed(AS, digits);
-  const way = { "+": "closer", "−": "away" }[text[0]] ?? "";
+  const way = Math.abs(AS) <= margin ? "" : { "+": "closer", "−": "away" }[text[0]] ?? "";
   write(cell, `${{ closer: "▲ ", away: "▼ " }[way] ?? ""}${text}`);
   cell.dataset.moved = way;
 }
@@ -264,6 +264,13 @@ function fading(caption) {
     write(words, text);
   };
   return { node, show };
+}
+
+// Where x lies among stops that have pictures: the upper one's place, and how much that one counts.
+function between(stops, x, drawn) {
+  const upper = Math.max(1, stops.findIndex((stop) => stop >= x));
+  const weight = (x - stops[upper - 1]) / (stops[upper] - stops[upper - 1]);
+  return { upper, weight: drawn ? weight : Math.round(weight) }; // two photographs make no blend
 }
 
 // ------------------------------------------------------------------------------- explorers
@@ -348,6 +355,54 @@ function explorer({ model, el, signal }, { name, title, traits, update, csv }) {
   }
   return { controls, view, foot, fold, set, schedule, say };
 }
+
+// What explorers of one photo share: its menus, the largest logits, two pictures, and asking Python.
+//   classLabel  of the menu of classes
+//   prompt      label of the free text
+//   onPrompt    (text or null): Python has added texts
+function ofOnePhoto(context, ui, data, { classLabel, prompt, onPrompt }) {
+  const { model, signal } = context;
+  const own = (p) => data.photoClass[p];
+  const ofClass = (c) => data.photoClass.flatMap((x, p) => (x === c ? [p] : []));
+  const names = (c) => ofClass(c).map((p, i) => `${i + 1}: ${data.photoName[p]}`);
+  const current = () => ({
+    k: Math.max(0, data.classifiers.indexOf(model.get("classifier"))),
+    p: Math.min(model.get("photo"), data.photoClass.length - 1),
+  });
+  const classifiers = menu("Classifier", data.classifiers, (k) => ui.set({ classifier: data.classifiers[k] }));
+  const classes = menu(classLabel, data.classes, (c) => ui.set({ photo: ofClass(c)[0] }));
+  const photos = menu("Photo", names(0), (i) => ui.set({ photo: ofClass(own(current().p))[i] }));
+  const form = python(context, {
+    label: prompt,
+    say: ui.say,
+    onPrompt,
+    onAlive: () => (exact.button.hidden = false),
+    onPicture(message, file) {
+      exact.receive(message, file);
+      ui.schedule();
+    },
+  });
+  const exact = drawing(form.ask, ui.say, signal);
+  const [before, after] = [fading(""), fading("")];
+  const bars = logitBars();
+  ui.controls.append(classifiers.node, classes.node, photos.node);
+  ui.view.append(column(h("div", { class: "sx-pictures" }, before.node, after.node, exact.button), bars.node));
+  ui.foot.append(form.node);
+  const show = ({ k, p }) => {
+    classifiers.show(k);
+    classes.show(own(p));
+    photos.fill(names(own(p)));
+    photos.show(ofClass(own(p)).indexOf(p));
+  };
+  const nameOf = (p) => `${data.classes[own(p)]}, ${data.photoName[p]}`;
+  return { own, current, before, after, bars, exact, show, nameOf };
+}
+
+// How its settings are read from a link.
+const photoTraits = (data) => ({
+  classifier: oneOf(data.classifiers),
+  photo: place(() => data.photoClass.length),
+});
 
 // How a value in a link is read; undefined: no such value.
 const oneOf = (names) => (text) => (names.includes(text) ? text : undefined);

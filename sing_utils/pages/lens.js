@@ -99,7 +99,13 @@ function render(context) {
     const shown = rows(now);
     const chosen = shown.find((row) => row.phrase === now.chosen) ?? shown[0];
     list.show(shown, order, chosen?.phrase);
-    write(counted, `${shown.length} of ${phrases().length} phrases${words ? ` with “${words}”` : ""}; mean angles to ${data.counts[c]} photos of ${data.classes[c]}, before and after null removal`);
+    list.node.hidden = !chosen;
+    write(
+      counted,
+      chosen
+        ? `${shown.length} of ${phrases().length} phrases${words ? ` with “${words}”` : ""}; mean angles to ${data.counts[c]} photos of ${data.classes[c]}, before and after null removal; an arrow where the interval leaves out zero`
+        : `No phrase contains “${words}”.`,
+    );
     detail.hidden = !chosen;
     if (!chosen) return model.set("reading", {});
     const { before, after, AS, margin } = chosen;
@@ -141,7 +147,19 @@ function phraseTable(onorder, onchoose) {
     return h("th", { scope: "col" }, button);
   });
   const body = h("tbody", {});
-  const node = h("div", { class: "sx-scroll", tabindex: 0, role: "region", "aria-label": "phrases" }, h("table", { class: "sx-table" }, h("thead", {}, h("tr", {}, heads)), body));
+  // One stop for the Tab key; from there the arrow keys go from phrase to phrase.
+  const steps = { ArrowDown: 1, ArrowUp: -1, PageDown: 10, PageUp: -10, Home: -Infinity, End: Infinity };
+  body.addEventListener("keydown", (event) => {
+    const all = [...body.querySelectorAll(".sx-phrase")];
+    const step = steps[event.key];
+    if (!step || event.ctrlKey || event.metaKey || event.altKey) return;
+    event.preventDefault();
+    const wanted = all.indexOf(document.activeElement) + step;
+    const next = all[Math.min(all.length - 1, Math.max(0, wanted))];
+    next.focus();
+    onchoose(next.textContent);
+  });
+  const node = h("div", { class: "sx-scroll", role: "region", "aria-label": "phrases" }, h("table", { class: "sx-table" }, h("thead", {}, h("tr", {}, heads)), body));
   const made = new Map();
   const rowOf = (phrase) => {
     if (made.has(phrase)) return made.get(phrase);
@@ -164,8 +182,9 @@ function phraseTable(onorder, onchoose) {
       const { node, button, cells } = rowOf(row.phrase);
       write(cells[0], fixed(row.before));
       write(cells[1], fixed(row.after));
-      writeMove(cells[2], row.AS, 3);
+      writeMove(cells[2], row.AS, 3, row.margin);
       button.setAttribute("aria-pressed", row.phrase === chosen);
+      button.tabIndex = row.phrase === chosen ? 0 : -1;
       return node;
     });
     // Only what changed place is moved, so that the focus stays where it is.

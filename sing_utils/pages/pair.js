@@ -29,14 +29,12 @@ const imageScore = ({ aa, ab, across }, alpha) =>
 const squareAt = ({ aa, ab, bb }, alpha) => aa - 2 * alpha * ab + alpha * alpha * bb;
 
 function render(context) {
-  const { model, el, signal } = context;
+  const { model, signal } = context;
   const data = model.get("data");
   const geometry = pairGeometry(data);
   const logits = logitTable(data.logits);
   const picture = pictureFiles(data.frames, signal);
   const prompts = data.classes.length;
-  const own = (p) => data.photoClass[p];
-  const ofClass = (c) => data.photoClass.flatMap((x, p) => (x === c ? [p] : []));
 
   // What Python added: texts beyond those of the page.
   let added = [];
@@ -48,22 +46,21 @@ function render(context) {
   const texts = () => [...data.texts, ...added.map((a) => a.text)];
 
   const current = () => {
-    const k = Math.max(0, data.classifiers.indexOf(model.get("classifier")));
-    const p = Math.min(model.get("photo"), data.photoClass.length - 1);
+    const { k, p } = photo.current();
     const toward = texts().indexOf(model.get("toward"));
-    return { k, p, alpha: model.get("alpha"), j: toward < 0 ? own(p) : toward };
+    return { k, p, alpha: model.get("alpha"), j: toward < 0 ? photo.own(p) : toward };
   };
 
   // Angles of one text at α = 0 and at α, degrees.
-  const angles = (k, p, j, alpha, photo) => {
-    const [au, bu] = geometry.text(k, p, j, photo, added);
-    return [angleTo(au, photo.aa), angleTo(au - alpha * bu, squareAt(photo, alpha))];
+  const angles = (k, p, j, alpha, plane) => {
+    const [au, bu] = geometry.text(k, p, j, plane, added);
+    return [angleTo(au, plane.aa), angleTo(au - alpha * bu, squareAt(plane, alpha))];
   };
   // Phrases, not class prompts: [text, before, after, rank before, rank after].
-  const ranked = ({ k, p, alpha }, photo) => {
+  const ranked = ({ k, p, alpha }, plane) => {
     const names = texts();
     const rows = [];
-    for (let j = prompts; j < names.length; j++) rows.push([names[j], ...angles(k, p, j, alpha, photo)]);
+    for (let j = prompts; j < names.length; j++) rows.push([names[j], ...angles(k, p, j, alpha, plane)]);
     [1, 2].forEach((column) => {
       rows.sort((x, y) => x[column] - y[column]);
       rows.forEach((row, i) => (row[column + 2] = i + 1));
@@ -75,8 +72,7 @@ function render(context) {
     name: "pair",
     title: "Equivalent pair",
     traits: {
-      classifier: oneOf(data.classifiers),
-      photo: place(() => data.photoClass.length),
+      ...photoTraits(data),
       alpha: within(-1, 2),
       toward: (text) => (texts().includes(text) || text === "" ? text : undefined),
     },
@@ -84,11 +80,14 @@ function render(context) {
     csv,
   });
 
-  const photoNames = (c) => ofClass(c).map((p, i) => `${i + 1}: ${data.photoName[p]}`);
-  const classifierMenu = menu("Classifier", data.classifiers, (k) => ui.set({ classifier: data.classifiers[k] }));
-  const classMenu = menu("Class", data.classes, (c) => ui.set({ photo: ofClass(c)[0] }));
-  const photoMenu = menu("Photo", photoNames(0), (i) => {
-    ui.set({ photo: ofClass(own(current().p))[i] });
+  const photo = ofOnePhoto(context, ui, data, {
+    classLabel: "Class",
+    prompt: "Attribute Score toward any prompt",
+    onPrompt(text) {
+      readAdded();
+      towardMenu.fill([OWN, ...texts()]);
+      ui.set(text === null ? {} : { toward: text });
+    },
   });
   const OWN = "its own class";
   const towardMenu = menu("Attribute Score toward", [OWN, ...texts()], (i) => {
@@ -105,25 +104,7 @@ function render(context) {
     },
     (alpha) => ui.set({ alpha }),
   );
-  const form = python(context, {
-    label: "Attribute Score toward any prompt",
-    say: ui.say,
-    onPrompt(text) {
-      readAdded();
-      towardMenu.fill([OWN, ...texts()]);
-      ui.set(text === null ? {} : { toward: text });
-    },
-    onAlive: () => (exact.button.hidden = false),
-    onPicture(message, file) {
-      exact.receive(message, file);
-      ui.schedule();
-    },
-  });
-  const exact = drawing(form.ask, ui.say, signal);
-  ui.controls.append(
-    classifierMenu.node, classMenu.node, photoMenu.node, towardMenu.node, alphaSlider.node,
-  );
-  ui.foot.append(form.node);
+  ui.controls.append(towardMenu.node, alphaSlider.node);
 
   const largest = data.classifiers.flatMap((_, k) =>
     data.photoClass.map((_, p) => imageScore(geometry.photo(k, p), 2)),
@@ -133,13 +114,9 @@ function render(context) {
     min: 0, max: fullScale(Math.max(...largest), scales), visible: 10, of: (x) => degrees(x),
   });
   const attributeDial = dial("Attribute Score", { min: -10, max: 10, visible: 3, of: (x) => signed(x) });
-  const bars = logitBars();
-  const before = fading("");
-  const after = fading("");
   const nearest = phraseRows({ place: "rank", text: "phrase", angle: "angle", moved: "AS", was: "rank before" }, NEAREST);
   const [rose, fell] = [0, 1].map(() => phraseRows({ text: "phrase", angle: "angle", moved: "AS" }, MOVED));
   ui.view.append(
-    column(h("div", { class: "sx-pictures" }, before.node, after.node, exact.button), bars.node),
     column(
       h("div", { class: "sx-dials" }, imageDial.node, attributeDial.node),
       panel("Nearest phrases now", nearest.node),
@@ -151,20 +128,18 @@ function render(context) {
 
   function showPictures({ k, p, alpha }) {
     const alphas = data.alphas;
-    const frame = (i) => picture((k * data.photoClass.length + p) * alphas.length + i);
-    const upper = Math.max(1, alphas.findIndex((x) => x >= alpha));
-    const exactly = (alpha - alphas[upper - 1]) / (alphas[upper] - alphas[upper - 1]);
-    const weight = data.drawn ? exactly : Math.round(exactly); // two photographs make no blend
+    const frame = (i) => (k === 0 ? picture(p * alphas.length + i) : null);
+    const { upper, weight } = between(alphas, alpha, data.drawn);
     const kind = data.drawn ? "drawn" : "nearest photograph";
-    const name = `${data.classes[own(p)]}, ${data.photoName[p]}`;
+    const name = photo.nameOf(p);
     const start = frame(alphas.indexOf(0));
-    const missing = "no picture";
-    before.show(start, start, 0, { alt: `${name}, original feature`, text: "original, α = 0", missing });
-    const url = exact.of({ classifier: data.classifiers[k], photo: p, alpha });
-    const between = weight > 0 && weight < 1;
-    after.show(url ?? frame(upper - 1), url ?? frame(upper), url ? 1 : weight, {
+    const missing = `no picture: those of ${data.classifiers[0]} are kept`;
+    photo.before.show(start, start, 0, { alt: `${name}, original feature`, text: "original, α = 0", missing });
+    const url = photo.exact.of({ classifier: data.classifiers[k], photo: p, alpha });
+    const blend = !url && weight > 0 && weight < 1;
+    photo.after.show(url ?? frame(upper - 1), url ?? frame(upper), url ? 1 : weight, {
       alt: `${name}, α = ${fixed(alpha)}`,
-      text: url || !between ? `α = ${fixed(alpha)}, ${kind}` : `α = ${fixed(alpha)}, blend of ${fixed(alphas[upper - 1], 0)} and ${fixed(alphas[upper], 0)}`,
+      text: `α = ${fixed(alpha)}, ` + (blend ? `blend of ${fixed(alphas[upper - 1], 0)} and ${fixed(alphas[upper], 0)}` : kind),
       missing,
     });
   }
@@ -177,16 +152,16 @@ function render(context) {
     fell.show(moved.slice(-MOVED).reverse().filter((r) => r[1] < r[2]).map(row));
   }
 
-  function showFormulas({ k, p, alpha, j }, photo, IS, [x, y]) {
-    const [au, bu] = geometry.text(k, p, j, photo, added);
+  function showFormulas({ k, p, alpha, j }, plane, IS, [x, y]) {
+    const [au, bu] = geometry.text(k, p, j, plane, added);
     const n = (value) => value.toPrecision(5).replace("-", "−");
-    const square = squareAt(photo, alpha);
+    const square = squareAt(plane, alpha);
     ui.fold.replaceChildren(
       h("p", {}, "a = T f is the translated feature, b = T Πₙ f the translated null component, u the unit vector of the text. Nothing else is needed:"),
-      formula(`|a|² = ${n(photo.aa)}   a·b = ${n(photo.ab)}   |b|² = ${n(photo.bb)}   a·u = ${n(au)}   b·u = ${n(bu)}`),
+      formula(`|a|² = ${n(plane.aa)}   a·b = ${n(plane.ab)}   |b|² = ${n(plane.bb)}   a·u = ${n(au)}   b·u = ${n(bu)}`),
       formula(
         "IS = atan2(|α| √(|a|²|b|² − (a·b)²), |a|² − α a·b)   (eq. 8)",
-        `   = atan2(${n(Math.abs(alpha) * photo.across)}, ${n(photo.aa - alpha * photo.ab)}) = ${degrees(IS, 3)}`,
+        `   = atan2(${n(Math.abs(alpha) * plane.across)}, ${n(plane.aa - alpha * plane.ab)}) = ${degrees(IS, 3)}`,
       ),
       formula(
         "AS = angle(a, u) − angle(a − αb, u)   (eq. 7)",
@@ -200,34 +175,31 @@ function render(context) {
   function update() {
     const now = current();
     const { k, p, alpha, j } = now;
-    const photo = geometry.photo(k, p);
-    const IS = imageScore(photo, alpha);
-    const pair = angles(k, p, j, alpha, photo);
-    classifierMenu.show(k);
-    classMenu.show(own(p));
-    photoMenu.fill(photoNames(own(p)));
-    photoMenu.show(ofClass(own(p)).indexOf(p));
+    const plane = geometry.photo(k, p);
+    const IS = imageScore(plane, alpha);
+    const pair = angles(k, p, j, alpha, plane);
+    photo.show(now);
     alphaSlider.show(alpha);
     towardMenu.show(model.get("toward") === "" ? 0 : j + 1);
     imageDial.show(IS);
     attributeDial.show(pair[0] - pair[1]);
     const drift = logits.drifts(k, p);
-    bars.show(logits.names(k, p), logits.values(k, p).map((x, i) => x - alpha * drift[i]), Math.abs(alpha) * logits.most(k, p));
+    photo.bars.show(logits.names(k, p), logits.values(k, p).map((x, i) => x - alpha * drift[i]), Math.abs(alpha) * logits.most(k, p));
     showPictures(now);
-    showConcepts(ranked(now, photo));
-    showFormulas(now, photo, IS, pair);
+    showConcepts(ranked(now, plane));
+    showFormulas(now, plane, IS, pair);
     model.set("reading", { IS, AS: pair[0] - pair[1] });
   }
 
   function csv() {
     const { k, p, alpha } = current();
-    const photo = geometry.photo(k, p);
+    const plane = geometry.photo(k, p);
     const names = texts();
-    const about = [data.classifiers[k], data.classes[own(p)], data.photoName[p], alpha, imageScore(photo, alpha).toFixed(4)];
+    const about = [data.classifiers[k], data.classes[photo.own(p)], data.photoName[p], alpha, imageScore(plane, alpha).toFixed(4)];
     return [
       ["classifier", "class", "photo", "alpha", "IS (degrees)", "text", "angle at 0 (degrees)", "angle at alpha (degrees)", "AS (degrees)"],
       ...names.map((name, j) => {
-        const [x, y] = angles(k, p, j, alpha, photo);
+        const [x, y] = angles(k, p, j, alpha, plane);
         return [...about, name, x.toFixed(4), y.toFixed(4), (x - y).toFixed(4)];
       }),
     ];

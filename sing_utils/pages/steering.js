@@ -45,8 +45,6 @@ function render(context) {
   const geometry = steeringGeometry(data);
   const logits = logitTable(data.logits);
   const picture = pictureFiles(data.frames, signal);
-  const own = (p) => data.photoClass[p];
-  const ofClass = (c) => data.photoClass.flatMap((x, p) => (x === c ? [p] : []));
 
   let added = [];
   const readAdded = () => {
@@ -61,8 +59,7 @@ function render(context) {
   const texts = () => [...data.texts, ...added.map((a) => a.text)];
 
   const current = () => ({
-    k: Math.max(0, data.classifiers.indexOf(model.get("classifier"))),
-    p: Math.min(model.get("photo"), data.photoClass.length - 1),
+    ...photo.current(),
     j: Math.max(0, targets().indexOf(model.get("target"))),
     theta: model.get("degrees"),
   });
@@ -71,8 +68,7 @@ function render(context) {
     name: "steering",
     title: "Steering",
     traits: {
-      classifier: oneOf(data.classifiers),
-      photo: place(() => data.photoClass.length),
+      ...photoTraits(data),
       target: (text) => (targets().includes(text) ? text : undefined),
       degrees: within(0, FARTHEST),
     },
@@ -80,10 +76,15 @@ function render(context) {
     csv,
   });
 
-  const photoNames = (c) => ofClass(c).map((p, i) => `${i + 1}: ${data.photoName[p]}`);
-  const classifierMenu = menu("Classifier", data.classifiers, (k) => ui.set({ classifier: data.classifiers[k] }));
-  const classMenu = menu("Source class", data.classes, (c) => ui.set({ photo: ofClass(c)[0] }));
-  const photoMenu = menu("Photo", photoNames(0), (i) => ui.set({ photo: ofClass(own(current().p))[i] }));
+  const photo = ofOnePhoto(context, ui, data, {
+    classLabel: "Source class",
+    prompt: "Toward any prompt",
+    onPrompt(text) {
+      readAdded();
+      targetMenu.fill(targets());
+      ui.set(text === null ? {} : { target: nameOf(text) });
+    },
+  });
   const targetMenu = menu("Toward", targets(), (j) => ui.set({ target: targets()[j] }));
   const turn = slider(
     "Wanted Image Score",
@@ -94,31 +95,11 @@ function render(context) {
     },
     (theta) => ui.set({ degrees: theta }),
   );
-  const form = python(context, {
-    label: "Toward any prompt",
-    say: ui.say,
-    onPrompt(text) {
-      readAdded();
-      targetMenu.fill(targets());
-      ui.set(text === null ? {} : { target: nameOf(text) });
-    },
-    onAlive: () => (exact.button.hidden = false),
-    onPicture(message, file) {
-      exact.receive(message, file);
-      ui.schedule();
-    },
-  });
-  const exact = drawing(form.ask, ui.say, signal);
-  ui.controls.append(classifierMenu.node, classMenu.node, photoMenu.node, targetMenu.node, turn.node);
-  ui.foot.append(form.node);
+  ui.controls.append(targetMenu.node, turn.node);
 
   const numbers = numberList(["toward the target", "toward its own class", "a random step of this IS, toward the target", "length of the step"]);
   const curve = steeringCurve();
-  const bars = logitBars();
-  const start = fading("");
-  const end = fading("");
   ui.view.append(
-    column(h("div", { class: "sx-pictures" }, start.node, end.node, exact.button), bars.node),
     column(panel("Attribute Score", numbers.node), panel("Along the way", curve.node)),
     h("p", { class: "sx-note sx-wide" }, data.pictureNote),
   );
@@ -133,24 +114,21 @@ function render(context) {
     const origin = picture(row * size);
     const frame = (i) => (i === 0 ? origin : column < 0 ? null : picture(row * size + column * steps.length + i));
     const stops = [0, ...steps];
-    const upper = Math.max(1, stops.findIndex((x) => x >= theta));
-    const inside = theta <= stops.at(-1);
-    const exactly = (theta - stops[upper - 1]) / (stops[upper] - stops[upper - 1]);
-    const weight = data.drawn ? exactly : Math.round(exactly); // two photographs make no blend
-    const [low, high] = inside ? [frame(upper - 1), frame(upper)] : [null, null];
+    const { upper, weight } = between(stops, theta, data.drawn);
+    const [low, high] = theta <= stops.at(-1) ? [frame(upper - 1), frame(upper)] : [null, null];
     const near = weight === 1 ? high : weight === 0 ? low : low && high && low;
     return { first: near, second: weight === 1 ? high : high ?? low, weight: weight === 1 ? 0 : weight, origin, stops, upper };
   }
 
   function showPictures(now, reached) {
     const { k, p, j, theta } = now;
-    const name = `${data.classes[own(p)]}, ${data.photoName[p]}`;
+    const name = photo.nameOf(p);
     const { first, second, weight, origin, stops, upper } = frames(now);
     const missing = `no picture: ${data.classifiers[0]}, the first photo of each class and the first ${data.drawnTargets.length} targets have some, up to ${data.degrees.at(-1)}°`;
-    start.show(origin, origin, 0, { alt: `${name}, original feature`, text: "original, IS = 0°", missing: "no picture" });
-    const url = exact.of({ classifier: data.classifiers[k], photo: p, target: texts()[j], degrees: theta });
+    photo.before.show(origin, origin, 0, { alt: `${name}, original feature`, text: "original, IS = 0°", missing: "no picture" });
+    const url = photo.exact.of({ classifier: data.classifiers[k], photo: p, target: texts()[j], degrees: theta });
     const blend = !url && weight > 0 && weight < 1;
-    end.show(reached ? url ?? first : null, url ?? second, url ? 1 : weight, {
+    photo.after.show(reached ? url ?? first : null, url ?? second, url ? 1 : weight, {
       alt: `${name}, steered toward ${targets()[j]}, IS = ${degrees(theta, 1)}`,
       text: `IS = ${degrees(theta, 1)}` + (blend && first ? `, blend of ${stops[upper - 1]}° and ${stops[upper]}°` : ""),
       missing: reached ? missing : "out of reach",
@@ -161,7 +139,7 @@ function render(context) {
     const n = (x) => x.toFixed(5).replace("-", "−");
     const turned = turnedBy(plane.target, theta);
     ui.fold.replaceChildren(
-      h("p", {}, `a is the unit vector of T f, b the part of T d across it, at length 1, where d is the null-projected gradient toward “${texts()[j]}” (eqs. 11 and 12); u and w are the unit vectors of the target's text and of “${data.prompts[own(p)]}”.`),
+      h("p", {}, `a is the unit vector of T f, b the part of T d across it, at length 1, where d is the null-projected gradient toward “${texts()[j]}” (eqs. 11 and 12); u and w are the unit vectors of the target's text and of “${data.prompts[photo.own(p)]}”.`),
       formula(`a·u = ${n(plane.target.au)}   b·u = ${n(plane.target.bu)}   a·w = ${n(plane.own.au)}   b·w = ${n(plane.own.bu)}   angle(T f, T d) = ${degrees(plane.limit)}`),
       formula(
         "At IS = θ the feature is translated to the direction cos θ a + sin θ b:",
@@ -184,10 +162,7 @@ function render(context) {
     const AS = reached ? scoreAt(plane.target, theta) : NaN;
     const ownAS = reached ? scoreAt(plane.own, theta) : NaN;
     const byChance = Number.isNaN(stepFor(theta, plane.random)) ? NaN : scoreAt(plane.random, theta);
-    classifierMenu.show(k);
-    classMenu.show(own(p));
-    photoMenu.fill(photoNames(own(p)));
-    photoMenu.show(ofClass(own(p)).indexOf(p));
+    photo.show(now);
     targetMenu.show(j);
     turn.show(theta);
     const orReach = (x, text) => (Number.isNaN(x) ? "out of reach" : text(x));
@@ -197,7 +172,7 @@ function render(context) {
     ]);
     curve.show(plane, theta, reached, `${k} ${p} ${j}`);
     const values = logits.values(k, p);
-    bars.show(logits.names(k, p), values, reached ? step * plane.moved : 0);
+    photo.bars.show(logits.names(k, p), values, reached ? step * plane.moved : 0);
     showPictures(now, reached);
     showFormulas(now, plane, step);
     model.set("reading", reached ? { IS: theta, AS, own: ownAS, step } : { IS: null });
@@ -210,7 +185,7 @@ function render(context) {
     for (let theta = 0; theta <= FARTHEST && !Number.isNaN(stepFor(theta, plane)); theta++) {
       const byChance = Number.isNaN(stepFor(theta, plane.random)) ? "" : scoreAt(plane.random, theta).toFixed(4);
       rows.push([
-        data.classifiers[k], data.classes[own(p)], data.photoName[p], texts()[j], theta,
+        data.classifiers[k], data.classes[photo.own(p)], data.photoName[p], texts()[j], theta,
         scoreAt(plane.target, theta).toFixed(4), scoreAt(plane.own, theta).toFixed(4), byChance,
         stepFor(theta, plane).toFixed(4),
       ]);
