@@ -107,7 +107,7 @@ def pictures(pairs: pd.DataFrame, changes: pd.DataFrame) -> Finding:
         f"from IS = {half['IS'].iloc[0]:g}° on" if len(half) else f"at no IS up to {changes['IS'].max():g}°"
     )
     return Finding(
-        f"Pairs with the same logits turn by {between(pairs['IS'])}°, and by up to "
+        f"Pairs with the same logits turn by {between(pairs['IS'], digits=1)}, and by up to "
         f"{pairs['AS'].abs().max():.1f}° toward or away from their class. Half of the steered pictures are "
         f"seen as another class {seen}."
     )

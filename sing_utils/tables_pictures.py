@@ -144,8 +144,8 @@ def recognised(drawn: Ladders) -> str:
     """How many originals the judge recognises in the decoder's pictures, in a sentence."""
     right, B, C = int((drawn.margin > 0).sum()), len(drawn.margin), len(drawn.prompts) - 1
     return (
-        f"One photo of each class: the judge finds the right class nearest in {right} of {B} pictures drawn "
-        f"from translated features; blind guessing would in {B / C:.2g}."
+        f"One photo of each class: in {right} of {B} pictures drawn from translated features the judge finds "
+        f"the right class nearest (by chance: {B / C:.2g})."
     )
 
 
