@@ -50,8 +50,8 @@ format: setup ## mend what ruff can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-check-notebooks: setup ## no outputs, no def or class, a parameters cell
-	$(BIN)/python -m pytest -q tests/test_notebooks.py -k "not run_with_other_parameters and not planted_profile"
+check-notebooks: setup ## no outputs, the method in sight, the parameters of the profile
+	$(BIN)/python -m pytest -q tests/test_notebooks.py -k "not alone and not own and not planted_profile"
 
 bench: setup ## compare speeds; prints ratios measured in one run
 	$(BIN)/python -m tests.bench

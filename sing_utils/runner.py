@@ -253,7 +253,7 @@ def _execute(
             language="python",
             progress_bar=False,
             log_output=False,
-            # The kernel would greet every run with a warning about loopback traffic, and end it with an error.
+            # The kernel would greet each run with a warning on loopback traffic and end it with an error.
             extra_arguments=["--IPKernelApp.log_level=50"],
         )
     except PapermillExecutionError as error:

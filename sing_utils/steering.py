@@ -46,11 +46,10 @@ class Steered:
 
     Attributes:
         f_eps: the equivalents f_ε (eq. 13), (B, m), like the features.
-        epsilon: length of the step, summed over iterations, (B,).
+        epsilon: length of the step, (B,).
         IS: angle(T f, T f_ε), degrees, (B,).
         AS: angle(T f, z_text) - angle(T f_ε, z_text), degrees, (B,); positive: closer to the text.
-        largest: the IS that a step along the (first) direction approaches and never reaches,
-            degrees, (B,).
+        largest: the IS that a step along the direction approaches and never reaches, degrees, (B,).
         reason: one sentence on the rows that are NaN; empty if there are none.
         certificate: how far the logits moved over the rows that were reached; None if there are none.
     """
@@ -137,7 +136,6 @@ def steer(
     spaces: HeadSpaces,
     *,
     degrees: Any = 40.0,
-    iterations: int = 1,
     direction: Any = None,
     bias: Any = None,
 ) -> Steered:
@@ -149,11 +147,8 @@ def steer(
         T: the translator, (n, m).
         spaces: of the head whose features are steered.
         degrees: the wanted IS, at least 0 and less than 180; one for all, or (B,).
-        iterations: 1 is the paper's eq. 13. More re-compute the direction along the way, at equal
-            steps of IS. That goes beyond the paper; the path is then curved, and need not end closer
-            to the text than the straight one.
         direction: (B, m) unit vectors in the null space to follow instead of the text gradient,
-            such as `random_null_direction`; only with one iteration.
+            such as `random_null_direction`.
         bias: b of the head, (c,), for the certificate's top-1 class; None means 0.
 
     Returns:
@@ -161,32 +156,18 @@ def steer(
         thousand times as long as the feature, are NaN, never a wrong number; `reason` says so.
 
     Raises:
-        SingError: for degrees outside 0 to 180, fewer than 1 iteration, widths that do not fit, a
-            text gradient without a null component, or logits that moved.
+        SingError: for degrees outside 0 to 180, widths that do not fit, a text gradient without a
+            null component, or logits that moved.
     """
-    if not isinstance(iterations, int) or iterations < 1:
-        raise SingError(f"iterations is {iterations!r}, expected a whole number of 1 or more.")
-    if direction is not None and iterations > 1:
-        raise SingError(f"iterations is {iterations}, expected 1 with a direction of your own.")
     x, u, weight = _inputs(f, z_text, T)
     theta = _radians(degrees, x)  # (B,)
     origin = x @ weight.mT  # (B, n)
-    position, epsilon = x, torch.zeros_like(x[:, 0])
-    largest = epsilon
-    for k in range(1, iterations + 1):
-        d = _given(direction, x) if direction is not None else _direction(position, u, weight, spaces)
-        b = d @ weight.mT  # (B, n)
-        largest = angle(origin, b) if k == 1 else largest
-        if k == 1:
-            step = _straight_step(origin, b, theta / iterations)
-        else:
-            step = _first_step(origin, position @ weight.mT, b, theta * k / iterations)
-        # A row that is lost stays where it is until the end, so that nothing meets NaN on the way.
-        position = position + step.nan_to_num(0.0)[:, None] * d  # eq. 13
-        epsilon = epsilon + step
+    d = _given(direction, x) if direction is not None else _direction(x, u, weight, spaces)
+    b = d @ weight.mT  # (B, n)
+    largest, epsilon = angle(origin, b), _straight_step(origin, b, theta)
     epsilon = torch.where(epsilon <= _LONGEST * vector_norm(x, dim=-1), epsilon, torch.nan)
     lost = epsilon.isnan()
-    out = torch.where(lost[:, None], torch.nan, position).to(as_tensor(f, name="f").dtype)
+    out = (x + epsilon[:, None] * d).to(as_tensor(f, name="f").dtype)  # eq. 13
     scores = x.new_full((2, len(x)), torch.nan)
     certificate = None
     if not bool(lost.all()):
@@ -202,7 +183,7 @@ def steer(
         IS=like(scores[0], f),
         AS=like(scores[1], f),
         largest=like(largest, f),
-        reason=_reason(epsilon, largest if iterations == 1 else None, degrees),
+        reason=_reason(epsilon, largest, degrees),
         certificate=certificate,
     )
 
@@ -247,48 +228,18 @@ def _straight_step(a: Tensor, b: Tensor, theta: Tensor) -> Tensor:
     return torch.where(theta == 0, 0.0, epsilon)
 
 
-def _first_step(origin: Tensor, start: Tensor, b: Tensor, theta: Tensor) -> Tensor:
-    """Smallest ε >= 0 with angle(origin, start + ε b) = theta (B,), radians; NaN if there is none.
-
-    With parts along (scalar) and across (vector) the origin's direction, the condition is
-    cos θ |across| = sin θ along, squared: A ε² + 2 B ε + C = 0.
-    """
-    along = normalize(origin, dim=-1)
-    p, q = (start * along).sum(-1), (b * along).sum(-1)  # (B,)
-    P, Q = start - p[:, None] * along, b - q[:, None] * along  # (B, n)
-    cos, sin = theta.cos(), theta.sin()
-    A = cos**2 * Q.square().sum(-1) - sin**2 * q**2
-    B = cos**2 * (P * Q).sum(-1) - sin**2 * p * q
-    C = cos**2 * P.square().sum(-1) - sin**2 * p**2
-    inside = B**2 - A * C
-    touching = inside.abs() <= 1e-12 * (B**2 + (A * C).abs())  # a double root, up to rounding
-    root = torch.where(touching, 0.0, inside).sqrt()  # NaN: the line never meets the cone
-    stable = -(B + torch.where(B < 0, -root, root))  # no difference of near equals
-    candidates = torch.stack([stable / A, C / stable])  # (2, B)
-    # Squaring let in the cone's other half, and steps backward are not toward the text.
-    met = (P + candidates[..., None] * Q).norm(dim=-1) * cos - (p + candidates * q) * sin
-    scale = vector_norm(start + candidates[..., None] * b, dim=-1)
-    good = (candidates >= 0) & (met.abs() <= 1e-9 * scale)
-    good &= candidates * vector_norm(b, dim=-1) <= _LONGEST * vector_norm(origin, dim=-1)
-    smallest = torch.where(good, candidates, torch.inf).amin(0)
-    smallest = torch.where(theta == 0, 0.0, smallest)
-    return torch.where(smallest.isfinite(), smallest, torch.nan)
-
-
-def _reason(epsilon: Tensor, largest: Tensor | None, degrees: Any) -> str:
-    """Why some steps are NaN, and how far one gets along a fixed direction; empty if none is."""
+def _reason(epsilon: Tensor, largest: Tensor, degrees: Any) -> str:
+    """Why some steps are NaN, and how far one gets along the direction; empty if none is."""
     lost = epsilon.isnan()
     if not bool(lost.any()):
         return ""
-    why = "at one of the angles on the way no step along the new direction reaches it"
-    if largest is not None:
-        low, high = float(largest[lost].min()), float(largest[lost].max())
-        span = f"{low:.1f}°" if high - low < 0.05 else f"{low:.1f}° to {high:.1f}°"
-        why = f"steps of up to a thousand times the feature's length only approach {span}"
+    low, high = float(largest[lost].min()), float(largest[lost].max())
+    span = f"{low:.1f}°" if high - low < 0.05 else f"{low:.1f}° to {high:.1f}°"
     wanted = f"{degrees:g}°" if isinstance(degrees, int | float) else "the wanted angle"
     return (
-        f"IS = {wanted} can't be reached for {int(lost.sum())} of {len(lost)} features: {why}; "
-        "ask for fewer degrees or leave those features out."
+        f"IS = {wanted} can't be reached for {int(lost.sum())} of {len(lost)} features: steps of up to a "
+        f"thousand times the feature's length only approach {span}; ask for fewer degrees or leave "
+        "those features out."
     )
 
 
