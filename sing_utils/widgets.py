@@ -150,15 +150,13 @@ class PairExplorer(Explorer):
         phrases = run.texts(name, run.profile.phrases)
         AS = (pairwise_angle(a, phrases) - pairwise_angle(a - b, phrases))[0]
         z = explorers_pair.pair_embeddings(run, name, f, [0.0, 1.0])[0].float()
-        scores = float(image_score(a, a - b)), float(attribute_score(a, a - b, text))
+        IS, AS_own = float(image_score(a, a - b)), float(attribute_score(a, a - b, text))
         return charts.pair(
             top_logits(run, name, f),
             _farthest(run.profile.phrases, AS),
             [image_source(i) for i in run.draw(name, z, noise=run.seed)],
             title=f"Equivalent pair: {c}, {name}",
-            subtitle=f"Image Score {scores[0]:.2f}°, Attribute Score toward the class {scores[1]:+.2f}°".replace(
-                "-", "−"
-            ),
+            subtitle=f"Image Score {IS:.2f}°, Attribute Score toward the class {_signed(AS_own)}",
         )
 
 
@@ -305,6 +303,16 @@ class NullSpaceDial(Explorer):
             title=f"Null-space dial: {self.classifier}",
             subtitle=f"{spaces.null_dim} of {spaces.width} directions move no logit at all",
         )
+
+
+def _signed(degrees: float) -> str:
+    """As the page writes it: what is next to nothing has no sign.
+
+    >>> _signed(-1.5), _signed(-0.001)
+    ('−1.50°', '0.00°')
+    """
+    text = f"{degrees:+.2f}°".replace("-", "−")
+    return text if round(degrees, 2) else text[1:]
 
 
 def _farthest(phrases: list[str], AS: torch.Tensor) -> pd.DataFrame:
