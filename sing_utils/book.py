@@ -21,18 +21,17 @@ from typing import Any
 
 import yaml
 
-from sing_utils import downloads, reproduction
-from sing_utils.claims_controls import claims_under_controls
+from sing_utils import downloads, reproduction_page
 from sing_utils.errors import SingError
 from sing_utils.pagejs import fetch_page_js, page_js_key
-from sing_utils.results import Results
 from sing_utils.summary import summary
 
 __all__ = ["build_book"]
 
 _PICTURES = {".jpg", ".png", ".svg"}  # a page outside book/ brings those that lie beside it
 _STAMP = ".stamp"
-_INTRODUCTION, _FINDINGS = "book/intro.md", b"<!-- the findings of the run -->"
+_INTRODUCTION = "book/intro.md"
+_SHORT, _PICTURE = "<!-- in short -->", "<!-- planted-picture -->"  # in it, of the run
 #: Distributions whose version changes what the pages look like.
 _TOOLS = (
     "jupyter-book", "sphinx", "myst-nb", "myst-parser", "sphinx-book-theme",
@@ -124,8 +123,6 @@ def _staged_files(root: Path, profile: str) -> dict[str, bytes]:
     if (root / "CHANGELOG.md").is_file():
         files["CHANGELOG.md"] = (root / "CHANGELOG.md").read_bytes()
     pages = list(_toc_pages(files["_toc.yml"]))
-    if "book/reproduction" in pages:
-        _derive_tables(downloads.run_results(root, profile), root)
     files |= downloads.table_files(downloads.run_results(root, profile))
     executed = root / "_build" / "runs" / profile / "executed"
     made = _generated_pages(root, profile, pages)
@@ -141,9 +138,8 @@ def _staged_files(root: Path, profile: str) -> dict[str, bytes]:
             files |= {p.relative_to(root).as_posix(): p.read_bytes() for p in sorted(beside)}
         elif not {page, f"{page}.md"} & set(files):
             raise SingError(f"_toc.yml names the page {page!r}, but there is no {page}.md.")
-    if _FINDINGS in files.get(_INTRODUCTION, b""):
-        words = summary(downloads.run_results(root, profile)).encode()
-        files[_INTRODUCTION] = files[_INTRODUCTION].replace(_FINDINGS, words)
+    if _INTRODUCTION in files:
+        files[_INTRODUCTION] = _introduction(files[_INTRODUCTION].decode(), root, profile).encode()
     return files
 
 
@@ -167,21 +163,17 @@ def _tables_page(root: Path, profile: str) -> str:
 
 
 def _reproduction_page(root: Path, profile: str) -> str:
-    """The paper's claims beside this run's numbers, under controls also those of the planted profile."""
-    planted = root / "_build" / "runs" / "planted" / "results"
-    other = Results(planted) if any(planted.glob("*.parquet")) and profile != "planted" else None
-    return reproduction.page(downloads.run_results(root, profile), other, root=root)
+    """The paper's claims beside this run's numbers."""
+    return reproduction_page.page(downloads.run_results(root, profile), root=root)
 
 
-def _derive_tables(results: Results, root: Path) -> None:
-    """Write the tables that are words about other tables: verdicts, and claims under controls."""
-    made = {
-        "reproduction": reproduction.rows(results, root=root),
-        "claims_under_controls": claims_under_controls(results),
-    }
-    for name, table in made.items():
-        if not table.equals(results.get(name)):
-            table.to_parquet(results.folder / f"{name}.parquet", index=False)
+def _introduction(page: str, root: Path, profile: str) -> str:
+    """The introduction with what the run found and, where the run has drawn one, with its picture."""
+    results = downloads.run_results(root, profile)
+    drawn = results.folder / "intro_picture.html"
+    picture = drawn.read_text(encoding="utf-8") if drawn.is_file() else ""
+    shown = f"``````{{raw}} html\n{picture.strip()}\n``````" if picture else ""
+    return page.replace(_SHORT, summary(results)).replace(_PICTURE, shown)
 
 
 #: Pages that are made from the run's results and need no source file: path in the staged folder ->
@@ -232,6 +224,10 @@ def _notebook(path: Path, profile: str) -> bytes:
         raise SingError(f"{name} of the {profile!r} run has no outputs: it was never executed.")
     # Papermill notes times and paths of this machine; equal results should give equal pages.
     for part in (notebook, *cells):
+        if "injected-parameters" in part.get("metadata", {}).get("tags", []):
+            part["metadata"]["tags"].append(
+                "remove-cell"
+            )  # the run's name and folder say nothing to a reader
         for key in ("papermill", "execution"):
             part.get("metadata", {}).pop(key, None)
     return json.dumps(notebook, ensure_ascii=False, indent=1, sort_keys=True).encode()

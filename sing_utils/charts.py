@@ -1,17 +1,31 @@
-"""Altair charts, one function a figure. Titles state units; each has a description for readers
-who cannot see it. Colours are Okabe and Ito's, told apart by the colour-blind, on both themes.
+"""Altair charts, one function a figure, on six blocks: dots, strip, curves, boxes, bars and heat.
+
+Titles state units; each chart has a description for readers who cannot see it, and the same table
+gives the same specification, byte for byte. Colours are Okabe and Ito's, told apart by the
+colour-blind, on both themes.
 """
 
 from __future__ import annotations
 
-import json
+import html
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any
 
 import altair as alt
+import numpy as np
 import pandas as pd
+from IPython.display import HTML, display
+from scipy import stats
 
-PALETTE = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#999999"]
+PALETTE = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#999999", "#8B5A2B"]
 BEFORE, AFTER, ROSE, FELL = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
+GREY = "#888888"  # reads on both themes
+_INTERVAL = {"value": "value", "low": "interval from", "high": "to"}
+_TURNS = {"closer": ROSE, "farther": FELL}
+_MOST_PHOTOS = 2000  # a page with more loads slowly; ellipses still know them all
 
 # Pixels, in JupyterLab: its Vega draws a chart of the width "container" again and again, for ever.
 WIDTH = 600
@@ -29,321 +43,731 @@ alt.renderers.enable("sing")
 alt.data_transformers.disable_max_rows()  # thousands of photos are what these charts are for
 
 
-def colour(field: str = "classifier:N", title: str = "classifier") -> alt.Color:
-    """The colour of a classifier (or another name), with its legend on top."""
-    return alt.Color(
-        field,
-        title=title,
-        scale=alt.Scale(range=PALETTE),
-        legend=alt.Legend(orient="top", columns=3, symbolOpacity=1),
+@dataclass(frozen=True)
+class Captioned:
+    """A chart and its caption, which JupyterLab and the book show below it."""
+
+    chart: Any
+    text: str
+
+    def _ipython_display_(self) -> None:
+        caption = f'<figcaption class="sing-caption">{html.escape(self.text, quote=False)}</figcaption>'
+        display(self.chart, HTML(f'<figure style="margin: 0">{caption}</figure>'))
+
+
+def captioned(chart: Any, text: str) -> Captioned:
+    """The chart with a caption of plain words: its take-home sentence and the paper's figure."""
+    return Captioned(chart, text)
+
+
+# ------------------------------------------------------------------------------- the parts
+
+
+def _finish(
+    chart: Any,
+    table: pd.DataFrame,
+    *,
+    description: str,
+    height: int = 320,
+    menus: Mapping[str, Sequence[Any]] | None = None,
+) -> Any:
+    """A chart of `table` with words for those who can't see it. The book makes it as wide as the page.
+
+    `menus`: a column of the table -> its values in order. The chart shows the rows of the value that is
+    chosen, at first those of the first.
+    """
+    chart.data, unfold = _packed(table)
+    filters = []
+    for column, values in (menus or {}).items():
+        parameter, only = _menu(column, values)
+        chart = chart.add_params(parameter)
+        filters.append(alt.FilterTransform(only))
+        description += f" A menu chooses the {column}." if len(values) > 1 else ""
+    own = [] if alt.utils.schemapi.Undefined is chart.transform else chart.transform
+    chart.transform = [unfold, *filters, *own]
+    return chart.properties(description=description, width=WIDTH, height=height)
+
+
+def _menu(column: str, values: Sequence[Any]) -> tuple[alt.Parameter, str]:
+    """A parameter with a menu of a column's values, if there are several; and which rows it chooses."""
+    name = re.sub(r"\W", "_", f"chosen_{column}")
+    many = {"bind": alt.binding_select(options=list(values), name=f"{column}: ")} if len(values) > 1 else {}
+    return alt.param(name=name, value=next(iter(values), None), **many), f"datum['{column}'] === {name}"
+
+
+def _packed(table: pd.DataFrame) -> tuple[alt.Data, alt.FlattenTransform]:
+    """A table, its numbers as lists, a tenth of the bytes; and what makes them rows again in the page.
+
+    Names that come again and again stand once; numbers have five digits.
+    """
+    lists = [c for c in table if table[c].dtype.kind in "if" or table[c].nunique() > len(table) / 10]
+    names = [c for c in table if c not in lists]
+    groups = [own for _, own in table.groupby(names, sort=False)] if names else [table]
+    rows = [own[names].iloc[0].to_dict() | {c: _short(own[c]) for c in lists} for own in groups]
+    return alt.Data(values=rows), alt.FlattenTransform(flatten=lists)
+
+
+def _short(column: pd.Series) -> list[Any]:
+    """Its values; numbers with five digits, None where there is none."""
+    if column.dtype.kind != "f":
+        return column.tolist()
+    return [float(f"{x:.5g}") if np.isfinite(x) else None for x in column]
+
+
+def _values(table: pd.DataFrame, *columns: str) -> dict[str, list[Any]]:
+    """Column -> its values in the order of the table."""
+    return {c: table[c].unique().tolist() for c in columns}
+
+
+def _hue(
+    field: str = "classifier",
+    fixed: Mapping[str, str] | None = None,
+    *,
+    title: str = "",
+    columns: int = 3,
+) -> alt.Color:
+    """Colour by a name, with its legend on top, if it has columns; `fixed`: value -> colour."""
+    scale = {"domain": list(fixed), "range": list(fixed.values())} if fixed else {"range": PALETTE}
+    top = alt.Legend(orient="top", columns=columns, symbolOpacity=1, labelLimit=260, titleLimit=0)
+    legend = top if columns else None
+    how = {"scale": alt.Scale(**scale), "legend": legend, "sort": None}  # in the order of the table
+    return alt.Color(f"{field}:N", title=title or field, **how)
+
+
+def _scale(given: dict[str, Any]) -> alt.Scale:
+    return alt.Scale(**({} if "type" in given else {"zero": False}) | given)
+
+
+def _ramp(**more: Any) -> alt.Legend:
+    return alt.Legend(orient="bottom", direction="horizontal", gradientLength=200, titleLimit=0, **more)
+
+
+def _x(field: str, title: str, **scale: Any) -> alt.X:
+    """Numbers along the bottom."""
+    axis = alt.Axis(tickCount=8, labelFlush=False)
+    return alt.X(f"{field}:Q", title=title, axis=axis, scale=_scale(scale))
+
+
+def _y(field: str, title: str, **scale: Any) -> alt.Y:
+    """Numbers up the side."""
+    return alt.Y(f"{field}:Q", title=title, scale=_scale(scale))
+
+
+def _rows(table: pd.DataFrame, field: str = "classifier", title: str | None = None) -> alt.Y:
+    """Names down the side, in the order of the table."""
+    order = table[field].unique().tolist()
+    return alt.Y(f"{field}:N", title=title, sort=order, axis=alt.Axis(labelLimit=200))
+
+
+def _tips(table: pd.DataFrame, *names: str, **titled: str) -> list[alt.Tooltip]:
+    """What a mark tells under the pointer: names of columns, and columns with titles.
+
+    Numbers have no "+", which would write −0.00 where one rounds to zero.
+    """
+    fields = dict(zip(names, names, strict=True)) | titled
+    number = {c: {"type": "quantitative", "format": ".3~g"} for c in table if table[c].dtype.kind in "if"}
+    name = {"type": "nominal", "format": ""}  # without a format, that of the nearest mark is "undefined"
+    return [alt.Tooltip(field=c, title=title, **number.get(c, name)) for c, title in fields.items()]
+
+
+def _line(at: float, axis: str = "x") -> alt.Chart:
+    """A dashed line at a value that others are compared with."""
+    rule = alt.Chart(pd.DataFrame({"at": [at]})).mark_rule(strokeDash=[4, 4], color=GREY, strokeWidth=1.5)
+    return rule.encode(**{axis: alt.X("at:Q") if axis == "x" else alt.Y("at:Q")})
+
+
+def _picked(field: str) -> tuple[alt.Parameter, Any]:
+    """A click on a legend's entry singles it out; and the opacity that follows it."""
+    pick = alt.selection_point(name=f"picked_{field}", fields=[field], bind="legend")
+    return pick, lambda on, off: alt.condition(pick, alt.value(on), alt.value(off))
+
+
+# -------------------------------------------------------------------------------- the blocks
+
+
+def dots(
+    table: pd.DataFrame,
+    title: str,
+    *,
+    description: str,
+    y: str = "classifier",
+    colour: Any = AFTER,
+    offset: str | None = None,
+    menus: Mapping[str, Sequence[Any]] | Sequence[str] = (),
+    order: Any = None,
+    line: float | None = None,
+    domain: Sequence[float] | None = None,
+    pale: tuple[str, str] | None = None,
+    bars: bool = False,
+    tips: Sequence[str] = (),
+    step: int = 26,
+) -> alt.LayerChart:
+    """A value with its interval for each name: dots, or bars, with lines.
+
+    Args:
+        table: columns value, low, high, `y`, and those that other arguments name.
+        title: of the values, with their unit.
+        colour: one for all, or an encoding.
+        offset: column of the dots that share a name's row.
+        menus: columns by whose values the rows shown are chosen; with these values, if a mapping.
+        order: of the names; the table's if None.
+        line: a value that the others are compared with, dashed.
+        pale: columns of a second, pale interval.
+        tips: further columns that a mark tells under the pointer.
+        step: pixels a row.
+    """
+    every = menus if isinstance(menus, Mapping) else _values(table, *menus)
+    where: dict[str, Any] = {"y": _rows(table, y)}
+    if order is not None:
+        where["y"].sort = order
+    if offset:
+        where["y"].scale = alt.Scale(paddingInner=0.35)
+        where["yOffset"] = alt.YOffset(f"{offset}:N", sort=table[offset].unique().tolist())
+    fixed, hue = ({"color": colour}, {}) if isinstance(colour, str) else ({}, {"color": colour})
+    value = _x("value", title, **({"domain": list(domain)} if domain else {"zero": bars}))
+    names = [y, *every, *([offset] if offset else [])]
+    base = alt.Chart().encode(**where)
+    shown = {"x": value, "tooltip": _tips(table, *names, **_INTERVAL, **dict(zip(tips, tips, strict=True)))}
+    layers = [] if line is None else [_line(line)]
+    if pale:
+        bar = base.mark_bar(size=10, color=FELL, opacity=0.35)
+        layers.append(bar.encode(x=alt.X(f"{pale[0]}:Q", title=title), x2=f"{pale[1]}:Q"))
+    interval = base.mark_rule(strokeWidth=2.5, color=GREY, clip=True)
+    interval = interval.encode(x=alt.X("low:Q", title=title), x2="high:Q")
+    if bars:
+        bar = base.mark_bar(**fixed, **({} if offset else {"size": step // 2}))
+        layers += [bar.encode(**shown, **hue), interval]
+    else:
+        dot = base.mark_point(filled=True, size=80, opacity=1, **fixed)
+        layers += [interval.encode(**hue) if offset else interval, dot.encode(**shown, **hue)]
+    rows = max(table.groupby(list(every))[y].nunique() if every else [table[y].nunique()], default=1)
+    height = step * rows * (1 + 0.5 * (table[offset].nunique() - 1) if offset else 1) + 20
+    return _finish(alt.layer(*layers), table, description=description, height=int(height), menus=every)
+
+
+def _strip(table: pd.DataFrame, many: Any, *, colour: Any, tip: str, step: int, description: str) -> Any:
+    """The values of many draws, and a diamond for the one that is `own`.
+
+    Columns: classifier, score (by menu), value (degrees), own, `tip`, and perhaps kind, a row each.
+    """
+    own = {"shape": "diamond", "filled": True, "size": 130, "opacity": 1, "color": AFTER}
+    base = alt.Chart().encode(
+        x=_x("value", "degrees"),
+        y=_rows(table),
+        tooltip=_tips(table, "classifier", tip, value="degrees"),
+        **({"yOffset": "kind:N"} if "kind" in table else {}),
+    )
+    return _finish(
+        alt.layer(
+            many(base.transform_filter("!datum.own")).encode(color=colour),
+            base.transform_filter("datum.own").mark_point(**own),
+        ),
+        table,
+        height=step * table["classifier"].nunique() + 30,
+        description=description,
+        menus=_values(table, "score"),
     )
 
 
-def finish(chart: Any, *, description: str, height: int | None = 320) -> Any:
-    """A chart with words for those who can't see it. The book makes it as wide as the page."""
-    properties: dict[str, Any] = {"width": WIDTH, "description": description}
-    if height is not None:
-        properties["height"] = height
-    return chart.properties(**properties)
+def _curves(
+    table: pd.DataFrame,
+    x: alt.X,
+    y: alt.Y,
+    tips: Sequence[alt.Tooltip],
+    *,
+    colour: str | None = "classifier",
+    dash: alt.StrokeDash | None = None,
+    band: bool = False,
+    line: float | None = None,
+    **finish: Any,
+) -> alt.LayerChart:
+    """Lines, and a band from low to high around each; a click in the legend singles one out."""
+    base = alt.Chart().encode(x=x, **({"color": _hue(colour)} if colour else {}))
+    fixed = {} if colour else {"color": BEFORE}
+    lines = base.mark_line(strokeWidth=2.5, point=band and not dash, **fixed).encode(y=y, tooltip=tips)
+    area = base.mark_area(**fixed).encode(y=alt.Y("low:Q", title=y["title"]), y2="high:Q")
+    if dash:
+        lines, area = lines.encode(strokeDash=dash), area.encode(detail=dash.shorthand)
+    if colour:
+        pick, opacity = _picked(colour)
+        lines = lines.encode(opacity=opacity(1, 0.12)).add_params(pick).properties(name="lines")
+    area = area.encode(opacity=opacity(0.16, 0.02) if colour else alt.value(0.16))
+    layers = [*([area] if band else []), lines, *([] if line is None else [_line(line, "y")])]
+    return _finish(alt.layer(*layers), table, **finish)
 
 
-def spectrum(table: pd.DataFrame) -> alt.Chart:
-    """Singular values of each head, logarithmic; click a legend entry to single it out."""
-    pick = alt.selection_point(fields=["classifier"], bind="legend")
-    chart = (
-        alt.Chart(table)
-        .mark_line(strokeWidth=2)
-        .encode(
-            x=alt.X("index:Q", title="index of the singular value"),
-            y=alt.Y(
-                "singular value:Q",
-                title="singular value σ (log scale)",
-                scale=alt.Scale(type="log"),
-            ),
-            color=colour(),
-            opacity=alt.condition(pick, alt.value(1), alt.value(0.15)),
-            tooltip=["classifier", "index", alt.Tooltip("singular value", format=".4g")],
-        )
-        .add_params(pick)
+def _boxes(x: alt.X, y: alt.Y, *, size: int, **more: Any) -> alt.Chart:
+    """A box plot of many values for each name."""
+    style = {"outliers": {"size": 5, "opacity": 0.3}, "median": {"color": "white"}}
+    return alt.Chart().mark_boxplot(size=size, **style).encode(x=x, y=y, **more)
+
+
+def _heat(
+    table: pd.DataFrame,
+    colour: alt.Color,
+    text: alt.Text,
+    white: str,
+    tips: Any,
+    *,
+    names: Any,
+    angle: int = -40,
+    **finish: Any,
+) -> alt.LayerChart:
+    """Cells with a number in each.
+
+    `white`: an expression, where the number is white; `names`: column -> title, of x and y.
+    """
+    (x, across), (y, down) = names.items()
+    base = alt.Chart().encode(
+        x=alt.X(
+            f"{x}:N",
+            title=across,
+            sort=table[x].unique().tolist(),
+            axis=alt.Axis(labelAngle=angle, orient="top", labelLimit=180),
+        ),
+        y=_rows(table, y, down),
+        tooltip=tips,
     )
-    return finish(chart, description="Line chart of each head's singular values, largest first.")
+    cells = base.mark_rect(stroke=GREY, strokeWidth=0.5).encode(color=colour)
+    ink = alt.condition(white, alt.value("white"), alt.value("#222"))
+    numbers = base.mark_text(fontSize=11.5).encode(text=text, color=ink)
+    return _finish(alt.layer(cells, numbers), table, **finish)
+
+
+# ------------------------------------------------------------------------ set-up, translators
+
+
+def spectrum(table: pd.DataFrame) -> alt.LayerChart:
+    """Singular values of each head, logarithmic."""
+    return _curves(
+        table,
+        _x("index", "index of the singular value"),
+        _y("singular value", "singular value σ (log scale)", type="log"),
+        _tips(table, "classifier", "index", "singular value"),
+        description="Line chart of each head's singular values, largest first.",
+    )
 
 
 def null_energy(photos: pd.DataFrame, random: pd.DataFrame) -> alt.LayerChart:
     """Share of feature energy in the null space per photo, beside random subspaces of its size."""
-    box = (
-        alt.Chart(photos)
-        .mark_boxplot(size=26, outliers={"size": 6, "opacity": 0.3}, median={"color": "white"})
-        .encode(
-            y=alt.Y("classifier:N", title=None),
-            x=alt.X("share:Q", title="share of |f|² (%)", scale=alt.Scale(zero=True)),
-            color=alt.Color("classifier:N", scale=alt.Scale(range=PALETTE), legend=None),
-        )
-    )
-    ticks = (
-        alt.Chart(random)
-        .mark_tick(thickness=2, size=40, color=FELL)
-        .encode(
-            y="classifier:N",
-            x="share:Q",
-            tooltip=[
-                "classifier",
-                "draw",
-                alt.Tooltip("share", title="random subspace (%)", format=".2f"),
-            ],
-        )
-    )
-    return finish(
-        box + ticks,
-        height=180,
+    x = _x("share", "share of |f|² (%)", zero=True)
+    ticks = alt.Chart(random).mark_tick(thickness=2, size=40, color=FELL)
+    tips = _tips(random, "classifier", "draw", share="random subspace (%)")
+    return _finish(
+        alt.layer(
+            _boxes(x, _rows(photos), size=26, color=_hue(columns=0)),
+            ticks.encode(x=x, y=_rows(photos), tooltip=tips),
+        ),
+        photos[["classifier", "share"]],
+        height=55 * photos["classifier"].nunique() + 15,
         description="Box plot a classifier of the share of each photo's feature energy that lies in "
         "the null space, and ticks for the mean share in random subspaces of the same dimension.",
     )
 
 
-def training_curves(curves: pd.DataFrame) -> alt.Chart:
-    """Held-out error and cosine over epochs for the three losses (Figure 7)."""
-    long = curves[curves["split"] == "held out"].melt(
-        id_vars=["epoch", "loss"], value_vars=["mse", "cosine"], var_name="measure"
-    )
-    names = {"mse": "squared error |Tf − z|²", "cosine": "cosine of Tf and z"}
-    long["measure"] = long["measure"].map(names)
-    choice = alt.param(
-        name="measure",
-        value=names["mse"],
-        bind=alt.binding_radio(options=list(names.values()), name="measure: "),
-    )
-    chart = (
-        alt.Chart(long)
-        .mark_line(strokeWidth=2)
+def training_curves(curves: pd.DataFrame, minimum: Mapping[str, float] | None = None) -> alt.HConcatChart:
+    """Held-out error and cosine over epochs for the three losses (Figure 7).
+
+    Args:
+        minimum: mse and cosine of the exact minimiser of the squared error on the same photos.
+    """
+    held = curves[curves["split"] == "held out"]
+    # `mse` lies on `both`: it is drawn last, and dashed.
+    fixed = {"cosine": (ROSE, [1, 0]), "both": (PALETTE[1], [1, 0]), "mse": (BEFORE, [5, 4])}
+    order = [x for x in fixed if x in set(held["loss"])]
+    held = held.sort_values("loss", key=lambda x: x.map(order.index), kind="stable")
+    dashes = alt.Scale(domain=order, range=[fixed[x][1] for x in order])
+    data, unfold = _packed(held[["epoch", "loss", "mse", "cosine"]])
+    base = (
+        alt.Chart(data, transform=[unfold])
+        .mark_line(strokeWidth=2.5)
         .encode(
-            x=alt.X("epoch:Q", title="epoch"),
-            y=alt.Y("value:Q", title="on held-out photos (no unit)", scale=alt.Scale(zero=False)),
-            color=colour("loss:N", "loss that was minimised"),
-            strokeDash=alt.StrokeDash("loss:N", legend=None),
-            tooltip=["loss", "epoch", "measure", alt.Tooltip("value:Q", format=".4f")],
+            x=_x("epoch", "epoch"),
+            color=_hue("loss", {x: fixed[x][0] for x in order}),
+            strokeDash=alt.StrokeDash("loss:N", title="loss", scale=dashes),
         )
-        .transform_filter("datum.measure == measure")
-        .add_params(choice)
     )
-    return finish(
-        chart,
-        description="Line chart over epochs, one line for each of the losses mse, cosine and both.",
+    panels = []
+    for y, below in (
+        (_y("mse", "squared error |Tf − z|² (log scale)", type="log"), True),
+        (_y("cosine", "cosine of Tf and z (no unit)"), False),
+    ):
+        measure = y.shorthand.removesuffix(":Q")
+        layers = [base.encode(y=y, tooltip=_tips(held, "loss", "epoch", measure))]
+        if minimum is not None:
+            at = alt.Y("at:Q", title=y["title"])
+            exact = alt.Chart(pd.DataFrame({"at": [minimum[measure]], "name": ["exact minimiser"]}))
+            words = exact.mark_text(align="right", dx=-4, dy=11 if below else -9, color=AFTER, fontWeight=600)
+            layers.append(exact.mark_rule(color=AFTER, strokeWidth=2).encode(y=at))
+            layers.append(words.encode(x=alt.value("width"), y=at, text="name:N"))
+        panels.append(alt.layer(*layers).properties(width=WIDTH // 2 - 40, height=280))
+    return alt.hconcat(*panels).properties(
+        description="Line charts over epochs of the squared error and of the cosine on held-out photos, one "
+        "line for each of the losses mse, cosine and both"
+        + (", and a line at what the exact minimiser of the squared error reaches." if minimum else ".")
     )
 
 
 def translator_cosines(photos: pd.DataFrame) -> alt.Chart:
     """Cosine of T f and z per evaluation photo, by class and classifier (Figure 8, held out)."""
-    chart = (
-        alt.Chart(photos)
-        .mark_boxplot(size=6, outliers={"size": 4, "opacity": 0.25})
-        .encode(
-            y=alt.Y("class:N", title=None, sort="x"),
-            x=alt.X("cosine:Q", title="cosine of Tf and z (no unit)", scale=alt.Scale(zero=False)),
-            yOffset="classifier:N",
-            color=colour(),
-        )
-    )
-    return finish(
-        chart,
-        height=26 * photos["class"].nunique() + 40,
+    medians = photos.groupby("class")["cosine"].median().sort_values().reset_index()
+    return _finish(
+        _boxes(
+            _x("cosine", "cosine of Tf and z (no unit)"),
+            _rows(medians, "class"),
+            size=6,
+            yOffset=alt.YOffset("classifier:N", sort=photos["classifier"].unique().tolist()),
+            color=_hue(),
+        ),
+        photos[["class", "classifier", "cosine"]],
+        height=26 * len(medians) + 40,
         description="Box plots of the cosine between translated feature and embedding of evaluation "
         "photos, one for each class and classifier.",
     )
 
 
+# -------------------------------------------------------------------------------- comparison
+
+
+def linked(scores: pd.DataFrame, level: float = 0.95) -> alt.FacetChart:
+    """AS and IS of every photo, a panel a classifier, with confidence ellipses (Figure 3a).
+
+    A degree has the same length on both axes, however wide the page. A click in the legend singles a
+    classifier out, one on a dot shows its photo in all panels, a menu a class.
+
+    Args:
+        scores: columns classifier, class, path, AS and IS (degrees).
+        level: share of the photos that an ellipse would hold were they normally distributed.
+    """
+    names = scores["classifier"].unique().tolist()
+    few = -(-_MOST_PHOTOS // scores["class"].nunique())
+    photos = scores.groupby(["classifier", "class"], sort=False).head(few)
+    photos = photos.assign(photo=[PurePosixPath(p).name for p in photos["path"]], order=0)
+    groups = scores.groupby("classifier", sort=False)
+    outlines = pd.concat([_ellipse(own, level).assign(classifier=n) for n, own in groups])
+    outlines = outlines.assign(**{"class": "", "photo": ""})  # an outline is no photo
+    table = pd.concat([photos, outlines])[["classifier", "class", "photo", "order", "AS", "IS"]]
+    data, unfold = _packed(table)
+    again, unfold_again = _packed(outlines[["classifier", "order", "AS", "IS"]])  # in each panel
+    x, y = _equal(table)
+    every = "every class"
+    menu = alt.binding_select(options=[every, *scores["class"].unique()], name="class: ")
+    bright = f"(chosen_class === '{every}' || datum['class'] === chosen_class)"
+    pick, opacity = _picked("classifier")
+    photo = alt.selection_point(name="picked_photo", fields=["photo"], on="click", nearest=True, empty=False)
+    seen = alt.PredicateComposition({"and": [{"param": pick.name}, bright]})
+    points = (
+        alt.Chart()
+        .transform_filter("datum['class'] !== ''")
+        .mark_point(filled=True, cursor="pointer", aria=False)
+        .encode(
+            x=x,
+            y=y,
+            color=_hue(),
+            size=alt.condition(photo, alt.value(220), alt.value(16)),
+            opacity=alt.when(photo)
+            .then(alt.value(1))
+            .when(seen)
+            .then(alt.value(0.55))
+            .otherwise(alt.value(0.05)),
+            tooltip=_tips(table, "photo", "class", "classifier", AS="AS (°)", IS="IS (°)"),
+        )
+        .add_params(pick, photo)
+        .properties(name="photos")
+    )
+    curve = {"x": x, "y": y, "order": "order:Q", "color": _hue()}
+    own = alt.Chart().transform_filter("datum['class'] === ''").mark_line(strokeWidth=2.5)
+    others = alt.Chart(again, transform=[unfold_again]).mark_line(strokeWidth=1, strokeDash=[3, 3])
+    rings = [own.encode(**curve, opacity=opacity(1, 0.1)), others.encode(**curve, opacity=opacity(0.8, 0.1))]
+    chart = (
+        alt.layer(points, *rings)
+        .properties(width=WIDTH // len(names) - 20, height=400)
+        .add_params(alt.param(name="chosen_class", value=every, bind=menu))
+        .facet(alt.Facet("classifier:N", title=None, sort=names), data=data, columns=len(names))
+    )
+    chart.transform = [unfold]
+    if len(photos) > 4000:
+        chart.usermeta = {"embedOptions": {"renderer": "canvas"}}
+    return chart.properties(
+        spacing=12,
+        description="Scatter plots, one a classifier, of the Image Score over the Attribute Score of "
+        f"{photos['path'].nunique()} photos in degrees, with {100 * level:g} % confidence ellipses. A degree "
+        "has the same length on both axes. A menu chooses a class.",
+    )
+
+
+def _ellipse(own: pd.DataFrame, level: float) -> pd.DataFrame:
+    """Outline of the Gaussian confidence ellipse: order, AS, IS (degrees)."""
+    xy = own[["AS", "IS"]].to_numpy().T  # (2, N)
+    values, vectors = np.linalg.eigh(np.cov(xy))
+    t = np.linspace(0, 2 * np.pi, 49)
+    circle = np.sqrt(stats.chi2.ppf(level, df=2)) * np.stack([np.cos(t), np.sin(t)])  # (2, 49)
+    outline = xy.mean(1)[:, None] + vectors @ (np.sqrt(values.clip(0))[:, None] * circle)
+    return pd.DataFrame({"order": np.arange(len(t)), "AS": outline[0], "IS": outline[1]})
+
+
+def _equal(points: pd.DataFrame) -> tuple[alt.X, alt.Y]:
+    """Axes on which a degree has one length, in facets of any size: what is narrower gets more room."""
+    low, high = points[["AS", "IS"]].min(), points[["AS", "IS"]].max()
+    middle, span = (low + high) / 2, (high - low) * 1.04 + 0.05
+    scale = f"min(child_width / {span['AS']:.4f}, child_height / {span['IS']:.4f})"  # pixels a degree
+
+    def axis(field: str, size: str) -> alt.Scale:
+        ends = (alt.ExprRef(f"{middle[field]:.4f} {sign} {size} / {scale} / 2") for sign in "-+")
+        return alt.Scale(**dict(zip(("domainMin", "domainMax"), ends, strict=True)), nice=False, zero=False)
+
+    return (
+        alt.X("AS:Q", title="AS (°)", scale=axis("AS", "child_width"), axis=alt.Axis(tickMinStep=1)),
+        alt.Y("IS:Q", title="IS (°)", scale=axis("IS", "child_height"), axis=alt.Axis(tickMinStep=1)),
+    )
+
+
 def ratio_bars(table: pd.DataFrame) -> alt.LayerChart:
     """IS/AS ratio of each classifier with its interval (Figure 3b); the definition can be chosen."""
-    options = list(table["definition"].unique())
-    choice = alt.param(
-        name="definition",
-        value=options[0],
-        bind=alt.binding_select(options=options, name="definition: "),
-    )
-    base = alt.Chart(table).transform_filter("datum.definition == definition")
-    y = alt.Y("classifier:N", title=None)
-    bars = base.mark_bar(size=22).encode(
-        y=y,
-        x=alt.X("value:Q", title="IS/AS ratio (no unit)"),
-        color=alt.Color("classifier:N", scale=alt.Scale(range=PALETTE), legend=None),
-        tooltip=["classifier", "definition", *_interval_tips(".2f")],
-    )
-    whiskers = base.mark_rule(strokeWidth=2, color="#777").encode(
-        y=y, x=alt.X("low:Q", title="IS/AS ratio (no unit)"), x2="high:Q"
-    )
-    return finish(
-        (bars + whiskers).add_params(choice),
-        height=170,
+    return dots(
+        table,
+        "IS/AS ratio (no unit)",
+        bars=True,
+        colour=_hue(columns=0),
+        menus=["definition"],
+        step=46,
         description="Bar chart of the ratio of Image Score to Attribute Score for each classifier, with "
-        "bootstrap intervals; a menu chooses the definition of the ratio.",
+        "bootstrap intervals.",
     )
 
 
-def class_violins(violins: pd.DataFrame, medians: pd.DataFrame, name: str) -> alt.LayerChart:
-    """|AS| per class of one classifier, ordered by median (Figures 4, 10-12)."""
-    own = medians[medians["classifier"] == name].sort_values("value", ascending=False)
-    order = own["class"].tolist()
-    place = {c: i for i, c in enumerate(order)}
-    labels = [c + (" (64 px)" if e else "") for c, e in zip(own["class"], own["enlarged"], strict=True)]
-    shapes = violins[violins["classifier"] == name].assign(row=lambda t: t["class"].map(place))
-    shapes = shapes.assign(top=shapes["row"] - shapes["half"], bottom=shapes["row"] + shapes["half"])
-    dots = own.assign(row=own["class"].map(place))
+def subspaces(draws: pd.DataFrame) -> alt.LayerChart:
+    """Scores after removing random subspaces (ticks) and the null space (diamonds).
+
+    Args:
+        draws: of `subspace_draws` or `subspace_steering`.
+    """
+    names = {"contrast": "mean contrast", "|AS|": "median |AS|", "AS": "mean AS", "IS": "median IS"}
+    scores = [s for s in names if s in draws and (s != "IS" or "|AS|" in draws)]  # a step's IS is given
+    long = draws.melt(["classifier", "kind", "draw"], scores, "score").dropna(subset="value")
+    return _strip(
+        long.assign(score=long["score"].map(names), own=long["draw"] < 0).drop(columns="draw"),
+        lambda base: base.mark_tick(thickness=1.5, size=22, opacity=0.7),
+        colour=_hue("kind", title="random subspaces of", columns=1),
+        tip="kind",
+        step=75,
+        description="Strip chart, a pair of rows a classifier: a tick for each random subspace, and a "
+        "diamond for the null space. A diamond inside its cloud of ticks does nothing that chance does "
+        "not do.",
+    )
+
+
+def wordings(table: pd.DataFrame, chosen: str) -> alt.LayerChart:
+    """Scores of each classifier in all wordings of the class prompt.
+
+    Args:
+        table: of `wording_scores`.
+        chosen: the profile's own wording.
+    """
+    columns = {f"{x} (°)": x for x in ("mean contrast", "mean AS", "median |AS|")}
+    every = table[table["class"] == "all"].rename(columns=columns)
+    long = every.melt(["classifier", "wording"], list(columns.values()), "score")
+    return _strip(
+        long.assign(own=long["wording"] == chosen),
+        lambda base: base.mark_point(size=60, strokeWidth=1.5, opacity=0.9),
+        colour=alt.value(BEFORE),
+        tip="wording",
+        step=45,
+        description="Dot plot of a score of each classifier in several wordings of the class prompt; a "
+        "diamond marks the profile's own wording.",
+    )
+
+
+# ---------------------------------------------------------------------- classes and concepts
+
+
+def class_violins(scores: pd.DataFrame, medians: pd.DataFrame) -> alt.LayerChart:
+    """|AS| per class, ordered by median, a classifier at a time on one axis (Figures 4, 10-12).
+
+    Args:
+        scores: columns classifier, class, AS (degrees).
+        medians: of `class_medians`.
+    """
+    medians = medians.sort_values("value", ascending=False, kind="stable").assign(
+        label=lambda t: t["class"] + t["enlarged"].map({True: " (64 px)", False: ""}),
+        row=lambda t: t.groupby("classifier").cumcount(),
+    )
+    shapes = scores.assign(size=scores["AS"].abs()).groupby(["classifier", "class"], sort=False)["size"]
+    outlines = pd.concat([_violin(own).assign(classifier=n, **{"class": c}) for (n, c), own in shapes])
+    data, unfold = _packed(outlines.merge(medians[["classifier", "class", "row"]]))
+    menu, only = _menu("classifier", scores["classifier"].unique().tolist())
+    labels = {n: own["label"].tolist() for n, own in medians.groupby("classifier")}
+    classes, title = scores["class"].nunique(), "|AS| (degrees)"
     axis = alt.Axis(
-        values=list(range(len(order))),
-        labelExpr=f"{json.dumps(labels, ensure_ascii=False)}[datum.value]",
+        values=list(range(classes)),
+        labelExpr="labels[chosen_classifier][datum.value]",
         grid=False,
         ticks=False,
         domain=False,
         labelLimit=160,
     )
-    y_scale = alt.Scale(domain=[len(order) - 0.5, -0.5], nice=False)
-    x_title = "|AS| (degrees)"
-    area = (
-        alt.Chart(shapes)
-        .mark_area(orient="vertical", opacity=0.55, color=PALETTE[0])
-        .encode(
-            x=alt.X("AS:Q", title=x_title),
-            y=alt.Y("top:Q", title=None, axis=axis, scale=y_scale),
-            y2="bottom:Q",
-            detail="class:N",
-        )
+    row = {"title": None, "axis": axis, "scale": alt.Scale(domain=[classes - 0.5, -0.5], nice=False)}
+    area = alt.Chart(data, transform=[unfold]).mark_area(
+        orient="vertical", opacity=0.55, color=BEFORE, clip=True
     )
-    rule = (
-        alt.Chart(dots)
-        .mark_rule(strokeWidth=3, color=AFTER)
-        .encode(x=alt.X("low:Q", title=x_title), x2="high:Q", y=alt.Y("row:Q", scale=y_scale, axis=axis))
+    area = area.transform_calculate(top="datum.row - datum.half", bottom="datum.row + datum.half")
+    base = alt.Chart(medians.round(4)).transform_filter(only)
+    rule = base.mark_rule(strokeWidth=3, color=AFTER)
+    dot = base.mark_point(filled=True, size=55, color=AFTER, opacity=1)
+    longest = float(f"{scores['AS'].abs().max():.3g}")  # of all classifiers
+    chart = alt.layer(
+        area.transform_filter(only).encode(
+            x=_x("AS", title, domain=[0, longest]), y=alt.Y("top:Q", **row), y2="bottom:Q", detail="class:N"
+        ),
+        rule.encode(x=alt.X("low:Q", title=title), x2="high:Q", y=alt.Y("row:Q", **row)),
+        dot.encode(
+            x=alt.X("value:Q", title=title),
+            y=alt.Y("row:Q", **row),
+            tooltip=_tips(medians, "class", "photos", **_INTERVAL),
+        ),
     )
-    median = (
-        alt.Chart(dots)
-        .mark_point(filled=True, size=55, color=AFTER, opacity=1)
-        .encode(
-            x=alt.X("value:Q", title=x_title),
-            y=alt.Y("row:Q", scale=y_scale, axis=axis),
-            tooltip=["class", "photos", *_interval_tips(".2f")],
-        )
-    )
-    return finish(
-        area + rule + median,
-        height=26 * len(order) + 20,
-        description=f"Violin plot of the absolute Attribute Score in degrees for each class of {name}, "
-        "ordered by the median, which is a dot with its interval.",
+    return chart.add_params(menu, alt.param(name="labels", value=labels)).properties(
+        width=WIDTH,
+        height=25 * classes + 20,
+        description="Violin plot of the absolute Attribute Score in degrees for each class, ordered by the "
+        "median, which is a dot with its interval. A menu chooses the classifier.",
     )
 
 
-def concept_arrows(table: pd.DataFrame, class_name: str) -> alt.LayerChart:
-    """Angle of a class's photos to each concept before and after null removal (Figures 5, 13, 14)."""
-    own = table[table["class"] == class_name]
-    names = list(own["classifier"].unique())
-    key = "".join(c for c in class_name if c.isalnum())  # two such charts may share a page
-    choice = alt.param(
-        name=f"classifier_{key}",
-        value=names[0],
-        bind=alt.binding_select(options=names, name="classifier: "),
+def _violin(sizes: pd.Series, *, points: int = 40) -> pd.DataFrame:
+    """Density of one class's |AS|, scaled to half a row: AS, half. No rows where there is none to draw."""
+    values = sizes.to_numpy()
+    if len(values) < 3 or np.ptp(values) == 0:
+        return pd.DataFrame({"AS": [], "half": []})
+    grid = np.linspace(0, values.max() * 1.05, points)
+    density = stats.gaussian_kde(values)(grid)
+    return pd.DataFrame({"AS": grid.round(3), "half": (0.42 * density / density.max()).round(3)})
+
+
+def class_contrasts(table: pd.DataFrame) -> alt.LayerChart:
+    """Mean contrast of each class: interval, spread over wordings, significance.
+
+    Args:
+        table: of `class_scores`.
+    """
+    own = table.dropna(subset="contrast")
+    own = own.assign(
+        value=own["contrast"],
+        low=own["contrast low"],
+        high=own["contrast high"],
+        verdict=(own["q"] < 0.05).map({True: "differs from 0", False: "may be 0"}),
+        **{"corrected p": own["q"]},
     )
-    base = alt.Chart(own).transform_filter(f"datum.classifier == classifier_{key}")
-    y = alt.Y(
-        "concept:N",
-        title=None,
-        sort=alt.EncodingSortField("before", op="min", order="ascending"),
-        axis=alt.Axis(labelLimit=160),
+    spread = ["contrast least", "contrast most"] if "contrast least" in own else []
+    keep = ["classifier", "class", "photos", "value", "low", "high", "corrected p", "verdict", *spread]
+    return dots(
+        own[keep],
+        "mean contrast (degrees)",
+        y="class",
+        colour=_hue("verdict", {"differs from 0": AFTER, "may be 0": PALETTE[6]}),
+        menus=["classifier"],
+        order=alt.EncodingSortField("value", op="min", order="ascending"),
+        line=0,
+        domain=_wide(own[["low", "high", *spread]]),
+        pale=("contrast least", "contrast most") if spread else None,
+        tips=["corrected p", "photos"],
+        description="Dot plot of the mean contrast in degrees of each class, below 0 where it leaks, with "
+        "the bootstrap interval over photos as a line and the spread over wordings of the prompt as a pale "
+        "bar.",
     )
-    scale = alt.Scale(zero=False)
-    title = "angle to the concept (degrees)"
-    tips = [
-        "concept",
-        "classifier",
-        alt.Tooltip("before:Q", title="before (°)", format=".2f"),
-        alt.Tooltip("after:Q", title="after (°)", format=".2f"),
-        alt.Tooltip("AS:Q", title="AS (°)", format="+.3f"),
-        alt.Tooltip("margin:Q", title="± (°)", format=".3f"),
-    ]
-    line = base.mark_rule(strokeWidth=3, color=ROSE, opacity=0.8).encode(
-        y=y, x=alt.X("before:Q", title=title, scale=scale), x2="after:Q"
-    )
-    long = base.transform_fold(["before", "after"], as_=["when", "angle"])
-    dots = long.mark_point(filled=True, size=50, opacity=1).encode(
-        y=y,
-        x=alt.X("angle:Q", title=title, scale=scale),
-        color=alt.Color(
-            "when:N",
-            title="null component",
-            scale=alt.Scale(domain=["before", "after"], range=[BEFORE, AFTER]),
-            legend=alt.Legend(orient="top", labelExpr="{before: 'kept', after: 'removed'}[datum.label]"),
-        ),
-        shape=alt.Shape(
-            "when:N",
-            scale=alt.Scale(domain=["before", "after"], range=["circle", "diamond"]),
-            legend=None,
-        ),
-        tooltip=tips,
-    )
-    return finish(
-        (line + dots).add_params(choice),
-        height=16 * own["concept"].nunique() + 40,
-        description=f"For each concept, its mean angle in degrees to photos of {class_name} before and "
-        "after null removal, joined by a line; a menu chooses the classifier.",
-    )
+
+
+def _wide(values: pd.DataFrame) -> list[float] | None:
+    """From the least to the largest value and a little more, so that all of a menu shares one axis."""
+    low, high = min(0.0, *values.min()), max(0.0, *values.max())
+    room = 0.04 * (high - low)
+    return [float(f"{low - room:.3g}"), float(f"{high + room:.3g}")] if high > low else None
 
 
 def rank_agreement(table: pd.DataFrame) -> alt.LayerChart:
     """Spearman correlation of the classes' order for each pair of classifiers, with intervals."""
-    pairs = table.assign(pair=table["a"] + " / " + table["b"])
-    x = alt.X("rho:Q", title="Spearman ρ (no unit)", scale=alt.Scale(domain=[-1, 1]))
-    y = alt.Y("pair:N", title=None, axis=alt.Axis(labelLimit=260))
-    tips = [
-        "pair",
-        alt.Tooltip("rho:Q", title="ρ", format=".2f"),
-        alt.Tooltip("low:Q", format=".2f"),
-        alt.Tooltip("high:Q", format=".2f"),
-        alt.Tooltip("p:Q", title="p (ρ = 0)", format=".3f"),
-    ]
-    rule = (
-        alt.Chart(pairs)
-        .mark_rule(strokeWidth=3, color=PALETTE[0])
-        .encode(y=y, x=alt.X("low:Q", title="Spearman ρ (no unit)"), x2="high:Q")
-    )
-    dots = (
-        alt.Chart(pairs)
-        .mark_point(filled=True, size=90, opacity=1, color=AFTER)
-        .encode(x=x, y=y, tooltip=tips)
-    )
-    zero = alt.Chart(pd.DataFrame({"x": [0]})).mark_rule(strokeDash=[4, 4], color="#888").encode(x="x:Q")
-    return finish(
-        zero + rule + dots,
-        height=40 * len(pairs) + 30,
+    pairs = table.assign(pair=table["a"] + " / " + table["b"], value=table["rho"])
+    return dots(
+        pairs[["pair", "value", "low", "high", "p"]],
+        "Spearman ρ (no unit)",
+        y="pair",
+        line=0,
+        domain=[-1, 1],
+        tips=["p"],
+        step=40,
         description="Dot plot of the rank correlation between each pair of classifiers, with its "
         "bootstrap interval and a dashed line at zero.",
     )
 
 
+def concept_arrows(table: pd.DataFrame, *, top: int = 10) -> alt.LayerChart:
+    """How far a class's photos move to concepts by null removal, with intervals (Figures 5, 13, 14).
+
+    The arrow of the AS starts at 0; beside it stands the angle to the concept before and after.
+
+    Args:
+        table: of `concept_angles`.
+        top: how many concepts with the largest AS, and as many with the smallest.
+    """
+    ranked = table.sort_values("AS", ascending=False, kind="stable")
+    groups = ranked.groupby(["classifier", "class"], sort=False)
+    place, count = groups.cumcount(), groups["AS"].transform("size")
+    own = ranked[(place < top) | (place >= count - top)]
+    own = own.assign(
+        value=own["AS"],
+        low=own["AS"] - own["margin"],
+        high=own["AS"] + own["margin"],
+        angles=[f"{b:.1f}° → {a:.1f}°" for b, a in zip(own["before"], own["after"], strict=True)],
+    )
+    own["turn"] = np.select([own["low"] > 0, own["high"] < 0], ["closer", "farther"], "may be 0")
+    keep = ["classifier", "class", "concept", "before", "after", "value", "low", "high", "angles", "turn"]
+    shown = own[keep].sort_index()  # menus in the order of the table
+    low, high = _wide(own[["low", "high"]]) or [-1.0, 1.0]
+    wide = round(high + 0.3 * (high - low), 3)  # room for the angles
+    value = _x("value", "AS (degrees)", domain=[low, wide], nice=False)
+    base = alt.Chart().encode(
+        y=alt.Y("concept:N", title=None, sort=alt.EncodingSortField("value", op="max", order="descending")),
+    )
+    hue = _hue("turn", {**_TURNS, "may be 0": PALETTE[6]}, title="without the null component")
+    head = alt.condition("datum.value < 0", alt.value("triangle-left"), alt.value("triangle-right"))
+    tips = _tips(shown, "concept", before="before (°)", after="after (°)", **_INTERVAL)
+    return _finish(
+        alt.layer(
+            _line(0),
+            base.mark_bar(size=4).encode(x=value, color=hue),
+            base.mark_rule(strokeWidth=1.5, color=GREY).encode(
+                x=alt.X("low:Q", title="AS (degrees)"), x2="high:Q"
+            ),
+            base.mark_point(filled=True, size=75, opacity=1).encode(
+                x=value, color=hue, shape=head, tooltip=tips
+            ),
+            base.mark_text(align="right", fontSize=11).encode(x=alt.value("width"), text="angles:N"),
+        ),
+        shown,
+        height=40 * top + 20,
+        description=f"For the {top} concepts with the largest and the {top} with the smallest Attribute "
+        "Score of a class's photos: an arrow from 0 to the score in degrees, its interval, and the mean "
+        "angle to the concept before and after null removal.",
+        menus=_values(table, "class", "classifier"),
+    )
+
+
 def photo_logits(table: pd.DataFrame) -> alt.Chart:
     """Top logits of one photo, before and after null removal side by side (Figure 1)."""
-    long = table.melt(
-        id_vars=["class"],
-        value_vars=["logit before", "logit after"],
-        var_name="when",
-        value_name="logit",
-    )
-    long["when"] = long["when"].map({"logit before": "kept", "logit after": "removed"})
-    chart = (
-        alt.Chart(long)
-        .mark_bar()
-        .encode(
-            y=alt.Y("class:N", title=None, sort="-x", axis=alt.Axis(labelLimit=180)),
+    long = table.melt("class", ["logit before", "logit after"], "null component", "logit")
+    when = "null component"
+    long[when] = long[when].map({"logit before": "kept", "logit after": "removed"})
+    logit = alt.Tooltip("logit:Q", format=".5f")
+    chart = alt.Chart().mark_bar()
+    return _finish(
+        chart.encode(
             x=alt.X("logit:Q", title="logit (no unit)"),
-            yOffset=alt.YOffset("when:N", sort=["kept", "removed"]),
-            color=alt.Color(
-                "when:N",
-                title="null component",
-                sort=["kept", "removed"],
-                scale=alt.Scale(domain=["kept", "removed"], range=[BEFORE, AFTER]),
-                legend=alt.Legend(orient="top"),
-            ),
-            tooltip=["class", "when", alt.Tooltip("logit", format=".5f")],
-        )
-    )
-    return finish(
-        chart,
+            y=_rows(long, "class"),
+            yOffset=alt.YOffset(f"{when}:N", sort=["kept", "removed"]),
+            color=_hue(when, {"kept": BEFORE, "removed": AFTER}),
+            tooltip=[*_tips(long, "class", when), logit],
+        ),
+        long,
         height=190,
         description="Bar chart of the five largest logits with the null component kept and removed.",
     )
@@ -353,38 +777,238 @@ def photo_concepts(table: pd.DataFrame, *, top: int = 8) -> alt.Chart:
     """Concepts that one photo gained and lost most by null removal (Figure 1)."""
     ordered = table.sort_values("AS", ascending=False)
     shown = pd.concat([ordered.head(top), ordered.tail(top)]).drop_duplicates("concept")
-    shown = shown.assign(change=["closer" if v > 0 else "farther" for v in shown["AS"]])
-    chart = (
-        alt.Chart(shown)
+    shown = shown[["concept", "before", "after", "AS"]].assign(
+        change=["closer" if v > 0 else "farther" for v in shown["AS"]]
+    )
+    return _finish(
+        alt.Chart()
         .mark_bar()
         .encode(
-            y=alt.Y("concept:N", title=None, sort="-x", axis=alt.Axis(labelLimit=180)),
             x=alt.X("AS:Q", title="AS (degrees)"),
-            color=alt.Color(
-                "change:N",
-                title="without null component",
-                scale=alt.Scale(domain=["closer", "farther"], range=[ROSE, FELL]),
-                legend=alt.Legend(orient="top"),
-            ),
-            tooltip=[
-                "concept",
-                alt.Tooltip("before", title="before (°)", format=".2f"),
-                alt.Tooltip("after", title="after (°)", format=".2f"),
-                alt.Tooltip("AS", title="AS (°)", format="+.3f"),
-            ],
-        )
-    )
-    return finish(
-        chart,
+            y=_rows(shown, "concept"),
+            color=_hue("change", _TURNS, title="without the null component"),
+            tooltip=_tips(shown, "concept", before="before (°)", after="after (°)", AS="AS (°)"),
+        ),
+        shown,
         height=20 * len(shown) + 30,
         description="Bar chart of the Attribute Score in degrees of the concepts that a photo gained and "
         "lost most when its null component was removed.",
     )
 
 
-def _interval_tips(number: str) -> list[alt.Tooltip]:
-    return [
-        alt.Tooltip("value:Q", title="value", format=number),
-        alt.Tooltip("low:Q", title="interval from", format=number),
-        alt.Tooltip("high:Q", title="to", format=number),
-    ]
+# -------------------------------------------------------------------------- steering, pictures
+
+
+def steering_curves(table: pd.DataFrame) -> alt.LayerChart:
+    """AS toward the target over IS, a line a classifier, beside random null directions."""
+    target, ways = table["target"].iloc[0], table["direction"].unique().tolist()
+    table = table[["classifier", "direction", "IS", "AS", "low", "high", "reached"]]
+    told = {
+        "IS": "IS (°)",
+        "AS": "mean AS (°)",
+        "low": "a tenth is below (°)",
+        "high": "a tenth is above (°)",
+    }
+    return _curves(
+        table,
+        _x("IS", "IS of the step (degrees)"),
+        _y("AS", f"AS toward “{target}” (degrees)"),
+        _tips(table, "classifier", "direction", **told, reached="photos"),
+        dash=alt.StrokeDash(
+            "direction:N",
+            sort=ways,
+            scale=alt.Scale(domain=ways, range=[[1, 0], [5, 4]]),
+            legend=alt.Legend(orient="top", symbolType="stroke"),
+        ),
+        band=True,
+        height=380,
+        description=f"Line chart of the Attribute Score toward {target} over the Image Score of the step, "
+        "both in degrees, for each classifier, toward the text and along random null directions, with a "
+        "band for the middle 80 percent of the photos.",
+    )
+
+
+def steering_grid(table: pd.DataFrame) -> alt.LayerChart:
+    """Mean AS of each source class toward each target; a menu chooses the classifier."""
+    low, high = float(table["AS"].min()), float(table["AS"].max())
+    table = table[["classifier", "source", "target", "AS", "reached", "photos"]]
+    told = {
+        "source": "photos of",
+        "target": "target",
+        "AS": "mean AS (°)",
+        "reached": "photos that reach the IS",
+    }
+    scale = alt.Scale(scheme="blues", domain=[low, high])
+    return _heat(
+        table,
+        alt.Color("AS:Q", title="mean AS (degrees)", scale=scale, legend=_ramp()),
+        alt.Text("AS:Q", format=".1f"),
+        f"datum.AS > {(low + high) / 2:.4f}",
+        _tips(table, "classifier", "photos", **told),
+        names={"target": "target of the step", "source": "class of the photos"},
+        height=24 * table["source"].nunique() + 20,
+        menus=_values(table, "classifier"),
+        description="Heat map of the mean Attribute Score in degrees of photos of each class (rows) after a "
+        "null-space step toward each target (columns).",
+    )
+
+
+def picture_changes(table: pd.DataFrame) -> alt.LayerChart:
+    """How far decoded pictures turn along a step, and how far other noise alone turns them."""
+    told = {"turned": "median angle (°)", "low": "a quarter is below (°)", "high": "a quarter is above (°)"}
+    return _curves(
+        table[["IS", "turned", "low", "high"]],
+        _x("IS", "IS of the step (degrees)"),
+        _y("turned", "angle of the picture to the original's (degrees)"),
+        _tips(table, IS="IS (°)", **told),
+        colour=None,
+        band=True,
+        line=float(table["noise"].iloc[0]),
+        description="Line chart of the median angle in degrees between the encoder's embeddings of the "
+        "picture at each step and of the picture at the start, with quartiles, and a dashed line for the "
+        "angle that other noise alone makes.",
+    )
+
+
+def recognised(table: pd.DataFrame) -> alt.Chart:
+    """Share of pictures whose recognised class differs from the first step's."""
+    bars = alt.Chart().mark_bar(color=ROSE)
+    return _finish(
+        bars.encode(
+            x=alt.X("IS:O", title="IS of the step (degrees)", axis=alt.Axis(format=".3~g", labelAngle=0)),
+            y=_y("changed", "recognised as another class (%)", domain=[0, 100]),
+            tooltip=_tips(table, "pictures", IS="IS (°)", changed="another class (%)"),
+        ),
+        table[["IS", "changed", "pictures"]],
+        height=220,
+        description="Bar chart of the percentage of pictures at each step whose recognised class is not "
+        "that of the picture at the start.",
+    )
+
+
+# --------------------------------------------------------------------------- a planted world
+
+_SCORES = {"contrast": PALETTE[0], "|AS|": PALETTE[1], "AS": PALETTE[3]}
+_SHARE = "planted share in the null space"
+
+
+def truth(table: pd.DataFrame) -> alt.LayerChart:
+    """Heads x factors: how much of each factor the head ignores, by construction and in changed scenes."""
+    means = 100 * table.groupby(["head", "factor"], sort=False)[["planted", "counterfactual"]].mean()
+    means = means.reset_index()
+    scale = alt.Scale(domain=[0, 100], scheme="blues")
+    told = {"planted": "planted share (%)", "counterfactual": "found by changing scenes (%)"}
+    return _heat(
+        means,
+        alt.Color("planted:Q", title="planted share that is ignored (%)", scale=scale, legend=_ramp()),
+        alt.Text("counterfactual:Q", format=".0f"),
+        "datum.planted > 50",
+        _tips(means, "head", "factor", **told),
+        names={"factor": "factor", "head": "head"},
+        height=46 * means["head"].nunique(),
+        description="Table of heads by factors. The colour is the planted share of the factor that the head "
+        "ignores, in percent; the number is what changing scenes shows.",
+    )
+
+
+def agreement(table: pd.DataFrame, statistic: str) -> alt.LayerChart:
+    """ROC area or rank correlation by factor, a dot a score, with intervals over worlds."""
+    area = statistic == "ROC area"
+    own = table.loc[table["statistic"] == statistic, ["factor", "score", "value", "low", "high"]]
+    return dots(
+        own,
+        f"{statistic} (no unit)",
+        y="factor",
+        colour=_hue("score", _SCORES),
+        offset="score",
+        line=0.5 if area else 0,
+        domain=[0, 1] if area else [-1, 1],
+        description=f"Dot plot of the {statistic} between what is planted and each score, by factor, with "
+        "intervals over worlds and a dashed line at chance; 1 is perfect.",
+    )
+
+
+def recovery(table: pd.DataFrame) -> alt.LayerChart:
+    """Each random head's score over the planted share; menus choose score and factor."""
+    long = table.melt(["head", "seed", "factor", "planted"], list(_SCORES), "score", "value")
+    # Heads of one share stand beside one another, the same in every build.
+    long["beside"] = long["planted"] + 0.04 * (
+        long.groupby(["score", "factor", "planted"]).cumcount() % 9 / 8 - 0.5
+    )
+    y = {"title": "score (degrees)"}
+    dots = alt.Chart().mark_circle(size=45, opacity=0.6, color=BEFORE)
+    means = alt.Chart().mark_line(color=AFTER, point=True, strokeWidth=2.5)
+    return _finish(
+        alt.layer(
+            dots.encode(
+                x=_x("beside", _SHARE, domain=[-0.05, 1.05], nice=False),
+                y=alt.Y("value:Q", **y),
+                tooltip=_tips(long, "head", "seed", "factor", "planted", value="score (°)"),
+            ),
+            means.encode(x=alt.X("planted:Q", title=_SHARE), y=alt.Y("mean(value):Q", **y)),
+        ),
+        long,
+        height=340,
+        description="Scatter plot of a score in degrees over the planted share, a dot a head, with the mean "
+        "as a line.",
+        menus={"score": list(_SCORES), **_with_first(long, "factor", "background")},
+    )
+
+
+def _with_first(table: pd.DataFrame, column: str, first: str) -> dict[str, list[Any]]:
+    """A menu of a column that begins with a value."""
+    return {column: sorted(table[column].unique(), key=lambda x: x != first)}
+
+
+def calibration(table: pd.DataFrame) -> alt.LayerChart:
+    """A score along the planted share, a line a factor; menus choose the score and what the rest does."""
+    return _curves(
+        table.rename(columns={"setting": "other factors"}),
+        _x("planted", _SHARE),
+        _y("value", "score (degrees), mean over worlds"),
+        _tips(table, "factor", "planted", **_INTERVAL),
+        colour="factor",
+        band=True,
+        menus={"score": list(_SCORES), "other factors": ["others seen", "others ignored"]},
+        description="Line chart of a score in degrees over the planted share of one factor, with its "
+        "interval over worlds as a band.",
+    )
+
+
+def conclusions(table: pd.DataFrame) -> alt.LayerChart:
+    """Conditions x conclusions: in how many worlds each conclusion is the right one."""
+    text = table["worlds"].astype(str) + "/" + table["of"].astype(str)
+    own = table.assign(share=table["worlds"] / table["of"], text=text)
+    scale = alt.Scale(domain=[0, 1], range=[AFTER, "#f2f2f2", BEFORE])
+    return _heat(
+        own,
+        alt.Color("share:Q", title="true in (worlds)", scale=scale, legend=_ramp(format="%")),
+        alt.Text("text:N"),
+        "datum.share > 0.8 || datum.share < 0.2",
+        _tips(own, "condition", "conclusion", "worlds", "of"),
+        names={"short": "conclusion", "condition": "condition"},
+        angle=-90,
+        height=30 * own["condition"].nunique() + 20,
+        description="Table of conditions by conclusions with the number of worlds in which the conclusion "
+        "is the right one.",
+    )
+
+
+def planted_steering(table: pd.DataFrame) -> alt.LayerChart:
+    """How often steering toward a factor's level reaches it, by the planted share."""
+    own = table.assign(
+        factor=[f"{f} ({p:.0%})" for f, p in zip(table["factor"], table["planted"], strict=True)]
+    )
+    return dots(
+        own,
+        "reached (share)",
+        y="factor",
+        bars=True,
+        colour=_hue("direction", {"toward the prompt": BEFORE, "random": PALETTE[6]}, columns=1),
+        offset="direction",
+        menus=_with_first(own, "head", own["head"].unique()[:2][-1]),
+        domain=[0, 1],
+        tips=["IS", "step"],
+        description="Bar chart: of each factor, the share of scenes that are read as the wanted level after "
+        "a null-space step toward its prompt, and after a random one.",
+    )

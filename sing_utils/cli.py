@@ -33,7 +33,9 @@ def run(
         list[str] | None,
         typer.Option("-p", "--parameter", metavar="KEY=VALUE", help="Replace a profile value (YAML)."),
     ] = None,
-    only: Annotated[list[str] | None, typer.Option(help="Only these notebooks, by number, such as 02.")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Only these notebooks, by number, such as 02.")
+    ] = None,
     run_dir: Annotated[
         str | None, typer.Option(help="Folder of the run; default one of its own for each set of parameters.")
     ] = None,
@@ -63,8 +65,8 @@ def run(
     )
     ran = sum(e.ran for e in done)
     typer.echo(f"{ran} of {len(done)} notebooks ran, {len(done) - ran} were up to date.")
-    made = done[0].path.parent.parent
-    typer.echo(f"The run is in {made}; its book: sing book --profile {made.name}")
+    folder = done[0].path.parent.parent
+    typer.echo(f"The run is in {folder}; its book: sing book --profile {folder.name}")
 
 
 @app.command()

@@ -54,19 +54,10 @@ class Headline:
 
 
 HEADLINES = {
-    "heads": Headline(
-        "Heads and their null spaces",
-        {
-            "classifier": "classifier",
-            "m": "m",
-            "c": "c",
-            "rank": "rank",
-            "null dimension": "null dimension",
-            "largest σ": "largest σ",
-            "smallest σ kept": "smallest σ kept",
-        },
+    "findings": Headline(
+        "What the run found", {"id": "about", "measured": "found", "verdict": "on the paper's claim"}
     ),
-    "certificates": Headline("Certificate: removing null components leaves the logits as they are"),
+    "heads": Headline("Heads and their null spaces; without it the logits stay"),
     "translator_fits": Headline("Translators, on held-out photos"),
     "spreads": Headline(
         "Image Score and Attribute Score of null removal",
@@ -117,6 +108,7 @@ HEADLINES = {
             "flips": "top-1 changes",
         },
     ),
+    "controls": Headline("Controls at a glance"),
     "classifier_differences": Headline("Do two classifiers differ?", intervals=("difference",)),
     "subspace_control": Headline("Control: the null space among random subspaces", intervals=("chance",)),
     "prompt_control": Headline("Control: other wordings of the class prompt", turned=True),
@@ -128,7 +120,6 @@ HEADLINES = {
     "steering_subspace_control": Headline(
         "Control: steering in random subspaces instead of the null space", intervals=("chance",)
     ),
-    "planted_validation": Headline("The planted world: does the method find what was planted?"),
 }
 _DEGREES = {"AS", "IS", "|AS|", "|AS| mean", "|AS| sd", "AS mean", "AS sd"}
 _SIGNIFICANT = 4

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import pandas as pd
 
 from sing_utils.planted import HEADS, WORDINGS
 from sing_utils.planted_heads import REST
-from sing_utils.planted_scores import World, fit_translator, measure
-from sing_utils.tables_planted import over_worlds, recovery, roc_area
+from sing_utils.planted_scores import World
+from sing_utils.tables_planted import named, over_worlds, random_heads, roc_area, survey
 
+AS_IT_SHOULD_BE = "as it should be"
 CONFOUNDS: dict[str, dict[str, Any]] = {
-    "as it should be": {},
+    AS_IT_SHOULD_BE: {},
     "null dimension × 0.5": {"plant": {"m": 64}},
     "null dimension × 1.5": {"plant": {"m": 128}},
     "translator: 100 scenes": {"rows": 100},
@@ -46,16 +48,10 @@ def confounds(worlds: Sequence[World], *, heads: int = 12) -> pd.DataFrame:
     """Each condition: scores of the named heads and of `heads` random ones, in every world."""
     frames = []
     for condition, given in CONFOUNDS.items():
-        options = dict(given)
-        plant = dict(options.pop("plant", {}))
-        found = recovery(worlds, heads=heads, plant=plant, **options)
-        wording, encoder = options.pop("wording", WORDINGS[0]), options.get("encoder", "planted")
-        for world in worlds:
-            for name, own in HEADS.items():
-                head = world.plant(name, **{**own, **plant})
-                T = fit_translator(world, head, **options)
-                found = pd.concat([found, measure(world, head, T, encoder=encoder, wording=wording)])
-        frames.append(found.assign(condition=condition))
+        options = {k: v for k, v in given.items() if k != "plant"}
+        for some in (partial(random_heads, count=heads), named):
+            own = survey(worlds, partial(some, **given.get("plant", {})), **options)
+            frames.append(own.assign(condition=condition))
     return pd.concat(frames, ignore_index=True)
 
 
@@ -63,19 +59,20 @@ def confound_summary(table: pd.DataFrame, *, level: float) -> pd.DataFrame:
     """One row a condition and quantity, with its interval over worlds."""
     rows = []
     for condition, own in table.groupby("condition", sort=False):
-        random = own[own["head"].str.startswith("head ")]
-        worlds = list(random.groupby("seed"))
-        quantities = {
-            "ROC area by |AS|": [roc_area(g, "|AS|") for _, g in worlds],
-            "ROC area by contrast": [roc_area(g, "contrast") for _, g in worlds],
-            "median IS of “clean” (°)": _of(own, "clean", "shape", "IS"),
-            "|AS| of “clean” toward the shape (°)": _of(own, "clean", "shape", "|AS|"),
-            "|AS| of “leaky” toward the shape (°)": _of(own, "leaky", "shape", "|AS|"),
-            "contrast of “clean” toward the shape (°)": _of(own, "clean", "shape", "contrast"),
-            "contrast of “leaky” toward the shape (°)": _of(own, "leaky", "shape", "contrast"),
-            "cosine of Tf and z": _of(own, "clean", "shape", "cosine"),
+        worlds = [g for _, g in own[own["head"].str.startswith("head ")].groupby("seed")]
+        shape = own[own["factor"] == "shape"]
+        clean, leaky = (shape[shape["head"] == h].sort_values("seed") for h in ("clean", "leaky"))
+        quantities: dict[str, Sequence[float]] = {
+            "ROC area by |AS|": [roc_area(g, "|AS|") for g in worlds],
+            "ROC area by contrast": [roc_area(g, "contrast") for g in worlds],
+            "median IS of “clean” (°)": clean["IS"],
+            "|AS| of “clean” toward the shape (°)": clean["|AS|"],
+            "|AS| of “leaky” toward the shape (°)": leaky["|AS|"],
+            "contrast of “clean” toward the shape (°)": clean["contrast"],
+            "contrast of “leaky” toward the shape (°)": leaky["contrast"],
+            "cosine of Tf and z": clean["cosine"],
             "share found by changing scenes, off by (median)": [
-                float((g["planted"] - g["counterfactual"]).abs().median()) for _, g in worlds
+                float((g["planted"] - g["counterfactual"]).abs().median()) for g in worlds
             ],
         }
         rows += [
@@ -85,11 +82,6 @@ def confound_summary(table: pd.DataFrame, *, level: float) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _of(table: pd.DataFrame, head: str, factor: str, column: str) -> list[float]:
-    own = table[(table["head"] == head) & (table["factor"] == factor)]
-    return own.sort_values("seed")[column].tolist()
-
-
 def conclusions(table: pd.DataFrame) -> pd.DataFrame:
     """Which of the paper's ways to conclude hold under each condition: in how many of the worlds.
 
@@ -97,42 +89,37 @@ def conclusions(table: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for condition, own in table.groupby("condition", sort=False):
-        checks: dict[str, list[bool]] = {conclusion: [] for conclusion in CONCLUSIONS}
-        for _, world in own.groupby("seed"):
-            shape = world[world["factor"] == "shape"].set_index("head")
-            clean, leaky = shape.loc["clean"], shape.loc["leaky"]
-            random = world[world["head"].str.startswith("head ")]
-            smallest = shape.loc[list(HEADS), "IS"]
-            answers = [
-                leaky["|AS|"] > clean["|AS|"] + NOTHING,
-                leaky["contrast"] < clean["contrast"] - NOTHING,
-                _ratio(leaky) < _ratio(clean),
-                roc_area(random, "|AS|") > 0.9,
-                roc_area(random, "contrast") > 0.9,
-                smallest.idxmin() == "sees-all" and smallest.max() > NOTHING,
-            ]
-            for key, answer in zip(checks, answers, strict=True):
-                checks[key].append(bool(answer))
+        answers = pd.DataFrame([_concluded(world) for _, world in own.groupby("seed")])
         rows += [
             {
                 "condition": condition,
-                "conclusion": k,
-                "short": CONCLUSIONS[k],
-                "worlds": sum(v),
-                "of": len(v),
+                "conclusion": conclusion,
+                "short": short,
+                "worlds": int(answers[short].sum()),
+                "of": len(answers),
             }
-            for k, v in checks.items()
+            for conclusion, short in CONCLUSIONS.items()
         ]
     return pd.DataFrame(rows)
+
+
+def _concluded(world: pd.DataFrame) -> dict[str, bool]:
+    """One world's answers, by their short names."""
+    shape = world[world["factor"] == "shape"].set_index("head")
+    clean, leaky = shape.loc["clean"], shape.loc["leaky"]
+    random = world[world["head"].str.startswith("head ")]
+    turned = shape.loc[list(HEADS), "IS"]
+    answers = (
+        leaky["|AS|"] > clean["|AS|"] + NOTHING,
+        leaky["contrast"] < clean["contrast"] - NOTHING,
+        _ratio(leaky) < _ratio(clean),
+        roc_area(random, "|AS|") > 0.9,
+        roc_area(random, "contrast") > 0.9,
+        turned.idxmin() == "sees-all" and turned.max() > NOTHING,
+    )
+    return dict(zip(CONCLUSIONS.values(), map(bool, answers), strict=True))
 
 
 def _ratio(row: pd.Series) -> float:
     """IS / |AS|; NaN where |AS| is about 0, of which no order follows."""
     return float(row["IS"] / row["|AS|"]) if row["|AS|"] > NOTHING else float("nan")
-
-
-def shown_confounds(summary: pd.DataFrame) -> pd.DataFrame:
-    """The summary as people read it: a row a condition, a column a quantity, with intervals."""
-    text = [f"{r.value:.2f} ({r.low:.2f} to {r.high:.2f})" for r in summary.itertuples()]
-    wide = summary.assign(text=text).pivot(index="condition", columns="quantity", values="text")
-    return wide.loc[summary["condition"].unique(), summary["quantity"].unique()].reset_index()

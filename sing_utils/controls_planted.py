@@ -12,12 +12,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 from sing_utils.controls import SUBSPACES, remove_null, remove_random
 from sing_utils.controls_translator import correlation, half_translators, shuffled_scores, translator_parts
 from sing_utils.intervals import chance_p, percentile
-from sing_utils.planted import FACTORS, HEADS
+from sing_utils.planted import HEADS
 from sing_utils.planted_scores import World, fit_translator
 
 COMPARED = ("clean", "leaky")
@@ -44,33 +43,32 @@ def planted_controls(worlds: Sequence[World], *, draws: int, shuffles: int = 20)
 
 def _controls(world: World, name: str, draws: int, shuffles: int) -> list[dict[str, Any]]:
     head = world.plant(name, **HEADS[name])
-    T, spaces, shapes = fit_translator(world, head), head.spaces(), len(FACTORS["shape"])
+    T, spaces = fit_translator(world, head), head.spaces()
     assert T.report is not None
     ridge = T.report.ridge
-    f, fit = head.features(world.evaluation.h), (head.features(world.fit.h), world.fit.z["planted"])
-    texts, own = world.texts()[:shapes], torch.from_numpy(world.evaluation.levels[:, 0]).long()
+    photos, to_fit, texts = world.photos(head), world.photos(head, "fit"), world.texts(world.prompts)
+    f, own, fit = photos.f, photos.own, (to_fit.f, to_fit.z)
     null = remove_null(f, T, spaces, texts, own)
     found, energy = null.statistics(), float(null.energy.mean())
-    base: dict[str, Any] = {"planted": head.ignored["shape"]}
     rows: list[dict[str, Any]] = []
+
+    def add(control: str, score: str, value: float, **place: float) -> None:
+        known = {"planted": head.ignored["shape"], "control": control, "score": score}
+        rows.append(known | {"value": value} | place)
+
     for kind, share in zip(SUBSPACES, (None, energy), strict=True):
         options: dict[str, Any] = {"dim": spaces.null_dim, "draws": draws, "seed": world.seed}
         drawn = remove_random(f, T, texts, own, **options, energy=share, like=fit[0])
         for score in ("|AS|", "contrast", "IS"):
-            place = {"percentile": percentile(found[score], drawn[score])}
-            place["p"] = chance_p(found[score], drawn[score])
-            rows.append(base | {"control": kind, "score": score, "value": found[score], **place})
+            value, chance = found[score], drawn[score]
+            add(kind, score, value, percentile=percentile(value, chance), p=chance_p(value, chance))
     shuffled = shuffled_scores(fit, ridge, spaces, f, texts, own, shuffles=shuffles, seed=world.seed)
-    contrasts = [r.statistics()["contrast"] for r in shuffled]
-    place = {"percentile": percentile(found["contrast"], contrasts)}
-    rows.append(
-        base | {"control": "shuffled translator", "score": "contrast", "value": found["contrast"], **place}
-    )
+    value, chance = found["contrast"], [r.statistics()["contrast"] for r in shuffled]
+    add("shuffled translator", "contrast", value, percentile=percentile(value, chance))
     halves = half_translators(fit, ridge, seed=world.seed)
     a, b = (remove_null(f.double(), half, spaces, texts, own).AS for half in halves)
-    rows.append(base | {"control": "halves", "score": "AS", "value": correlation(a, b)})
-    known = translator_parts(T, spaces, fit, (f, world.evaluation.z["planted"]))
-    rows.append(base | {"control": "translator", "score": "R²", "value": known["R², null part alone"]})
+    add("halves", "AS", correlation(a, b))
+    add("translator", "R²", translator_parts(T, spaces, fit, (f, photos.z))["R², null part alone"])
     return rows
 
 

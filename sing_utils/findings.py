@@ -1,286 +1,419 @@
-"""What the paper claims, what this run measured, and whether they agree: words from numbers.
+"""What a run found, in words made from its tables by rules: the only place where a number becomes a sentence.
 
-Every sentence here is made from the tables of one run by a rule that is stated with it, so that
-another run, with other numbers, says something else.
+A notebook says a finding once (`run.say(finding, claim=...)`), the run keeps it as a row of its table
+`findings`, and the introduction and the reproduction page read that. What the paper claims, and the rule by
+which a verdict follows, stand in data/published/claims.yaml only.
 """
 
 from __future__ import annotations
 
-import html
+import html as _html
 import itertools
-import math
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
-Verdict = Literal["agrees", "differs", "undecided", "not comparable", "not in the paper", "not run"]
+from sing_utils.published import Claim
+
+Verdict = Literal["", "agrees", "differs", "undecided", "holds", "fails", "not comparable", "not run"]
 SIGNIFICANCE = 0.05
-UNRELATED = 0.5  # a correlation below which two orders may be called unrelated
+PAPER_IS, PAPER_AS = 10.0, 3.0  # appendix C: where the paper sees a change, degrees
 _SMALL_GAIN, _LARGE_RATIO = 0.02, 1.5  # of cosines, of squared errors: what serves, what does not
+_DIRECTED, _RANDOM = "toward the text", "random"  # ways of a step in the tables of steering
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One claim beside its measurement; shows itself in a notebook.
+    """What one run measured.
 
     Attributes:
-        claim: what the paper says, and where.
-        measured: what this run measured.
-        verdict: what follows, by `rule`.
-        rule: how the verdict follows from the numbers.
+        measured: numbers with units and intervals.
+        verdict: on a claim of the paper, by that claim's rule; "" without one.
+        n: over how many of what.
+        why: the verdict, in a clause, where that needs saying.
     """
 
-    claim: str
     measured: str
-    verdict: Verdict
-    rule: str
-
-    def _repr_html_(self) -> str:
-        rows = [("Paper", self.claim), ("This run", self.measured), ("Verdict", self.verdict)]
-        cells = "".join(f"<dt>{k}</dt><dd>{html.escape(v)}</dd>" for k, v in rows)
-        name = self.verdict.replace(" ", "-")
-        return (
-            f'<div class="sing-finding sing-{name}" role="note" aria-label="finding: {self.verdict}">'
-            f'<dl>{cells}</dl><p class="sing-rule">{html.escape(self.rule)}</p></div>'
-        )
+    verdict: Verdict = ""
+    n: str = ""
+    why: str = ""
 
 
-def certificate(
-    table: pd.DataFrame,
-    *,
-    claim: str = "Removing the null component leaves the logits unchanged (eqs. 2 and 9).",
-) -> Finding:
-    """Do the logits stay where they were? (eq. 2)"""
-    moved = table["max |W f − W f̃| / (‖W‖ ‖f‖)"]
-    flips = int(table["top-1 changes"].sum())
-    within = bool((moved <= table["bound"])[moved.notna()].all())  # NaN: no feature to look at
-    return Finding(
-        claim,
-        f"Over {int(table['photos'].sum())} features the logits moved by at most {moved.max():.1e} of "
-        f"‖W‖‖f‖, where rounding explains {table['bound'].min():.1e}; {flips} top-1 classes changed.",
-        "agrees" if within and flips == 0 else "differs",
-        "Agrees if every change is within the bound of the stored precision and no top-1 class changed.",
+def html(finding: Finding, claim: Claim | None = None) -> str:
+    """A finding as a notebook shows it: a box beside the paper's claim, or a plain paragraph without one."""
+    if claim is None:
+        return f'<p class="sing-said">{text(finding.measured)}</p>'
+    verdict = pill(finding.verdict) + (
+        f' <span class="sing-why">{text(finding.why)}</span>' if finding.why else ""
+    )
+    cells = {
+        "Paper": f"{text(claim.claim)} <span class='sing-where'>({text(claim.where)})</span>",
+        "This run": text(finding.measured) or "no number",
+        "Verdict": verdict,
+    }
+    listed = "".join(f"<dt>{name}</dt><dd>{cell}</dd>" for name, cell in cells.items() if cell)
+    rule = " ".join(filter(None, [claim.how, f"Over {finding.n}." if finding.n else ""]))
+    return (
+        f'<div class="sing-finding" role="note" aria-label="{text(claim.where)}"><dl>{listed}</dl>'
+        f"<details><summary>How it is judged</summary><p>{text(rule)}</p></details></div>"
     )
 
 
-def energy(photos: pd.DataFrame, random: pd.DataFrame) -> Finding:
-    """How large is the invisible part of real features, against chance?"""
-    own = photos.groupby("classifier", sort=False)["share"].mean()
-    chance = random.groupby("classifier", sort=False)["share"].agg(["min", "max"])
-    parts = [
-        f"{name}: {share:.1f} % (random subspaces {chance.loc[name, 'min']:.1f} to "
-        f"{chance.loc[name, 'max']:.1f} %)"
-        for name, share in own.items()
-    ]
+def pill(verdict: str) -> str:
+    """A verdict as a pill; nothing for none."""
+    name = re.sub(r"\W+", "-", verdict)
+    return f'<span class="sing-pill sing-{name}">{text(verdict)}</span>' if verdict else ""
+
+
+def text(words: Any) -> str:
+    """Escaped for HTML, in one line."""
+    return _html.escape(" ".join(str(words).split()))
+
+
+# ----------------------------------------------------------------------------- numbers in words
+
+
+def number(x: float, digits: int = 2, *, sign: bool = False) -> str:
+    """A number with a true minus, and without a sign where it rounds to zero.
+
+    >>> number(-0.123), number(-0.001), number(2, 1, sign=True), number(-3e-9, sign=True)
+    ('−0.12', '0.00', '+2.0', '0.00')
+    """
+    shown = f"{x:{'+' if sign else ''}.{digits}f}"
+    return shown.lstrip("+-") if not float(shown) else shown.replace("-", "−")
+
+
+def tiny(x: float) -> str:
+    """A number of any size, in two digits.
+
+    >>> tiny(3.46e-9), tiny(0)
+    ('3.5e−9', '0')
+    """
+    return f"{x:.1e}".replace("e-0", "e-").replace("-", "−") if x else "0"
+
+
+def span(row: Any, unit: str = "°", digits: int = 2, *, sign: bool = False) -> str:
+    """A value with its interval, from a row with value, low and high; without, if it has none.
+
+    >>> span({"value": 1.0, "low": -0.5, "high": 1.5})
+    '1.00° (−0.50 to 1.50°)'
+    """
+    value, low, high = (number(row[c], digits, sign=sign) for c in ("value", "low", "high"))
+    if np.isnan(row["low"]) or np.isnan(row["high"]):
+        return f"{value}{unit}"
+    return f"{value}{unit} ({low} to {high}{unit})"
+
+
+def between(values: Iterable[float], unit: str = "°", digits: int = 2, *, sign: bool = False) -> str:
+    """From the least to the largest, as one number where they read the same.
+
+    >>> between([7.85, 9.1], digits=1), between([7.86, 7.91], digits=1)
+    ('7.8 to 9.1°', '7.9°')
+    """
+    x = np.asarray(list(values), dtype=float)
+    low, high = (number(v, digits, sign=sign) for v in (np.nanmin(x), np.nanmax(x)))
+    return f"{low}{unit}" if low == high else f"{low} to {high}{unit}"
+
+
+def counted(numbers: Iterable[float], what: str = "photos a classifier") -> str:
+    """How many, if it is the same for all; else from how many to how many.
+
+    >>> counted([900, 900]), counted([50, 1060])
+    ('900 photos a classifier', '50 to 1,060 photos a classifier')
+    """
+    low, high = (f"{int(f(numbers)):,}" for f in (min, max))
+    return f"{low} {what}" if low == high else f"{low} to {high} {what}"
+
+
+def _listed(rows: Mapping[Any, str]) -> str:
+    return "; ".join(f"{name} {words}" for name, words in rows.items()) + "."
+
+
+# ------------------------------------------------------------------ notebooks 00 and 01
+
+
+def certificate(heads: pd.DataFrame) -> Finding:
+    """Do the logits stay where they were? (eq. 2)"""
+    moved, flips = heads["logits moved"], int(heads["top-1 changes"].sum())
+    within = bool((moved <= heads["bound"])[moved.notna()].all())  # NaN: no feature to look at
     return Finding(
-        "The paper gives no such figure.",
-        "Mean share of a feature's energy that the logits cannot see: " + "; ".join(parts) + ".",
-        "not in the paper",
-        "Random subspaces have the null space's dimension; the range is over draws.",
+        f"The logits moved by at most {tiny(moved.max())} of ‖W‖‖f‖, where rounding explains "
+        f"{tiny(heads['bound'].min())}; {flips} top-1 classes changed.",
+        "holds" if within and flips == 0 else "fails",
+        f"{int(heads['photos'].sum()):,} features",
     )
 
 
 def losses(table: pd.DataFrame) -> Finding:
-    """Does the mean squared error also serve the cosine, and not the other way round? (Figure 7)"""
+    """Does the squared error also serve the cosine, and not the other way round? (Figure 7)"""
     t = table.set_index("loss")
-    own = t.loc["cosine"]
+    exact, own = t.loc["exact"], t.loc["cosine"]
     verdict: Verdict = "undecided"
     if own["gain high"] < _SMALL_GAIN and own["ratio low"] > _LARGE_RATIO:
         verdict = "agrees"
     elif own["gain low"] > _SMALL_GAIN or own["ratio high"] < _LARGE_RATIO:
         verdict = "differs"
+    gain, ratio = ({end: own[f"{x} {end}"] for end in ("low", "high")} | {"value": own[x]} for x in _APART)
     return Finding(
-        "Training on the squared error also satisfies the cosine; training on the cosine does not "
-        "improve the squared error (appendix B, Figure 7).",
-        f"On evaluation photos, cosine {t.loc['mse', 'cosine']:.3f} when trained on the squared error "
-        f"and {own['cosine']:.3f} when trained on the cosine: {own['gain']:+.3f} ({own['gain low']:+.3f} to "
-        f"{own['gain high']:+.3f}). Training on the cosine leaves {own['ratio']:.1f} "
-        f"({own['ratio low']:.1f} to {own['ratio high']:.1f}) times the squared error.",
-        verdict,
-        f"Agrees if the interval of the gain in cosine ends below {_SMALL_GAIN} and that of the squared "
-        f"errors' ratio begins above {_LARGE_RATIO}; differs if the gain's begins above or the ratio's ends "
-        "below; else undecided. Intervals are over photos, given the two fits.",
+        f"Cosine {number(exact['cosine'], 3)} by the exact minimiser of the squared error. Training on "
+        f"the cosine changes it by {span(gain, '', 3, sign=True)} and leaves "
+        f"{span(ratio, '', 1)} times that error.",
+        verdict if own["converged"] else "undecided",
+        counted(table["photos to evaluate"], "photos"),
+        "" if own["converged"] else "not converged",
     )
 
 
-def methods(table: pd.DataFrame) -> Finding:
-    """Closed form against AdamW."""
-    wide = table.pivot(index="classifier", columns="method", values=["cosine", "R²", "seconds"])
-    ahead = (wide["cosine"]["ridge"] > wide["cosine"]["adamw"]).sum()
-    speed = (wide["seconds"]["adamw"] / wide["seconds"]["ridge"]).median()
-    return Finding(
-        "The paper trains with AdamW and does not compare with the exact minimiser of eq. 4.",
-        f"On evaluation photos the closed form has the higher cosine for {ahead} of {len(wide)} "
-        f"classifiers (mean {wide['cosine']['ridge'].mean():.3f} against "
-        f"{wide['cosine']['adamw'].mean():.3f}), and AdamW takes {speed:.0f} times as long (median).",
-        "not in the paper",
-        "Both are fitted on the same photos; neither saw the evaluation photos. AdamW stops after a fixed "
-        "number of epochs, converged or not: see the curves below.",
-    )
+_APART = ("gain", "ratio")
 
 
-def ratio_order(table: pd.DataFrame) -> Finding:
+# ------------------------------------------------------------------ notebooks 02 and 03
+
+
+def ratio_order(ratios: pd.DataFrame) -> Finding:
     """Does the order of classifiers by IS/AS depend on the ratio's definition? (Figure 3b)"""
-    orders = {
-        definition: own.sort_values("value", ascending=False)["classifier"].tolist()
-        for definition, own in table.groupby("definition", sort=False)
-    }
-    distinct: dict[str, list[str]] = {}
-    for definition, order in orders.items():
-        distinct.setdefault(" > ".join(order), []).append(definition)
-    if len(distinct) == 1:
-        measured = f"The order is the same under all {len(orders)} definitions: {next(iter(distinct))}."
-    else:
-        parts = [f"{order} by {', '.join(names)}" for order, names in distinct.items()]
-        measured = "The order depends on the definition: " + "; ".join(parts) + "."
-    overlap = _overlaps(table[table["definition"] == table["definition"].iloc[0]])
-    measured += f" By {table['definition'].iloc[0]}, {overlap}."
+    orders: dict[str, str] = {}
+    held = 0
+    for definition, own in ratios.groupby("definition", sort=False):
+        order = own.sort_values("value", ascending=False)["classifier"].tolist()
+        ranked = " > ".join(order)
+        orders[ranked] = ", ".join(filter(None, [orders.get(ranked, ""), str(definition)]))
+        held += (order[0], order[-1]) == ("DINO-ViT", "ResNeXt101")
+    first = ratios[ratios["definition"] == ratios["definition"].iloc[0]].sort_values("value", ascending=False)
+    apart = sum(a["low"] > b["high"] for a, b in itertools.pairwise(first.to_dict("records")))
+    count = ratios["definition"].nunique()
+    verdict: Verdict = "agrees" if held == count else "undecided" if held else "differs"
     return Finding(
-        "DINO-ViT has the highest IS/AS ratio of five models, ResNeXt101 the lowest (Figure 3b); the "
-        "ratio is not defined.",
-        measured,
-        "not comparable",
-        "These are other classifiers and another encoder; only the way of measuring is the paper's.",
+        f"{'; '.join(f'{order} by {names}' for order, names in orders.items())}. By "
+        f"{first['definition'].iloc[0]}, the intervals of {apart} of {len(first) - 1} neighbouring pairs do "
+        "not overlap.",
+        verdict,
+        f"{count} definitions of the ratio",
     )
 
 
 def elongation(spreads: pd.DataFrame, ratios: pd.DataFrame) -> Finding:
-    """Is the classifier with the best ratio the only one whose ellipse is taller than wide?"""
-    definition = ratios["definition"].iloc[0]
-    first = ratios[ratios["definition"] == definition]
-    best = first.sort_values("value")["classifier"].iloc[-1]
+    """Is the classifier with the best ratio the only one whose ellipse is taller than wide? (Figure 3a)"""
+    first = ratios[ratios["definition"] == ratios["definition"].iloc[0]]
+    best = first.sort_values("value").iloc[-1]
     taller = set(spreads[spreads["low"] > 0]["classifier"])
     wider = set(spreads[spreads["high"] < 0]["classifier"])
-    others = set(spreads["classifier"]) - {best}
-    if best in taller and others <= wider:
-        verdict: Verdict = "agrees"
-    elif best in wider or taller & others:
+    others = set(spreads["classifier"]) - {best["classifier"]}
+    verdict: Verdict = "undecided"
+    if best["classifier"] in taller and others <= wider:
+        verdict = "agrees"
+    elif best["classifier"] in wider or taller & others:
         verdict = "differs"
-    else:
-        verdict = "undecided"
-    parts = [
-        f"{r['classifier']} {np.exp(r['log variance ratio']):.2f} "
-        f"({np.exp(r['low']):.2f} to {np.exp(r['high']):.2f})"
-        for r in spreads.to_dict("records")
-    ]
+    columns = {"log variance ratio": "value", "low": "low", "high": "high"}
+    rows = np.exp(spreads.set_index("classifier")[list(columns)]).rename(columns=columns)
+    shown = _listed({name: span(row, "") for name, row in rows.iterrows()})
     return Finding(
-        "Only the model with the best IS/AS ratio varies more in IS than in AS (Section 4.2, Figure 3a).",
-        f"Var(IS) / Var(AS), with interval: {'; '.join(parts)}. By {definition}, the best ratio has {best}.",
+        f"Var(IS) / Var(AS): {shown} By {best['definition']}, the best ratio has {best['classifier']}.",
         verdict,
-        "Agrees if the interval of the best lies above 1 and the others' below; differs if the best's "
-        "lies below 1 or another's above; else undecided. The paper speaks of five other models: the "
-        "verdict says whether these follow the same pattern.",
+        counted(spreads["photos"]),
     )
 
 
 def class_order(correlations: pd.DataFrame) -> Finding:
-    """Do classifiers leak in the same classes? (Section 4.3)"""
-    claim = "The classes' order by |AS| is not significantly correlated between two models (Section 4.3)."
-    rule = (
-        f"Differs if a pair has a p below {SIGNIFICANCE} (Spearman; classes exchanged at random; corrected "
-        "for "
-        f"the number of pairs); agrees if none has and every interval ends below {UNRELATED}; else "
-        "undecided, "
-        "since few classes can hide a correlation."
-    )
+    """Do classifiers leak in the same classes? Of the paper's pair, where the run has it (Section 4.3)."""
     if correlations.empty or int(correlations["classes"].min()) < 4:
-        return Finding(claim, "Fewer than two classifiers or four classes.", "not run", rule)
-    parts = [
-        f"{r['a']} / {r['b']}: ρ = {r['rho']:.2f} ({r['low']:.2f} to {r['high']:.2f}), corrected p = "
-        f"{r['q']:.3f}"
-        for r in correlations.to_dict("records")
-    ]
-    verdict: Verdict = "agrees" if (correlations["high"] < UNRELATED).all() else "undecided"
-    if (correlations["q"] < SIGNIFICANCE).any():
-        verdict = "differs"
-    return Finding(claim, "; ".join(parts) + ".", verdict, rule)
+        return Finding("", "not run", why="fewer than two classifiers or four classes")
+    pair = correlations[correlations[["a", "b"]].isin(["ResNet50", "DINO-ViT"]).all(axis=1)]
+    own = pair if len(pair) else correlations
+    parts = {
+        f"{r['a']} / {r['b']}": f"ρ = {span(r | {'value': r['rho']}, '')}, corrected p = {number(r['q'], 3)}"
+        for r in own.to_dict("records")
+    }
+    differs = bool((own["q"] < SIGNIFICANCE).any())
+    why = "" if differs else "so few classes can hide a correlation"
+    return Finding(
+        _listed(parts), "differs" if differs else "undecided", counted(own["classes"], "classes"), why
+    )
 
 
 def nearest_concept(concepts: pd.DataFrame, class_name: str, expected: str) -> Finding:
-    """Is the expected concept the nearest to a class's photos? (Figure 5)"""
-    claim = f"Of 30 concepts, “{expected}” has the smallest angle to {class_name} (Figure 5, DINO-ViT)."
-    rule = (
-        "Agrees if the interval of its place, over photos, is 1 to 1 in every classifier; differs if it "
-        "holds 1 in none; else undecided."
-    )
+    """Which place has a concept by its angle to a class's photos? (Figure 5)"""
     own = concepts[concepts["class"] == class_name]
-    if own.empty or expected not in set(own["concept"]):
-        return Finding(claim, "This run has not both that class and that concept.", "not run", rule)
-    if own["place"].isna().any():
-        return Finding(claim, "A class of one photo: no interval, no answer.", "undecided", rule)
-    parts = []
+    parts = {}
     for name, table in own.groupby("classifier", sort=False):
-        place = table[table["concept"] == expected].iloc[0]
-        parts.append(
-            f"{name}: place {place['place']:.0f} ({place['place low']:.0f} to {place['place high']:.0f}) of "
-            f"{len(table)}, first “{table.sort_values('before')['concept'].iloc[0]}”"
-        )
-    places = own[own["concept"] == expected]
-    verdict: Verdict = "undecided"
-    if (places["place high"] == 1).all():
-        verdict = "agrees"
-    elif (places["place low"] > 1).all():
-        verdict = "differs"
-    return Finding(claim, "; ".join(parts) + ".", verdict, rule)
+        found = table[table["concept"] == expected].to_dict("records")
+        if found:
+            place = {key: found[0][f"place{tail}"] for key, tail in (("value", ""), *_ENDS)}
+            first = table.sort_values("before")["concept"].iloc[0]
+            parts[name] = f"place {span(place, '', 0)} of {len(table)}, first “{first}”"
+    if not parts:
+        return Finding("", "not run", why="this run has not both that class and that concept")
+    return Finding(_listed(parts), n=counted(own["photos"]))
+
+
+_ENDS = (("low", " low"), ("high", " high"))
 
 
 def quieter_class(sizes: pd.DataFrame, quiet: str, loud: str) -> Finding:
-    """Do concepts move less for one class than for another? From `tables.concept_sizes` (Figure 5)."""
-    claim = f"Concepts move little for {quiet} and substantially more for {loud} (Section 4.3, DINO-ViT)."
-    rule = (
-        "Agrees if in every classifier the interval of the second class lies above that of the first; "
-        "differs if in every one it lies below; else undecided. Each half of the photos counts "
-        "with the signs of the other half, so that chance alone has the size 0."
-    )
+    """Do concepts move less for one class than for another? From `concept_sizes` (Figure 5)."""
     if not {quiet, loud} <= set(sizes["class"]):
-        return Finding(claim, "This run has not both classes.", "not run", rule)
+        return Finding("", "not run", why="this run has not both classes")
     a, b = (sizes[sizes["class"] == c].set_index("classifier") for c in (quiet, loud))
-    parts = [f"{n}: {span(a.loc[n])} and {span(b.loc[n])}" for n in a.index]
     verdict: Verdict = "undecided"
     if (b["low"] > a["high"]).all():
         verdict = "agrees"
     elif (b["high"] < a["low"]).all():
         verdict = "differs"
+    parts = {name: f"{span(a.loc[name])} and {span(b.loc[name])}" for name in a.index}
     return Finding(
-        claim,
-        f"Mean size of AS over concepts, {quiet} and {loud}: " + "; ".join(parts) + ".",
+        f"Mean size of AS over concepts, {quiet} and {loud}: {_listed(parts)}",
         verdict,
-        rule,
+        counted(sizes["photos"], "photos a class"),
     )
 
 
-def photo(logits: pd.DataFrame, concepts: pd.DataFrame) -> Finding:
-    """One picture: same logits, other meaning? (Figure 1)"""
-    moved = float((logits["logit after"] - logits["logit before"]).abs().max())
-    gained = concepts.sort_values("AS").iloc[-1]
-    lost = concepts.sort_values("AS").iloc[0]
+# ------------------------------------------------------------------ notebooks 04 and 05
+
+
+def table_1(table: pd.DataFrame) -> Finding:
+    """|AS| toward the target at one IS, beside chance (Table 1)."""
+    parts = {}
+    for name, own in table.groupby("classifier", sort=False):
+        ways = own.set_index("direction")
+        a, b = (f"{number(r['|AS| mean'])} ± {number(r['|AS| sd'])}°" for _, r in _ways(ways).iterrows())
+        parts[name] = f"{a} (random null directions {b})"
+    first = table.iloc[0]
     return Finding(
-        "An equivalent pair gives the same logits while its meaning may change (Figure 1).",
-        f"{logits['photo'].iloc[0]}: the {len(logits)} largest logits moved by at most {moved:.1e}; the "
-        f"translated feature turned by IS = {concepts['IS'].iloc[0]:.1f}°. Most gained: "
-        f"“{gained['concept']}” ({gained['AS']:+.2f}°); most lost: “{lost['concept']}” ({lost['AS']:+.2f}°).",
-        "agrees" if moved < 1e-3 * logits["logit before"].abs().max() else "differs",
-        "Agrees if no shown logit moved by a thousandth of the largest; how much the meaning changed is "
-        "for the reader to judge.",
+        f"At IS = {first['IS']:g}° toward “{first['target']}”: {_listed(parts)} Mean ± standard deviation.",
+        n=counted(table[table["direction"] == _DIRECTED]["reached"]),
     )
 
 
-def span(row: Any, unit: str = "°", digits: int = 2) -> str:
-    """A value with its interval, from a row with value, low and high; without, if it has none.
-
-    >>> span({"value": 1.0, "low": 0.5, "high": 1.5})
-    '1.00° (0.50 to 1.50°)'
-    """
-    value = f"{row['value']:.{digits}f}{unit}"
-    if math.isnan(row["low"]) or math.isnan(row["high"]):
-        return value
-    return f"{value} ({row['low']:.{digits}f} to {row['high']:.{digits}f}{unit})"
+def _ways(table: pd.DataFrame) -> pd.DataFrame:
+    return table.loc[[_DIRECTED, _RANDOM]]
 
 
-def _overlaps(table: pd.DataFrame) -> str:
-    """Whether neighbouring intervals overlap, in words."""
-    ordered = table.sort_values("value", ascending=False).to_dict("records")
-    apart = sum(a["low"] > b["high"] for a, b in itertools.pairwise(ordered))
-    return f"the intervals of {apart} of {len(ordered) - 1} neighbouring pairs do not overlap"
+def steerable(table: pd.DataFrame) -> Finding:
+    """Does a directed step move toward the text more than a random one of the same IS? (Section 4.4)"""
+    wide = table.pivot(index="classifier", columns="direction", values="AS mean").dropna()
+    if wide.empty or wide.shape[1] < 2:
+        return Finding("", "not run", why="no photo reaches this IS in both ways")
+    spread = table.pivot(index="classifier", columns="direction", values="AS sd").loc[wide.index]
+    clear = (wide[_DIRECTED] - wide[_RANDOM]) > 2 * spread[_RANDOM]
+    flips = int(table["flips"].sum())
+    verdict: Verdict = "undecided"
+    if bool(clear.all()) and flips == 0:
+        verdict = "agrees"
+    elif not clear.any():
+        verdict = "differs"
+    parts = {
+        n: f"{number(r[_DIRECTED], 1, sign=True)}° against {number(r[_RANDOM], 1, sign=True)}°"
+        for n, r in wide.iterrows()
+    }
+    return Finding(
+        f"Mean AS toward the text, directed against random steps: {_listed(parts)} {flips} top-1 classes "
+        "changed.",
+        verdict,
+        counted(table[table["direction"] == _DIRECTED]["reached"]),
+    )
+
+
+def whole_gradient(table: pd.DataFrame) -> Finding:
+    """What staying in the null space costs, and what it spares (eq. 12); no claim of the paper."""
+    parts = {
+        r["classifier"]: f"{number(r['AS along the whole gradient'], 1)}° against "
+        f"{number(r['AS in the null space'], 1)}° in the null space, and {r['top-1 changes']} of "
+        f"{r['photos']} photos change their top-1 class"
+        for r in table[table["photos"] > 0].to_dict("records")
+    }
+    if not parts:
+        return Finding("", "not run", why="no photo reaches this IS in both ways")
+    return Finding(
+        f"AS of steps of IS = {table['IS'].iloc[0]:g}° along the whole text gradient: {_listed(parts)}",
+        n=counted(table["photos"]),
+    )
+
+
+def figure_1(pairs: pd.DataFrame, logits: pd.DataFrame) -> Finding:
+    """Same logits in every pair, and a meaning that changes much in some and hardly in others? (Figure 1)"""
+    moved = float((logits["logit"] - logits["its logit"]).abs().max())
+    same = moved < 1e-3 * logits["logit"].abs().max() and (logits["original"] == logits["equivalent"]).all()
+    much = (pairs["IS"] >= PAPER_IS) | (pairs["AS"].abs() >= PAPER_AS)
+    benign = pairs["kind"] == "benign"
+    parts = [
+        f"{kind} pairs IS {between(own['IS'], digits=1)} and |AS| {between(own['AS'].abs())}"
+        for kind, own in pairs.groupby("kind", sort=False)
+    ]
+    missing = {
+        "the logits are not the same": not same,
+        "no problematic pair changes much": not much[~benign].any(),
+        "a benign pair changes much": much[benign].any(),
+    }
+    why = [words for words, lacks in missing.items() if lacks]
+    return Finding(
+        f"No shown logit differs by more than {tiny(moved)}; {', '.join(parts)}.",
+        "differs" if why else "agrees",
+        f"{len(pairs)} pairs",
+        "; ".join(why),
+    )
+
+
+def figure_6(grid: pd.DataFrame) -> Finding:
+    """Do steps toward each target reach it clearly? From `steering_grid` (Figure 6)."""
+    cells = grid.groupby(["classifier", "target"], sort=False)["AS"].agg(["mean", "std", "count"])
+    margin = 2 * cells["std"] / np.sqrt(cells["count"])
+    below = (cells["mean"] + margin < PAPER_AS).groupby("classifier").any()
+    verdict: Verdict = "undecided"
+    if (cells["mean"] - margin > PAPER_AS).all():  # NaN, where no photo reaches a target, is not above
+        verdict = "agrees"
+    elif below.all():
+        verdict = "differs"
+    reached = cells["mean"].unstack(sort=False)
+    parts = {name: between(row, digits=1) for name, row in reached.iterrows()}
+    missed = int(cells["mean"].isna().sum())
+    return Finding(
+        f"Mean AS toward {reached.shape[1]} targets at IS = {grid['IS'].iloc[0]:g}°: {_listed(parts)}",
+        verdict,
+        f"{grid['source'].nunique()} classes of photos",
+        f"{missed} targets are reached by no photo" if missed else "",
+    )
+
+
+def visible_change(changes: pd.DataFrame) -> Finding:
+    """At which IS do pictures change? (appendix C, Figure 9)"""
+    half, noise = changes[changes["changed"] >= 50], float(changes["noise"].iloc[0])
+    words = f"Up to IS = {changes['IS'].max():g}° fewer than half of the pictures are seen as another class"
+    if len(half):
+        words = f"Half of the pictures are seen as another class from IS = {half['IS'].iloc[0]:g}° on (mean "
+        words += f"AS {number(half['AS'].iloc[0], 1)}°)"
+    past = changes[changes["turned"] > noise]
+    if noise > 0:
+        when = f"from IS = {past['IS'].iloc[0]:g}° on" if len(past) else "at no IS"
+        words += f"; {when} they turn by more than other noise does ({number(noise, 0)}°)"
+    return Finding(f"{words}.", n=counted(changes["pictures"], "pictures at each IS"))
+
+
+def norm_effect(effect: pd.DataFrame) -> Finding:
+    """How much of a picture's change is the length's doing? (eq. 14)"""
+    restored, plain = effect["turned, restored (°)"], effect["turned, as it comes (°)"]
+    verdict: Verdict = "undecided" if (plain > restored).any() else "differs"
+    return Finding(
+        f"Steps make features {between(effect['norm, × original'], '')} times as long. Pictures turn by "
+        f"{number(restored.mean(), 1)}° with the norm restored, {number(plain.mean(), 1)}° without (means).",
+        "agrees" if (plain > restored).all() else verdict,
+        f"{len(effect)} pictures",
+    )
+
+
+def noise_effect(effect: pd.DataFrame) -> Finding:
+    """Can a step be told from noise that is not shared? (appendix D)"""
+    step, noise = effect["step alone (°)"], effect["noise alone (°)"]
+    if not noise.any():
+        return Finding("These pictures are made without noise.", "not comparable", f"{len(effect)} photos")
+    more = noise > step
+    verdict: Verdict = "undecided" if more.any() else "differs"
+    return Finding(
+        f"The step alone turns a picture by {number(step.mean(), 1)}°, other noise alone by "
+        f"{number(noise.mean(), 1)}° (means); noise turns {int(more.sum())} of {len(effect)} farther.",
+        "agrees" if more.all() else verdict,
+        f"{len(effect)} photos",
+    )

@@ -5,22 +5,9 @@ The introduction quotes the first sentences, so a fact is phrased here and nowhe
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import pandas as pd
 
-from sing_utils.findings import Finding
-
-
-def between(values: Iterable[float], number: str = ".1f") -> str:
-    """From the least to the largest, as one number where they read the same.
-
-    >>> between([7.84, 10.7]), between([3.01, 3.02]), between([-0.001, 0.12], ".2f")
-    ('7.8 to 10.7', '3.0', '0.00 to 0.12')
-    """
-    ends = [f"{x:{number}}" for x in (min(values := list(values)), max(values))]
-    low, high = (e.lstrip("-") if not float(e) else e.replace("-", "−") for e in ends)
-    return low if low == high else f"{low} to {high}"
+from sing_utils.findings import Finding, between, tiny
 
 
 def setup(heads: pd.DataFrame) -> Finding:
@@ -28,9 +15,99 @@ def setup(heads: pd.DataFrame) -> Finding:
     ignored, chance = heads["ignored (%)"], heads["by chance (%)"]
     than = "less than" if (ignored < chance).all() else "more than" if (ignored > chance).all() else "beside"
     flips = int(heads["top-1 changes"].sum())
-    stays = "no top class changes" if not flips else f"{flips} top classes change"
+    moved = f"{tiny(heads['logits moved'].max())} of ‖W‖‖f‖"
+    then = (
+        f"no logit moves by more than rounding ({moved}), and no top class changes"
+        if (heads["logits moved"] <= heads["bound"]).all() and not flips
+        else f"logits move by up to {moved}, and {flips} top classes change"
+    )
     return Finding(
-        f"The heads of these classifiers ignore {between(ignored, '.0f')} % of a feature's energy, {than} the "
-        f"{between(chance, '.0f')} % in a random subspace of that size. Without it the logits move by at most "
-        f"{heads['logits moved'].max():.0e} of what they could, which is rounding, and {stays}."
+        f"The heads of these classifiers ignore {between(ignored, ' %', 0)} of a feature's energy, {than} "
+        f"the {between(chance, ' %', 0)} in a random subspace of that size. Without it {then}."
+    )
+
+
+def translators(fits: pd.DataFrame) -> Finding:
+    """How far the translators can be trusted: from the table `translator_fits`."""
+    exact, steps = (fits[fits["method"] == m].reset_index(drop=True) for m in ("ridge", "adamw"))
+    ahead = int((exact["cosine"] > steps["cosine"]).sum())
+    return Finding(
+        f"A linear map carries features to embeddings with a cosine of {between(exact['cosine'], '', 2)} on "
+        f"photos that it never saw, and explains {between(100 * exact['R²'], ' %', 0)} of their variance. "
+        "The closed form is more faithful than the paper's training by steps for "
+        f"{ahead} of {len(exact)} classifiers."
+    )
+
+
+def comparison(scores: pd.DataFrame, ridges: pd.DataFrame) -> Finding:
+    """How far null removal turns the meaning, and what of that is the translator's: from `photo_scores`
+    and `ridge_sensitivity`.
+    """
+    IS = scores.groupby("classifier", sort=False)["IS"].median()
+    size = scores["AS"].abs().groupby(scores["classifier"], sort=False).median()
+    near = ridges[ridges["ridge, × chosen"].between(0.1, 10)]
+    wide, cosine = between(near["median IS (°)"], digits=1), between(near["cosine of Tf and z"], "")
+    return Finding(
+        f"Without its null component a photo's meaning turns by {between(IS, '°', 1)} (median), and "
+        f"{between(size, '°', 2)} toward or away from its class. These degrees are the translator's "
+        f"as well: other ridges put IS anywhere from {wide}, while the cosine goes from {cosine}."
+    )
+
+
+def controls(summary: pd.DataFrame) -> Finding:
+    """What is left of the scores under controls: from the table `controls`."""
+    said = summary.groupby("control", sort=False)["verdict"].last()
+    parts = []
+    if (kind := "same dimension and energy") in said:
+        parts.append(
+            f"beside random subspaces of that size and energy the contrast is {said[kind]} classifiers"
+        )
+    if "blind worlds" in said:
+        parts.append(f"beside what a blind translator finds, {said['blind worlds']}")
+    known = "; ".join(parts) or "the controls of the null space are turned off in this run"
+    return Finding(
+        f"{known[0].upper()}{known[1:]}. Class by class the contrast differs from zero in "
+        f"{said['class by class']} cases, given the number of tests."
+    )
+
+
+def classes(scores: pd.DataFrame, agreement: pd.DataFrame) -> Finding:
+    """How much classes differ, and whether classifiers agree about them: from `photo_scores` and
+    `rank_correlations`.
+    """
+    medians = scores["AS"].abs().groupby([scores["classifier"], scores["class"]], sort=False).median()
+    same = (
+        f"The orders of two classifiers correlate by {between(agreement['rho'], '', 2)} (ranks)"
+        if len(agreement)
+        else "One classifier, or too few classes, has no order to compare"
+    )
+    return Finding(f"Class by class the median |AS| runs from {between(medians, '°', 2)}. {same}.")
+
+
+def steering(table: pd.DataFrame) -> Finding:
+    """How far a feature can be steered while its logits stay: from the table `steering`."""
+    wide = table.pivot(index="classifier", columns="direction", values="AS mean")
+    text, chance = wide["toward the text"].dropna(), wide["random"].dropna()
+    if text.empty:
+        return Finding("No photo of the source class reaches the wanted Image Score. Ask for fewer degrees.")
+    first, flips = table.iloc[0], int(table["flips"].sum())
+    stay = "No step changed" if not flips else f"{flips} steps changed"
+    length = table.loc[table["direction"] == "toward the text", "length"].dropna()
+    return Finding(
+        f"Turned by {first['IS']:g}° inside the null space, features come {between(text, '°', 1)} nearer to "
+        f"“{first['target']}”, and {between(chance, '°', 1)} along random null directions. "
+        f"{stay} a top class; directed steps are {between(length, '', 1)} times as long as the feature."
+    )
+
+
+def pictures(pairs: pd.DataFrame, changes: pd.DataFrame) -> Finding:
+    """How different pairs are, and when pictures change: from `pairs` and `picture_changes`."""
+    half = changes[changes["changed"] >= 50]
+    seen = (
+        f"from IS = {half['IS'].iloc[0]:g}° on" if len(half) else f"at no IS up to {changes['IS'].max():g}°"
+    )
+    return Finding(
+        f"Pairs with the same logits turn by {between(pairs['IS'], digits=1)}, and by up to "
+        f"{pairs['AS'].abs().max():.1f}° toward or away from their class. Half of the steered pictures are "
+        f"seen as another class {seen}."
     )

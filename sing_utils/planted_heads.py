@@ -95,7 +95,7 @@ class Recoding:
         return cls(codes, residual @ whiten)
 
     def __call__(self, h: Tensor) -> tuple[Tensor, Tensor]:
-        """H (N, 128) -> codes (N, 26), rest (N, rest)."""
+        """Pooled features h (N, 128) -> codes (N, 26), rest (N, rest)."""
         x = _with_one(h)
         return x @ self.codes, x @ self.rest
 

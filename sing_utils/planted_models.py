@@ -5,7 +5,6 @@ All are small and were trained on scenes by data/planted/build/train.py; weights
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -281,8 +280,3 @@ class Renderer:
             cloud=float(p["cloud"][1]),
             phase=(float(phase[0]), float(phase[1])),
         )
-
-
-def card() -> dict[str, Any]:
-    """What data/planted/build/train.py measured: accuracies, retrieval, seconds."""
-    return dict(json.loads((WEIGHTS / "card.json").read_text()))

@@ -11,13 +11,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sing_utils.errors import SingError
@@ -30,7 +33,7 @@ from sing_utils.planted_models import (
     load_planted_encoder,
     pooled,
 )
-from sing_utils.scores import attribute_score, image_score
+from sing_utils.scores import attribute_score, contrast, image_score
 from sing_utils.translator import Translator
 
 LEVELS = [(f, v) for f, levels in FACTORS.items() for v in levels]  # 34 rows of every table of texts
@@ -59,6 +62,21 @@ class Sample:
 
 
 @dataclass(frozen=True, eq=False)
+class ScenePhotos:
+    """Scenes as a planted head sees them, in the words of `sing_utils.run.Photos`.
+
+    Attributes:
+        f: features, (N, m).
+        z: the encoder's embeddings, (N, n).
+        own: number of each scene's shape, (N,).
+    """
+
+    f: Tensor
+    z: Tensor
+    own: Tensor
+
+
+@dataclass(frozen=True, eq=False)
 class World:
     """One draw of everything: scenes, backbone, directions. The encoders are the same in all worlds.
 
@@ -67,8 +85,8 @@ class World:
         fit: scenes to fit heads and translators on.
         evaluation: scenes that nothing is fitted on.
         recoding: of the backbone, fitted on `fit`.
-        pairs: (factor, mean h of scenes that all have one level of it, mean h of the same scenes with another
-            level), (1, 128) each: everything else is the same in both.
+        pairs: factor -> mean h of scenes that all have one level of it, and of the same scenes with another
+            level, (2, 128): everything else is the same in both.
         encoders: name -> encoder.
     """
 
@@ -76,25 +94,46 @@ class World:
     fit: Sample
     evaluation: Sample
     recoding: Recoding
-    pairs: list[tuple[str, Tensor, Tensor]]
+    pairs: dict[str, Tensor]
     encoders: dict[str, PlantedEncoder]
-    _texts: dict[tuple[str, str], Tensor] = field(default_factory=dict, repr=False)
+    _texts: dict[tuple[str, ...], Tensor] = field(default_factory=dict, repr=False)
 
     def plant(self, name: str, *, seed: int | None = None, **options: Any) -> Planted:
         """A planted head of this world; see `sing_utils.planted_heads.plant`."""
         own = 100 * self.seed + 17 if seed is None else seed
         return plant(self.recoding, self.fit.h, self.fit.levels, name=name, seed=own, **options)
 
-    def texts(self, encoder: str = "planted", wording: str = WORDINGS[0]) -> Tensor:
-        """Embeddings of all levels' prompts, (34, n), in the order of `LEVELS`."""
-        if (encoder, wording) not in self._texts:
-            prompts = [phrase(f, v, wording) for f, v in LEVELS]
-            self._texts[encoder, wording] = self.encoders[encoder].encode_text(prompts).double()
-        return self._texts[encoder, wording]
+    def photos(self, head: Planted, part: Literal["evaluation", "fit"] = "evaluation") -> ScenePhotos:
+        """The scenes as a head sees them: those that nothing is fitted on, or those to fit on."""
+        own: Sample = getattr(self, part)
+        shapes = torch.from_numpy(own.levels[:, 0]).long()
+        return ScenePhotos(head.features(own.h), own.z["planted"], shapes)
+
+    @property
+    def prompts(self) -> list[str]:
+        """The prompt of each shape, the classes of this world."""
+        return level_prompts()[: len(FACTORS["shape"])]
+
+    def texts(self, prompts: Sequence[str], encoder: str = "planted") -> Tensor:
+        """Embeddings of K texts, (K, n)."""
+        key = (encoder, *prompts)
+        if key not in self._texts:
+            self._texts[key] = self.encoders[encoder].encode_text(prompts).double()
+        return self._texts[key]
+
+
+def level_prompts(wording: str = WORDINGS[0]) -> list[str]:
+    """The prompts of all factors' levels, 34, in the order of `LEVELS`."""
+    return [phrase(f, v, wording) for f, v in LEVELS]
 
 
 def build_world(
-    seed: int, *, scenes: int = 3000, evaluation: int = 500, encoders: Sequence[str] = ("planted",)
+    seed: int,
+    *,
+    scenes: int = 3000,
+    evaluation: int = 500,
+    encoders: Sequence[str] = ("planted",),
+    kept: Path | None = None,
 ) -> World:
     """Draw the scenes of a world and run its networks on them.
 
@@ -103,28 +142,43 @@ def build_world(
         scenes: to fit on.
         evaluation: scenes that nothing is fitted on.
         encoders: names for `load_planted_encoder`.
+        kept: file with what the networks saw of these scenes; made if it isn't there. None: no file.
     """
     if scenes < LEAST:
         raise SingError(f"scenes is {scenes}, expected at least {LEAST} to fit a feature of 96 numbers on.")
-    backbone = load_backbone(seed % BACKBONES)
     loaded = {name: load_planted_encoder(name) for name in encoders}
-
-    def sample(count: int, own_seed: int) -> Sample:
-        drawn = Scenes(count, seed=own_seed)
-        pictures = drawn.pictures()
-        z = {name: e.encode_pictures(pictures).double() for name, e in loaded.items()}
-        return Sample(drawn, pooled(backbone, pictures), z)
-
-    fit, held = sample(scenes, 20_000 + seed), sample(evaluation, 30_000 + seed)
-    few = [held.scenes[i] for i in range(min(COUNTERFACTUALS, evaluation))]
-    rng, pairs = np.random.default_rng(seed), []
-    for factor, levels in FACTORS.items():
-        before, after = (
-            pooled(backbone, np.stack([np.asarray(s.changed(factor, v).picture()) for s in few]))
-            for v in rng.choice(levels, 2, replace=False)
-        )
-        pairs.append((factor, before.double().mean(0, keepdim=True), after.double().mean(0, keepdim=True)))
+    drawn = {"fit": Scenes(scenes, seed=20_000 + seed), "evaluation": Scenes(evaluation, seed=30_000 + seed)}
+    seen = load_file(kept) if kept and kept.exists() else _look(seed, drawn, loaded)
+    if kept and not kept.exists():
+        save_file(seen, fresh := kept.with_suffix(f".{os.getpid()}"))
+        fresh.replace(kept)  # whole, also where two notebooks make it at once
+    fit, held = (
+        Sample(own, seen[f"{part} h"], {name: seen[f"{part} {name}"].double() for name in encoders})
+        for part, own in drawn.items()
+    )
+    pairs = {factor: seen[f"pairs {factor}"] for factor in FACTORS}
     return World(seed, fit, held, Recoding.fit(fit.h, fit.levels), pairs, loaded)
+
+
+def _look(seed: int, drawn: dict[str, Scenes], encoders: dict[str, PlantedEncoder]) -> dict[str, Tensor]:
+    """What a world's networks see: pooled features, embeddings, and the means of changed scenes."""
+    backbone, seen = load_backbone(seed % BACKBONES), {}
+    for part, scenes in drawn.items():
+        pictures = scenes.pictures()
+        seen[f"{part} h"] = pooled(backbone, pictures)
+        seen |= {f"{part} {name}": e.encode_pictures(pictures) for name, e in encoders.items()}
+    held = drawn["evaluation"]
+    few = [held[i] for i in range(min(COUNTERFACTUALS, len(held)))]
+    rng = np.random.default_rng(seed)
+    for factor, levels in FACTORS.items():
+        means = [
+            pooled(backbone, np.stack([np.asarray(s.changed(factor, v).picture()) for s in few]))
+            .double()
+            .mean(0)
+            for v in rng.choice(levels, 2, replace=False)
+        ]
+        seen[f"pairs {factor}"] = torch.stack(means)  # (2, 128)
+    return seen
 
 
 def fit_translator(
@@ -179,46 +233,33 @@ def measure(
     - contrast: mean over scenes of AS toward the own level minus the mean AS toward the factor's other
       levels, degrees; below 0: the own level lost more than the others.
     - IS: median over scenes, degrees.
-    - cosine: mean cosine of T f and z on these scenes, which T never saw.
+    - cosine: mean cosine of Tf and z on these scenes, which T never saw.
     """
     T = T or fit_translator(world, head, encoder=encoder)
     spaces, own = head.spaces(), world.evaluation
-    f = head.features(own.h)  # (N, m)
-    z, z_tilde = T(f), T.after_null_removal(spaces)(f)  # (N, n) each
-    texts = world.texts(encoder, wording)  # (34, n)
-    AS = attribute_score(z[:, None], z_tilde[:, None], texts).numpy()  # (N, 34)
-    turned = float(np.median(image_score(z, z_tilde)))
-    cosine = float(torch.cosine_similarity(z, own.z[encoder], dim=-1).mean())
-    seen = _counterfactual_shares(world, head)
-    rows, start = [], 0
-    for k, (factor, levels) in enumerate(FACTORS.items()):
-        part = AS[:, start : start + len(levels)]
-        start += len(levels)
-        at = own.levels[:, k]
-        true = part[np.arange(len(at)), at]
-        others = (part.sum(1) - true) / (len(levels) - 1)
+    f, levels = head.features(own.h), torch.from_numpy(own.levels)  # (N, m), (N, 8)
+    Tf, Tf_tilde = T(f), T.after_null_removal(spaces)(f)  # (N, n) each
+    texts = world.texts(level_prompts(wording), encoder)  # (34, n)
+    AS = attribute_score(Tf[:, None], Tf_tilde[:, None], texts)  # (N, 34)
+    turned = float(image_score(Tf, Tf_tilde).quantile(0.5))
+    cosine = float(torch.cosine_similarity(Tf, own.z[encoder], dim=-1).mean())
+    rows = []
+    parts = AS.split([len(v) for v in FACTORS.values()], dim=1)
+    for factor, part, at in zip(FACTORS, parts, levels.mT, strict=True):
+        true = part.gather(1, at[:, None])[:, 0]  # (N,)
+        change = head.features(world.pairs[factor]).diff(dim=0)  # (1, m)
         rows.append(
             {
                 "seed": world.seed,
                 "head": head.name,
                 "factor": factor,
                 "planted": head.ignored[factor],
-                "counterfactual": seen[factor],
-                "|AS|": float(np.median(np.abs(true))),
+                "counterfactual": float(spaces.null_energy(change)[0]),
+                "|AS|": float(true.abs().quantile(0.5)),
                 "AS": float(true.mean()),
-                "contrast": float((true - others).mean()),
+                "contrast": float(contrast(part, at).mean()),
                 "IS": turned,
                 "cosine": cosine,
             }
         )
     return pd.DataFrame(rows)
-
-
-def _counterfactual_shares(world: World, head: Planted) -> dict[str, float]:
-    """Factor -> share of the mean change of f in the null space, when that factor of scenes is changed."""
-    V_n = head.spaces().null_basis
-    shares = {}
-    for factor, before, after in world.pairs:
-        step = head.features(after) - head.features(before)  # (1, m)
-        shares[factor] = float((step @ V_n).square().sum() / step.square().sum())
-    return shares

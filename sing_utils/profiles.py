@@ -243,9 +243,14 @@ def safe_name(name: str) -> str:
 
 
 def project_root(start: Path | None = None) -> Path:
-    """The nearest folder at or above `start` (default: here) that holds data/profiles."""
-    start = (start or Path.cwd()).resolve()
-    for folder in (start, *start.parents):
+    """The nearest folder at or above `start` that holds data/profiles.
+
+    Args:
+        start: None: the working folder, and where that is in no checkout, the one that this package is in.
+    """
+    package = Path(__file__).resolve().parents[1]
+    start, others = (start.resolve(), ()) if start else (Path.cwd().resolve(), (package,))
+    for folder in (start, *start.parents, *others):
         if (folder / "data" / "profiles").is_dir():
             return folder
     raise SingError(

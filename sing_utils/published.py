@@ -10,7 +10,6 @@ The files are in data/published; an unknown key in one is an error that names it
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -18,7 +17,7 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from sing_utils.errors import SingError
+from sing_utils.errors import SingError, unknown
 from sing_utils.profiles import project_root
 
 FOLDER = Path("data/published")
@@ -92,33 +91,95 @@ class Needs(_Entry):
     classes: bool = False
     step: bool = False
 
+    @property
+    def words(self) -> str:
+        """The conditions in one sentence; "" if there are none."""
+        one = "one of " if len(self.any_of) > 1 else ""
+        parts = [
+            f"{one}{', '.join(self.all_of or self.any_of)} with the published weights"
+            if self.all_of or self.any_of
+            else "",
+            "OpenAI's CLIP ViT-L/14 as the encoder" if self.encoder else "",
+            "photos of the paper's 16 classes and its prompts" if self.classes else "",
+            "steps from sports car toward a jellyfish at IS = 40°" if self.step else "",
+        ]
+        needed = "; ".join(filter(None, parts))
+        return f"Not comparable without {needed}." if needed else ""
+
+
+class Compare(_Entry):
+    """A table's numbers beside published ones.
+
+    Attributes:
+        table: of the run.
+        numbers: their name in numbers.yaml.
+        by: column of the names of these numbers.
+        where: column -> value, of the rows that count.
+        column: of the values; "low" and "high" beside it are their intervals, unless `sd` is given.
+        sd: column of standard deviations, where values are means.
+        n: column of their numbers of rows.
+    """
+
+    table: str
+    numbers: str
+    by: str
+    where: dict[str, str] = {}
+    column: str = "value"
+    sd: str = ""
+    n: str = ""
+
 
 class Claim(_Entry):
     """One claim, figure or table of the paper. See the head of claims.yaml.
 
     Attributes:
-        id: by which rows are linked and `sing_utils.reproduction` finds the function that judges.
+        id: of its row in a run's table `findings`.
+        group: identity (holds by construction), measured (by any run), or paper (needs its models).
         where: in the paper.
         claim: in our words.
-        kind: of claim.
+        page: notebook that its numbers come from.
         rule: how the verdict follows from numbers.
-        page: notebook#heading where the run's numbers come from.
-        pattern: whether it speaks of classifiers in general.
         needs: without what it is not comparable.
+        finding: id of another row whose words to show; "": its own.
+        compare: its numbers with published ones.
+        never: why no run can be compared.
+        checked: by what else than a run, for an identity.
         note: what a reader should know besides.
-        section: title of its part of the page.
     """
 
     id: str = Field(pattern=r"^[a-z0-9-]+$")
+    group: Literal["identity", "measured", "paper"]
     where: str
     claim: str
-    kind: Literal["measurement", "illustration", "definition", "method"]
-    rule: str
-    page: str = Field(pattern=r"^[0-9a-z_]+#[a-z0-9-]+$")
-    pattern: bool = False
+    page: str = Field(pattern=r"^[0-9a-z_]+$")
+    rule: str = ""
     needs: Needs = Needs()
+    finding: str = ""
+    compare: Compare | None = None
+    never: str = ""
+    checked: str = ""
     note: str = ""
-    section: str
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Claim:
+        if sum(map(bool, (self.rule, self.compare, self.never, self.checked))) != 1:
+            raise ValueError("expected one of rule, compare, never and checked")
+        return self
+
+    @property
+    def how(self) -> str:
+        """How it is judged, in words: the rule, and without what it is not comparable."""
+        rule = f"Never comparable: {self.never}" if self.never else self.rule or self.checked
+        if self.compare:
+            rule = _COMPARED.format(by=self.compare.by)
+        return " ".join(filter(None, [rule, self.needs.words]))
+
+
+_COMPARED = (
+    "A {by} agrees if the interval of its value overlaps the published value ± its error, differs if not; "
+    "one that is wider than half the span of the published values is undecided. Together, agrees if nine in "
+    "ten of the decided ones do, differs if fewer than half do, else undecided."
+)
 
 
 class Difference(_Entry):
@@ -132,13 +193,13 @@ class Difference(_Entry):
 
 
 def load_claims(root: Path | None = None) -> list[Claim]:
-    """All claims of data/published/claims.yaml, in the paper's order.
+    """All claims of data/published/claims.yaml, in its order.
 
     Raises:
         SingError: for an unknown or missing key (it is named), or an id that occurs twice.
     """
     file = _file(root, "claims.yaml")
-    claims = [_validated(Claim, entry, file) for entry in _claim_entries(file)]
+    claims = [_validated(Claim, entry, file) for entry in _read(file, list)]
     seen: set[str] = set()
     for claim in claims:
         if claim.id in seen:
@@ -179,8 +240,19 @@ class Published:
 
     @cached_property
     def claims(self) -> list[Claim]:
-        """In the paper's order."""
+        """In the file's order."""
         return load_claims(self.root)
+
+    def claim(self, name: str) -> Claim:
+        """One claim by its id.
+
+        Raises:
+            SingError: for one that is none; the message names the nearest.
+        """
+        by_id = {claim.id: claim for claim in self.claims}
+        if name not in by_id:
+            raise unknown("claim", name, list(by_id), where="claims.yaml")
+        return by_id[name]
 
     @cached_property
     def numbers(self) -> dict[str, Numbers]:
@@ -223,14 +295,6 @@ def _read(file: Path, kind: type) -> Any:
     if not isinstance(found, kind):
         raise SingError(f"{file.name} holds a {type(found).__name__}, expected a {kind.__name__}.")
     return found
-
-
-def _claim_entries(file: Path) -> Iterator[dict[str, Any]]:
-    for group in _read(file, list):
-        if not isinstance(group, dict) or set(group) != {"section", "claims"}:
-            raise SingError(f"{file.name}: a group has other keys, expected `section` and `claims`.")
-        for entry in group["claims"]:
-            yield {"section": group["section"], **entry}
 
 
 def _validated(kind: type[_T], entry: Any, file: Path, name: str = "") -> _T:

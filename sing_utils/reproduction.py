@@ -1,110 +1,200 @@
-"""Paper, ours, agrees? Every claim of the paper beside what one run measured, with a verdict by its rule.
+"""Paper, ours, agrees? Every claim of the paper beside what one run measured, with one verdict by its rule.
 
-The claims and their rules are data (data/published/claims.yaml), one function judges each
-(`sing_utils.reproduction_rules` and its neighbours), and nothing is adjusted by hand.
+Claims and rules are data (data/published/claims.yaml). A notebook's finding is judged when it is said, and
+kept; what no notebook says is judged from tables by `sing_utils.reproduction_rules`. Both go through `judge`.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from sing_utils import (  # noqa: F401 (they register)
-    reproduction_rules,
-    reproduction_rules_classes,
-    reproduction_rules_steering,
-)
-from sing_utils.published import Claim, Published
-from sing_utils.reproduction_facts import RunFacts, needed
-from sing_utils.reproduction_judging import JUDGES, Judgement
-from sing_utils.reproduction_page import render
+from sing_utils.findings import Finding, Verdict, span
+from sing_utils.published import Claim, Compare, Needs, Numbers, Published
+from sing_utils.reproduction_rules import JUDGES, means
 from sing_utils.results import Results
 
-COLUMNS = ["id", "where", "claim", "measured", "n", "verdict", "rule", "note"]
-_FOLLOWS = {
-    "agrees": "they follow the pattern",
-    "differs": "they do not follow the pattern",
-    "undecided": "they leave it open",
-}
+COLUMNS = ["id", "group", "where", "claim", "measured", "n", "verdict", "why"]
+# CLIP ViT-L/14 with OpenAI's weights: the paper's, and Karlo's. Other weights make another space.
+_ENCODERS = ("karlo", "open_clip:ViT-L-14")
+_STEP = ("sports car", "jellyfish", 40.0)
+_MOST, _FEW = 0.9, 0.5  # of the compared numbers: agree together, differ together
+_REHEARSED = "a rehearsal: its weights are random, so no number means anything"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What of a run decides about its claims.
+
+    Attributes:
+        parameters: of its profile, as run.json keeps them.
+        table: name -> one of its tables, or None.
+        published: what the paper says.
+    """
+
+    parameters: Mapping[str, Any]
+    table: Callable[[str], pd.DataFrame | None]
+    published: Published
+
+    @classmethod
+    def of(cls, results: Results, root: Path | None = None) -> Facts:
+        """The facts of a finished run."""
+        record = results.record
+        parameters = dict(record.get("parameters") or {})
+        if record.get("rehearsal") or results.run.endswith("-rehearsal"):
+            parameters["rehearse"] = True
+        return cls(parameters, results.get, Published(root))
+
+    @property
+    def level(self) -> float:
+        """Confidence level of the run's intervals."""
+        return float(self.parameters.get("confidence", 0.95))
+
+    def published_ones(self, names: Sequence[str]) -> list[str]:
+        """Of these the classifiers that the run has under that name and from the published weights."""
+        sources = self.parameters.get("classifier_sources") or {}
+        run = self.parameters.get("classifiers") or []
+        known = self.published.classifiers
+        return [n for n in names if n in run and sources.get(n, n) == known[n].source]
+
+    def unlike(self, needs: Needs) -> str:
+        """Why numbers of this run can't be compared with the paper's, in one clause; "" if they can."""
+        wanted = needs.all_of or needs.any_of
+        found = self.published_ones(wanted)
+        parts = []
+        if len(found) < (len(wanted) if needs.all_of else min(1, len(wanted))):
+            parts.append(
+                f"only {', '.join(found)} of {len(wanted)} classifiers" if found else "other classifiers"
+            )
+        encoder = str(self.parameters.get("encoder") or "one that is not recorded")
+        if needs.encoder and not (
+            encoder.partition(":")[0] == _ENCODERS[0]
+            or (encoder.startswith(_ENCODERS[1]) and encoder.endswith("/openai"))
+        ):
+            parts.append(f"another encoder ({encoder})")
+        if needs.classes and set((self.parameters.get("classes") or {}).values()) != self.published.classes:
+            parts.append("photos of other classes")
+        if needs.classes and self.parameters.get("prompt_template") != "an image of a {}":
+            parts.append("other prompts")
+        if needs.step and self._step() != _STEP:
+            parts.append("another step")
+        return ", ".join(parts)
+
+    def _step(self) -> tuple[Any, ...]:
+        targets = self.parameters.get("targets") or [None]
+        return self.parameters.get("source_class"), targets[0], self.parameters.get("degrees")
+
+
+def judge(claim: Claim, facts: Facts, said: Finding | None = None) -> Finding:
+    """What a run says of a claim, with the claim's verdict.
+
+    Args:
+        claim: of claims.yaml.
+        facts: of the run.
+        said: a notebook's finding; None: judge from the run's tables.
+    """
+    if facts.parameters.get("rehearse"):
+        return Finding("", "not run", why=_REHEARSED)
+    if claim.checked:
+        return Finding("", "holds")
+    unlike = "" if claim.never else facts.unlike(claim.needs)
+    if claim.never or unlike:
+        return replace(said or Finding(""), verdict="not comparable", why=unlike)
+    try:
+        if claim.compare:
+            found = _compared(claim.compare, facts)
+            return replace(found, measured=f"{said.measured if said else ''} {found.measured}".strip())
+        if claim.id in JUDGES:
+            tables, function = JUDGES[claim.id]
+            return function(facts.level, *(_table(facts, name) for name in tables))
+    except KeyError as error:
+        return Finding("", "not run", why=f"there is no {error.args[0]!r} of notebook {claim.page}")
+    return said or Finding("", "not run", why=f"notebook {claim.page} has not said it")
 
 
 def rows(results: Results, *, root: Path | None = None) -> pd.DataFrame:
-    """One row a claim, figure or table of the paper: words only, made from the run's tables.
+    """One row a claim, in the order of claims.yaml: what the run said of it, else what its tables say.
 
     Args:
         results: of the run.
         root: of the checkout; None: the one around the working folder.
-
-    Returns:
-        id, where, claim, measured (with units and intervals), n (over how many of what), verdict, rule,
-        note (why the verdict, and what else to know).
     """
-    published = Published(root)
-    run = RunFacts(results, published)
-    return pd.DataFrame([_row(claim, run) for claim in published.claims], columns=COLUMNS)
-
-
-def page(results: Results, planted: Results | None = None, *, root: Path | None = None) -> str:
-    """book/reproduction.md as MyST Markdown: all rows, where paper and code differ, and the controls.
-
-    Args:
-        results: of the run.
-        planted: of a run of the planted profile, whose words fill the column `planted` of the controls.
-        root: of the checkout; None: the one around the working folder.
-    """
-    published = Published(root)
-    return render(rows(results, root=root), RunFacts(results, published), planted)
-
-
-def _row(claim: Claim, run: RunFacts) -> dict[str, str]:
-    found = _judged(claim, run)
-    parts = [found.why, _pattern(claim, found), claim.note]
-    rule = [claim.rule, found.rule, needed(claim.needs)]
-    return {
-        "id": claim.id,
-        "where": claim.where,
-        "claim": claim.claim,
-        "measured": found.measured,
-        "n": found.n,
-        "verdict": found.verdict,
-        "rule": " ".join(filter(None, rule)),
-        "note": " ".join(_sentence(part) for part in parts if part),
-    }
-
-
-def _judged(claim: Claim, run: RunFacts) -> Judgement:
-    if run.rehearsal:
-        return Judgement(
-            "", "", "not run", "a rehearsal: its weights are random, so no number means anything"
+    facts = Facts.of(results, root)
+    said = said_by(results)
+    found = []
+    for claim in facts.published.claims:
+        own = said.get(claim.id) or judge(claim, facts, said.get(claim.finding))
+        found.append(
+            {**vars(own), "id": claim.id, "group": claim.group, "where": claim.where, "claim": claim.claim}
         )
-    judge = JUDGES[claim.id]
-    tables = [run.results.get(name) for name in judge.tables]
-    notebook = claim.page.partition("#")[0]
-    for name, table in zip(judge.tables, tables, strict=True):
-        if table is None:
-            return Judgement("", "", "not run", f"the table {name} is missing; notebook {notebook} makes it")
-        if table.empty:
-            return Judgement("", "", "not run", f"the table {name} of notebook {notebook} is empty")
-    unlike = run.unlike(claim.needs)
-    try:
-        found = judge.function(dataclasses.replace(run, apart=bool(unlike)), *tables)
-    except KeyError as error:
-        why = f"a table of notebook {notebook} lacks {error.args[0]!r}: it was made by an older version"
-        return Judgement("", "", "not run", why)
-    if unlike:
-        why = "; ".join(filter(None, [unlike, found.why]))
-        return dataclasses.replace(found, verdict="not comparable", why=why)
-    return found
+    return pd.DataFrame(found, columns=COLUMNS)
 
 
-def _pattern(claim: Claim, found: Judgement) -> str:
-    """On whose classifiers a statement about classifiers was judged."""
-    if not claim.pattern or found.verdict not in _FOLLOWS:
-        return ""
-    return f"judged on this run's own classifiers: {_FOLLOWS[found.verdict]}"
+def said_by(results: Results) -> dict[str, Finding]:
+    """Everything that a run's notebooks said, by the id of its claim or opening."""
+    table = results.get("findings")
+    if table is None:
+        return {}
+    records = table.fillna("").to_dict("records")
+    return {r["id"]: Finding(r["measured"], r["verdict"], r["n"], r["why"]) for r in records}
 
 
-def _sentence(text: str) -> str:
-    return f"{text[0].upper()}{text[1:].rstrip('.')}."
+# ------------------------------------------------------------------------------ numbers beside numbers
+
+
+def _table(facts: Facts, name: str) -> pd.DataFrame:
+    table = facts.table(name)
+    if table is None or table.empty:
+        raise KeyError(name)
+    return table
+
+
+def _compared(compare: Compare, facts: Facts) -> Finding:
+    """Verdict over all names that both have."""
+    own, numbers = _table(facts, compare.table), facts.published.numbers[compare.numbers]
+    for column, value in compare.where.items():
+        own = own[own[column] == value]
+    if compare.by == "classifier":
+        own = own[own["classifier"].isin(facts.published_ones(list(numbers.values)))]
+    own = own[own[compare.by].isin(numbers.values)]
+    if compare.sd:
+        own = means(own, compare.column, compare.sd, compare.n, facts.level)
+    verdicts: list[Verdict] = []
+    apart = []
+    for row in own.to_dict("records"):
+        verdicts.append(beside(row, numbers, row[compare.by]))
+        if verdicts[-1] == "differs":
+            theirs = f"{numbers.values[row[compare.by]]:g} ± {numbers.error(row[compare.by]):g}{numbers.unit}"
+            apart.append(f"{row[compare.by]} {span(row, numbers.unit)} against {theirs}")
+    words = f"{verdicts.count('agrees')} of {len(verdicts)} within the published value and its error"
+    words += f"; apart: {', '.join(apart)}" if apart else ""
+    return Finding(f"{words}.", together(verdicts), f"{len(verdicts)} of {len(numbers.values)} numbers")
+
+
+def beside(row: Mapping[str, Any], numbers: Numbers, name: str) -> Verdict:
+    """Does an interval overlap published ± error? One that does only because it is wide says nothing."""
+    low, high, published, error = row["low"], row["high"], numbers.values[name], numbers.error(name)
+    if math.isnan(low) or math.isnan(high):
+        return "undecided"
+    slack = 1e-9  # an interval that ends where the other begins touches it
+    if low > published + error + slack or high < published - error - slack:
+        return "differs"
+    return "undecided" if high - low > numbers.widest else "agrees"
+
+
+def together(verdicts: Sequence[Verdict]) -> Verdict:
+    """Of many comparisons one: agrees if nine in ten of the decided ones do, differs if fewer than half.
+
+    >>> together(["agrees"] * 9 + ["differs"]), together(["agrees", "differs"]), together(["undecided"])
+    ('agrees', 'undecided', 'undecided')
+    """
+    decided = [v for v in verdicts if v != "undecided"]
+    if not decided:
+        return "undecided"
+    share = decided.count("agrees") / len(decided)
+    return "agrees" if share >= _MOST else "differs" if share < _FEW else "undecided"

@@ -1,171 +1,158 @@
-"""The page book/reproduction.md: cards instead of a wide table, so that a phone shows it whole."""
+"""The page book/reproduction.md: one table whose rows unfold, in three groups."""
 
 from __future__ import annotations
 
-import html
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from sing_utils.claims_controls import claims_under_controls
-from sing_utils.published import Claim, Difference
-from sing_utils.reproduction_facts import RunFacts
+from sing_utils.findings import pill, text
+from sing_utils.published import Claim
+from sing_utils.reproduction import Facts, rows
 from sing_utils.results import Results
 
-CONTROLS = "claims_under_controls"  # claim, where, control, embedded, planted
-VERDICTS = {
-    "agrees": "what this run measured fits what the paper says, by the rule of that card.",
-    "differs": "it does not fit, by the same rule.",
-    "undecided": "the intervals are too wide, or classifiers of this run say different things.",
-    "not comparable": "the numbers are not of the same thing; the card says what differs.",
-    "not run": "this run has no number for it; the card says why.",
+GROUPS = {
+    "identity": (
+        "Holds by construction, checked",
+        "Linear algebra, the triangle inequality, determinism: these could not come out otherwise, and a run "
+        "makes sure that its code is right.",
+    ),
+    "measured": (
+        "Measured here",
+        "Claims about classifiers, translators and pictures in general, judged on those of this run.",
+    ),
+    "paper": (
+        "Needs the paper's models",
+        "Claims about the paper's own five models, and those for which it prints nothing to compare with.",
+    ),
 }
-_FOLLOWS = {
-    "paper": "the paper",
-    "code": "the code",
-    "both": "both: it has either",
-    "neither": "neither",
-}
+_HEAD = """# Paper, ours, agrees?
+
+Each row sets one claim of *Make It Sing* {cite:p}`makeitsing` beside what this run measured. A verdict
+follows by a rule that was written before; no number is adjusted by hand. Unfold a row for the rule and for
+where its number comes from. The [glossary](glossary.md) explains the words."""
+_CODE = """## Where the paper and its public code differ
+
+The authors have published code that analyses one image at a time. In these points it does something else than
+the paper says."""
+_CONTROLS = """## What the controls say
+
+The paper has no controls. [Appendix: controls](../notebooks/02b_controls.ipynb) shows each, and asks the
+same of a [planted world](../notebooks/06_planted.ipynb), where the answer is known."""
+_FIGURE = re.compile(r"(Figure|Table)s? (\d+)([ab]?)(?: (to|and) (\d+))?")
 
 
-def render(rows: pd.DataFrame, run: RunFacts, planted: Results | None) -> str:
-    """The page as MyST Markdown.
+def page(results: Results, *, root: Path | None = None) -> str:
+    """book/reproduction.md as MyST Markdown.
 
     Args:
-        rows: of `sing_utils.reproduction.rows`.
-        run: facts of the run that they come from.
-        planted: a run of the planted profile, for the last section.
+        results: of the run.
+        root: of the checkout; None: the one around the working folder.
     """
-    by_id = rows.set_index("id").to_dict("index")
-    parts = ["# Paper, ours, agrees?", _raw(_lead(rows, run)), _raw(_summary(rows)), _HOW, _raw(_rules())]
-    parts += ["## This run", _raw(_run_card(run)), "## The claims of the paper"]
-    section = ""
-    for claim in run.published.claims:
-        if claim.section != section:
-            section = claim.section
-            parts.append(f"### {section}")
-        parts.append(_raw(_claim_card(claim, by_id[claim.id])))
-    parts += ["## Where the paper and its public code differ", _CODE]
-    parts += [_raw("\n".join(map(_difference_card, run.published.differences)))]
-    parts += ["## The paper's claims under controls", _CONTROL, _raw(_controls(run.results, planted))]
+    facts, judged = Facts.of(results, root), rows(results, root=root)
+    claims = {claim.id: claim for claim in facts.published.claims}
+    parts = [_HEAD, _raw(_counts(judged)), _raw(_run_card(results, facts))]
+    for group, (title, words) in GROUPS.items():
+        own = judged[judged["group"] == group].to_dict("records")
+        shown = "\n".join(_claim_row(claims[r["id"]], r) for r in own)
+        parts += [f"## {title}\n\n{words}", _raw(_table(("Claim", "Paper", "Here", "Verdict"), shown))]
+    parts += ["## The paper's figures and tables, here", _raw(_figures(claims.values()))]
+    parts += [_CODE, _raw(_differences(facts))]
+    controls = results.get("controls")
+    if controls is not None and len(controls):
+        parts += [_CONTROLS, _raw(_controls(controls))]
     return "\n\n".join(parts) + "\n"
 
 
-# ------------------------------------------------------------------------------------------- the text
+def figures(claims: Iterable[Claim]) -> dict[str, list[str]]:
+    """Each figure and table of the paper -> the notebooks that have it.
+
+    >>> from sing_utils.published import load_claims
+    >>> figures(load_claims())["Figure 3a"]
+    ['02_model_comparison']
+    """
+    found: dict[tuple[str, int, str], dict[str, None]] = {}
+    for claim in claims:
+        for kind, first, part, _, last in _FIGURE.findall(claim.where):
+            for which in range(int(first), int(last or first) + 1):
+                found.setdefault((kind, which, part), {})[claim.page] = None
+    return {f"{kind} {which}{part}": list(found[kind, which, part]) for kind, which, part in sorted(found)}
 
 
-_HOW = """## How to read it
-
-Each card sets one claim, figure or table of *Make It Sing* {cite:p}`makeitsing` beside the run. The rule by
-which its verdict follows was written before; unfold it on the card. No number here is adjusted by hand, and a
-verdict is about this run only. The [glossary](glossary.md) explains the words."""
-
-_CODE = """The authors have published code that analyses one image at a time. In these points it does
-something else than the paper says."""
-
-_CONTROL = """Each claim again, under one control at a time: what stays of it in this run's pictures; what in
-the [planted world](../notebooks/06_planted.ipynb), where the answer is known; and in a run of the profile
-`planted`, which measures four heads of that world as if they were classifiers like any other (if there is
-one: `sing run --profile planted`). A low contrast means that the null component holds much of the class, a
-high one that it holds little."""
+# ------------------------------------------------------------------------------------------ the parts
 
 
-def _lead(rows: pd.DataFrame, run: RunFacts) -> str:
-    if run.rehearsal:
-        text = "This run is a rehearsal: its weights are random, so it says nothing of the paper."
-    else:
-        text = (
-            f"What the paper says, what the run “{run.results.run}” measured, and whether the two agree: "
-            f"{len(rows)} claims, figures and tables, one card each."
-        )
-    return f'<p class="sing-lead">{_text(text)}</p>'
-
-
-def _summary(rows: pd.DataFrame) -> str:
-    """How many rows have each verdict, with a link to each of them."""
+def _counts(judged: pd.DataFrame) -> str:
+    """How many of each group have which verdict."""
     items = []
-    for verdict in VERDICTS:
-        own = rows[rows["verdict"] == verdict]
-        links = " · ".join(
-            f'<a href="#claim-{r["id"]}">{_text(_short(r["id"]))}</a>' for r in own.to_dict("records")
-        )
-        summary = f'<summary aria-label="which: {verdict}">which</summary>'
-        folded = f"<details>{summary}<p>{links}</p></details>" if len(own) else ""
-        items.append(
-            f"<li {_class('sing-count', verdict)}><strong>{len(own)}</strong> {verdict}{folded}</li>"
-        )
+    for group, (title, _) in GROUPS.items():
+        counts = judged[judged["group"] == group]["verdict"].value_counts()
+        pills = " ".join(f"{count} {pill(verdict)}" for verdict, count in counts.items())
+        items.append(f"<li><strong>{title}</strong>: {pills}</li>")
     return f'<ul class="sing-counts" aria-label="Verdicts">{"".join(items)}</ul>'
 
 
-def _short(claim_id: str) -> str:
-    return claim_id.replace("-", " ")
-
-
-def _rules() -> str:
-    cells = "".join(f"<dt>{name}</dt><dd>{_text(words)}</dd>" for name, words in VERDICTS.items())
-    return f'<div class="sing-finding sing-plain"><dl>{cells}</dl></div>'
-
-
-# ------------------------------------------------------------------------------------------- the cards
-
-
-def _claim_card(claim: Claim, row: Mapping[str, str]) -> str:
-    notebook, _, anchor = claim.page.partition("#")
-    cells = _cells(
-        {
-            "Paper": row["claim"],
-            "This run": row["measured"] or "no number",
-            "Over": row["n"],
-            "Verdict": row["verdict"],
-        }
-    )
-    note = f'<p class="sing-rule">{_text(row["note"])}</p>' if row["note"] else ""
-    name = _text(f"{claim.where}: {row['verdict']}")
+def _claim_row(claim: Claim, row: Mapping[str, str]) -> str:
+    more = {"Rule": claim.how, "Why": row["why"], "Over": row["n"], "Note": claim.note}
+    listed = "".join(f"<dt>{name}</dt><dd>{text(words)}</dd>" for name, words in more.items() if words)
+    where = f'<a href="../notebooks/{claim.page}.html">notebook {claim.page.partition("_")[0]}</a>'
     return (
-        f'<article id="claim-{claim.id}" {_class("sing-finding", row["verdict"])} aria-label="{name}">'
-        f'<p class="sing-where"><a href="#claim-{claim.id}">{_text(row["where"])}</a></p>'
-        f"<dl>{cells}</dl>{note}"
-        f"<details><summary>The rule</summary><p>{_text(row['rule'])}</p></details>"
-        f'<p class="sing-from"><a href="../notebooks/{notebook}.html#{anchor}">'
-        f"Notebook {notebook[:2]}: where the numbers come from</a></p></article>"
+        f'<tr id="claim-{claim.id}"><td><details><summary>{text(claim.claim)}</summary>'
+        f"<dl>{listed}<dt>From</dt><dd>{where}</dd></dl></details></td>"
+        f"<td>{text(claim.where)}</td><td>{text(row['measured']) or '–'}</td>"
+        f"<td>{pill(row['verdict'])}</td></tr>"
     )
 
 
-def _difference_card(point: Difference) -> str:
-    cells = _cells(
-        {
-            "What": point.item,
-            "Paper": point.paper,
-            "Code": point.code,
-            "This book": point.ours,
-            "Follows": _FOLLOWS[point.follows],
-        }
+def _figures(claims: Iterable[Claim]) -> str:
+    lines = (
+        f"<tr><td>{figure}</td><td>"
+        + ", ".join(f'<a href="../notebooks/{p}.html">{text(p.replace("_", " "))}</a>' for p in pages)
+        + "</td></tr>"
+        for figure, pages in figures(claims).items()
     )
-    return f'<article class="sing-finding" aria-label="{_text(point.item)}"><dl>{cells}</dl></article>'
+    return _table(("Paper", "Here"), "".join(lines))
 
 
-def _run_card(run: RunFacts) -> str:
-    record = run.results.record
-    code: dict[str, Any] = record["code"] if isinstance(record.get("code"), dict) else {}
-    changed = " with changes" if code.get("dirty") else ""
-    cells = _cells(
-        {
-            "Profile": run.profile,
-            "Classifiers": ", ".join(run.sources),
-            "Encoder": run.encoder or "not recorded",
-            "Classes": str(len(run.classes)),
-            "Intervals": f"{100 * run.level:g} %",
-            "Date": str(record.get("date") or "not recorded"),
-            "Code": f"commit {code['commit']}{changed}" if code.get("commit") else "not recorded",
-        }
+def _differences(facts: Facts) -> str:
+    lines = (
+        f"<tr><td>{text(d.item)}</td><td>{text(d.paper)}</td><td>{text(d.code)}</td>"
+        f"<td>{text(d.ours)} <em>({text(d.follows)})</em></td></tr>"
+        for d in facts.published.differences
     )
-    lines = "".join(f"<li>{_text(line)}</li>" for line in _flat(record.get("revisions")))
-    shown = lines or "<li>not recorded</li>"
-    return (
-        f'<div class="sing-finding sing-plain"><dl>{cells}</dl><details><summary>Revisions of weights and '
-        f"pictures</summary><ul>{shown}</ul></details></div>"
+    return _table(("What", "Paper", "Code", "This book (follows)"), "".join(lines))
+
+
+def _controls(controls: pd.DataFrame) -> str:
+    lines = (
+        f"<tr>{''.join(f'<td>{text(cell)}</td>' for cell in row)}</tr>"
+        for row in controls.fillna("").itertuples(index=False)
     )
+    return _table([text(str(name).capitalize()) for name in controls], "".join(lines))
+
+
+def _run_card(results: Results, facts: Facts) -> str:
+    record, parameters = results.record, facts.parameters
+    code: dict[str, Any] = record.get("code") or {}
+    cells = {
+        "Profile": record.get("profile"),
+        "Classifiers": ", ".join(parameters.get("classifiers") or []),
+        "Encoder": parameters.get("encoder"),
+        "Pictures": parameters.get("picture_backend"),
+        "Classes": len(parameters.get("classes") or []) or None,
+        "Intervals": f"{100 * facts.level:g} %",
+        "Date": record.get("date"),
+        "Code": f"commit {code['commit']}{' with changes' if code.get('dirty') else ''}"
+        if code.get("commit")
+        else None,
+        "Weights and pictures": "; ".join(_flat(record.get("revisions"))) or None,
+    }
+    listed = "".join(f"<dt>{n}</dt><dd>{text(w or 'not recorded')}</dd>" for n, w in cells.items())
+    name = f"<summary>The run “{text(results.run)}”</summary>"
+    return f'<details class="sing-run">{name}<dl>{listed}</dl></details>'
 
 
 def _flat(value: Any, path: str = "") -> Iterator[str]:
@@ -184,66 +171,13 @@ def _flat(value: Any, path: str = "") -> Iterator[str]:
         yield f"{path}: {value}" if path else str(value)
 
 
-# ---------------------------------------------------------------------------------------- the controls
+def _table(head: Iterable[str], body: str) -> str:
+    """A table that takes the page's margin on a wide screen, and is cards on a phone."""
+    cells = "".join(f'<th scope="col">{cell}</th>' for cell in head)
+    table = f'<table class="sing-claims"><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table>'
+    return f'<div class="full-width">{table}</div>'
 
 
-def _controls(results: Results, planted: Results | None) -> str:
-    table = control_table(results, planted)
-    if table is None:
-        return "<p>Not run: no run has left a table of claims under controls.</p>"
-    cards = []
-    for (claim, where), own in table.groupby(["claim", "where"], sort=False):
-        cells = "".join(
-            f"<dt>{_text(r['control'])}</dt><dd>{_cell('This run', r['embedded'] or 'not run')}"
-            f"{_cell('Planted world', r['planted'])}{_cell('Planted profile', r['profile'])}</dd>"
-            for r in own.to_dict("records")
-        )
-        cards.append(
-            f'<article class="sing-finding sing-plain sing-controls" aria-label="{_text(claim)}">'
-            f"<p><strong>{_text(claim)}</strong> <span>({_text(where)})</span></p><dl>{cells}</dl></article>"
-        )
-    return "\n".join(cards)
-
-
-def control_table(results: Results, planted: Results | None) -> pd.DataFrame | None:
-    """Words for each claim and control, in the run and, as `profile`, in a run of the planted profile.
-
-    None if the run has no such words.
-    """
-    own = results.get(CONTROLS)
-    if own is None:
-        return None
-    other = None
-    if planted is not None:
-        made = planted.get(CONTROLS)  # by the book of that run, if one was built
-        other = claims_under_controls(planted) if made is None else made
-    if other is None:
-        return own.assign(profile="")
-    keys = ["claim", "where", "control"]
-    both = own.merge(other[[*keys, "embedded"]].rename(columns={"embedded": "profile"}), on=keys, how="left")
-    return both.assign(profile=both["profile"].fillna(""))
-
-
-def _cell(name: str, words: Any) -> str:
-    return f"<p><span>{name}:</span> {_text(words)}</p>" if words else ""
-
-
-# --------------------------------------------------------------------------------------------- helpers
-
-
-def _raw(text: str) -> str:
+def _raw(words: str) -> str:
     """HTML in MyST; nothing in it is read as Markdown."""
-    return f"``````{{raw}} html\n{text}\n``````"
-
-
-def _cells(words: Mapping[str, str]) -> str:
-    return "".join(f"<dt>{name}</dt><dd>{_text(said)}</dd>" for name, said in words.items() if said)
-
-
-def _text(words: Any) -> str:
-    """Escaped, in one line."""
-    return html.escape(" ".join(str(words).split()))
-
-
-def _class(name: str, verdict: str) -> str:
-    return f'class="{name} sing-{verdict.replace(" ", "-")}"'
+    return f"``````{{raw}} html\n{words}\n``````"

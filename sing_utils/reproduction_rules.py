@@ -1,243 +1,183 @@
-"""One function a claim: method, set-up and models (Sections 1, 3, 4.1 and 4.2).
+"""The claims of the paper that no notebook's finding judges: one function each, from a run's tables.
 
-Each takes the run's facts and the tables it names, and follows the rule in data/published/claims.yaml.
+Rules are in data/published/claims.yaml. A function is asked only where what its claim needs is there, so
+classifiers have the paper's names.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
-from sing_utils import findings, findings_planted, findings_steering
-from sing_utils.findings import Verdict, span
-from sing_utils.reproduction_facts import RunFacts
-from sing_utils.reproduction_judging import (
-    Judgement,
-    above,
-    between,
-    counted,
-    deviation,
-    from_finding,
-    judges,
-    median_of_size,
-    opposite,
-    spans,
-)
+from sing_utils.findings import Finding, Verdict, counted, number, span, tiny
+from sing_utils.intervals import bootstrap, student_margin
 
-FIVE = ["ResNet50", "DINO-ViT", "EfficientNet", "ResNeXt101", "BiTResNet"]
-PAIR = ["ResNet50", "DINO-ViT"]
-_IDENTITY = "|Wf + b − logits|, relative"
+Judge = Callable[..., Finding]  # of the run's confidence level and of tables
+JUDGES: dict[str, tuple[tuple[str, ...], Judge]] = {}
 
 
-# ------------------------------------------------------------------------------- method (Sections 1, 3)
+def judges(claim: str, *tables: str) -> Callable[[Judge], Judge]:
+    """Register a function for a claim by its id, with the tables that it is given."""
+
+    def register(function: Judge) -> Judge:
+        JUDGES[claim] = (tables, function)
+        return function
+
+    return register
 
 
-@judges("figure-1", "pair_logits", "pairs")
-def _figure_1(run: RunFacts, logits: pd.DataFrame, pairs: pd.DataFrame) -> Judgement:
-    found = from_finding(findings_steering.same_logits(logits), f"{len(pairs)} pairs of one classifier")
-    parts = [
-        f"{kind} pairs: IS {between(own['IS'], 1)}, |AS| toward their class {between(own['AS'].abs(), 2)}"
-        for kind, own in pairs.groupby("kind")
-    ]
-    words = f"{found.measured} Chosen by score, {'; '.join(parts)}."
-    return Judgement(words, found.n, found.verdict, rule=found.rule)
+def means(table: pd.DataFrame, mean: str, sd: str, n: str, level: float) -> pd.DataFrame:
+    """The table with means' Student t intervals: value, low, high."""
+    half = student_margin(table[sd], table[n], level=level)
+    return table.assign(value=table[mean], low=table[mean] - half, high=table[mean] + half)
 
 
-@judges("abstract-resnet50", "photo_scores")
-def _abstract(run: RunFacts, scores: pd.DataFrame) -> Judgement:
-    own = median_of_size(run.of(scores, PAIR), run)
-    words, n = f"Median |AS| over photos: {spans(own)}.", counted(own["photos"])
-    if not run.named:
-        return Judgement(words, n, "not comparable")
-    rows = own.set_index("classifier")
-    gap = _gap(rows.loc["ResNet50"], rows.loc["DINO-ViT"])
-    return Judgement(words, n, gap)
+# ------------------------------------------------------------------ what holds by construction
 
 
-def _gap(a: pd.Series, b: pd.Series) -> Verdict:
-    """Does the interval of a lie above that of b?"""
-    return "agrees" if a["low"] > b["high"] else "differs" if a["high"] < b["low"] else "undecided"
-
-
-@judges("spurious-invariants", "concepts")
-def _spurious(run: RunFacts, concepts: pd.DataFrame) -> Judgement:
-    still = int((concepts["AS"].abs() <= concepts["margin"]).sum())
-    words = (
-        f"Of {len(concepts)} mean AS (of a class's photos toward a phrase), {still} have an interval that "
-        f"holds 0°; the largest is {concepts['AS'].abs().max():.2f}°."
-    )
-    n = counted(concepts["photos"], "photos a mean")
-    return Judgement(words, n, "not comparable", "no photograph says which attribute is spurious")
-
-
-@judges("figure-2", "heads", "translator_fits", "certificates", "photo_scores")
-def _figure_2(
-    run: RunFacts, heads: pd.DataFrame, fits: pd.DataFrame, certificates: pd.DataFrame, scores: pd.DataFrame
-) -> Judgement:
-    proof = findings.certificate(certificates)
-    dims, cosine = heads["null dimension"], fits[fits["method"] == "ridge"]["cosine"]
-    words = (
-        f"Heads of {len(heads)} classifiers with null spaces of {counted(dims, 'dimensions')}; translators "
-        f"with a cosine of {cosine.min():.3f} to {cosine.max():.3f} on photos that they never saw; "
-        f"{int(certificates['photos'].sum())} equivalents; {len(scores)} pairs of AS and IS."
-    )
-    why = "the four steps as the figure draws them"
-    n = counted(scores.groupby("classifier").size())
-    return Judgement(words, n, proof.verdict, why, "Of the logits: " + proof.rule)
-
-
-@judges("equation-2", "certificates")
-def _equation_2(run: RunFacts, certificates: pd.DataFrame) -> Judgement:
-    return from_finding(findings.certificate(certificates), counted(certificates["photos"]))
+@judges("head-identity", "networks")
+def _head(level: float, networks: pd.DataFrame) -> Finding:
+    off = networks["|Wf + b − logits|, relative"].dropna()
+    if off.empty:
+        return Finding("No network was loaded, only heads.", "not run")
+    words = f"W f + b differs from the networks' own logits by at most {tiny(off.max())} of the largest."
+    return Finding(words, "holds" if off.max() <= 1e-3 else "fails", f"{len(off)} classifiers")
 
 
 @judges("scores", "photo_scores")
-def _scores(run: RunFacts, scores: pd.DataFrame) -> Judgement:
-    excess = scores["AS"].abs() - scores["IS"]
-    over = int((excess > 1e-6).sum())
-    words = (
-        f"|AS| exceeds IS for {over} of {len(scores)} pairs. AS from {scores['AS'].min():+.2f} to "
-        f"{scores['AS'].max():+.2f}°, IS from {scores['IS'].min():.2f} to {scores['IS'].max():.2f}°."
-    )
-    n = counted(scores.groupby("classifier").size())
-    return Judgement(words, n, "differs" if over else "agrees")
+def _triangle(level: float, scores: pd.DataFrame) -> Finding:
+    over = int((scores["AS"].abs() - scores["IS"] > 1e-6).sum())
+    words = f"|AS| exceeds IS for {over or 'no'} photo{'s' if over > 1 else ''}."
+    return Finding(words, "fails" if over else "holds", counted(scores.groupby("classifier").size()))
 
 
-@judges("as-finds-leakage", "planted_agreement")
-def _as_finds_leakage(run: RunFacts, agreement: pd.DataFrame) -> Judgement:
-    found = from_finding(
-        findings_planted.recovered(agreement), counted(agreement["worlds"], "planted worlds")
-    )
-    return Judgement(found.measured, found.n, found.verdict, "in the planted world", found.rule)
-
-
-@judges("ratio-finds-leakage", "planted_conclusions")
-def _ratio_finds_leakage(run: RunFacts, conclusions: pd.DataFrame) -> Judgement:
-    own = conclusions[conclusions["short"] == "leaky by IS/|AS|"].iloc[0]  # as it should be comes first
-    held, of = int(own["worlds"]), int(own["of"])
-    verdict: Verdict = "agrees" if held == of else "undecided" if held else "differs"
-    words = f"The leaky head has the lower IS/|AS| in {held} of {of} worlds."
-    return Judgement(words, f"{of} planted worlds", verdict, "in the planted world")
-
-
-# --------------------------------------------------------------------------------------------- set-up
-
-
-@judges("set-up", "photos")
-def _set_up(run: RunFacts, photos: pd.DataFrame) -> Judgement:
-    fit, evaluate = int(photos["to fit"].sum()), int(photos["to evaluate"].sum())
-    wanted = run.published.numbers["set-up"].values["features a classifier"]
-    words = (
-        f"{len(run.sources)} classifiers, {len(photos)} classes, {fit + evaluate} features of each: "
-        f"{fit} to fit and {evaluate} to evaluate."
-    )
-    return Judgement(words, f"{fit + evaluate} photos", "agrees" if fit + evaluate >= wanted else "differs")
-
-
-@judges("null-dimensions", "heads")
-def _null_dimensions(run: RunFacts, heads: pd.DataFrame) -> Judgement:
-    own = run.of(heads, FIVE)
-    words = "; ".join(
-        f"{r['classifier']} {r['null dimension']} (m = {r['m']}, rank {r['rank']})"
-        for r in own.to_dict("records")
-    )
-    published = run.published.numbers["null-dimension"].values
-    equal = (own["null dimension"] == own["classifier"].map(published)).all()
-    return Judgement(f"Null dimensions: {words}.", f"{len(own)} heads", "agrees" if equal else "differs")
-
-
-@judges("dino-name")
-def _dino_name(run: RunFacts) -> Judgement:
-    name = run.named.get("DINO-ViT")
-    words = f"{run.published.classifiers['DINO-ViT'].source} is what the paper cites. "
-    words += f"This run loads it as {name}." if name else "This run has no classifier from it."
-    return Judgement(words, "1 checkpoint", "not comparable", "the paper says two things")
-
-
-@judges("head-identity", "heads")
-def _head_identity(run: RunFacts, heads: pd.DataFrame) -> Judgement:
-    off = heads[_IDENTITY].dropna()
-    if off.empty:
-        return Judgement("No network was loaded, only heads.", "0 classifiers", "undecided")
-    words = f"W f + b differs from the networks' own logits by at most {off.max():.1e} of the largest."
-    return Judgement(
-        words, f"{len(off)} classifiers, 2 random pictures each", "agrees" if off.max() <= 1e-3 else "differs"
+@judges("steering-logits", "steering")
+def _steps(level: float, steering: pd.DataFrame) -> Finding:
+    moved, flips = steering["moved"], int(steering["flips"].sum())
+    within = bool((moved <= steering["bound"])[moved.notna()].all())
+    words = f"The logits moved by at most {tiny(moved.max())} of ‖W‖‖f‖; {flips} top-1 classes changed."
+    return Finding(
+        words, "holds" if within and not flips else "fails", f"{steering['certified'].sum()} steps"
     )
 
 
-# ------------------------------------------------------------------------- models (Section 4.2, Figure 3)
+@judges("same-noise", "picture_changes")
+def _twice(level: float, changes: pd.DataFrame) -> Finding:
+    start = changes[changes["IS"] == 0].iloc[0]
+    words = f"Drawn twice from one noise, pictures differ by {number(start['turned'])}° (median)."
+    return Finding(words, "holds" if start["turned"] < 0.1 else "fails", f"{start['pictures']:.0f} pictures")
 
 
-@judges("figure-3a-pattern", "spreads", "ratios")
-def _elongation(run: RunFacts, spreads: pd.DataFrame, ratios: pd.DataFrame) -> Judgement:
-    return from_finding(findings.elongation(spreads, ratios), counted(spreads["photos"]))
+# ------------------------------------------------------------------ the paper's classifiers
 
 
-@judges("figure-3a-models", "spreads")
-def _vertical(run: RunFacts, spreads: pd.DataFrame) -> Judgement:
-    own = run.of(spreads, FIVE)
-    shown = own.assign(**{c: np.exp(own[s]) for c, s in (("value", "log variance ratio"), *_LOGS)})
-    words, n = f"Var(IS) / Var(AS): {spans(shown, unit='')}.", counted(own["photos"])
-    if not run.named:
-        return Judgement(words, n, "not comparable")
-    verdicts = [
-        v if r["classifier"] == "DINO-ViT" else opposite(v)
-        for r in own.to_dict("records")
-        for v in [above(r["low"], r["high"], 0.0)]
-    ]
-    verdict: Verdict = "undecided"
-    if "differs" in verdicts:
-        verdict = "differs"
-    elif set(verdicts) == {"agrees"}:
-        verdict = "agrees"
-    return Judgement(words, n, verdict)
+def _over_photos(scores: pd.DataFrame, statistic: Any, level: float) -> dict[str, dict[str, float]]:
+    """A statistic of AS over each classifier's photos with its bootstrap interval: value, low, high."""
+    found = {}
+    for name, own in scores.groupby("classifier", sort=False):
+        ci = bootstrap(statistic, own["AS"].to_numpy(), level=level, draws=1000)
+        found[str(name)] = {"value": ci.value, "low": ci.low, "high": ci.high}
+    return found
 
 
-_LOGS = (("low", "low"), ("high", "high"))
+def _size(x: np.ndarray) -> Any:
+    return np.median(np.abs(x), -1)
 
 
-@judges("figure-3b", "ratios", "spreads")
-def _ratio_order(run: RunFacts, ratios: pd.DataFrame, spreads: pd.DataFrame) -> Judgement:
-    own, n = run.of(ratios, FIVE), counted(spreads["photos"])
-    words = findings.ratio_order(own).measured
-    if not run.named:
-        return Judgement(words, n, "not comparable")
-    held, definitions = 0, 0
-    for _, table in own.groupby("definition", sort=False):
-        ordered = table.sort_values("value")["classifier"].tolist()
-        held += (ordered[-1], ordered[0]) == ("DINO-ViT", "ResNeXt101")
-        definitions += 1
-    verdict: Verdict = "agrees" if held == definitions else "undecided" if held else "differs"
-    return Judgement(f"{words} As published by {held} of {definitions} definitions.", n, verdict)
+def _deviation(x: np.ndarray) -> Any:
+    return x.std(-1, ddof=1)
 
 
-@judges("ratio-definition", "ratios", "spreads")
-def _ratio_definition(run: RunFacts, ratios: pd.DataFrame, spreads: pd.DataFrame) -> Judgement:
-    parts = [f"{name}: {spans(own, '', 1)}" for name, own in ratios.groupby("definition", sort=False)]
-    words = f"{'. '.join(parts)}."
-    return Judgement(words, counted(spreads["photos"]), "not comparable", "the paper gives no definition")
+def _said(rows: dict[str, dict[str, float]]) -> str:
+    return "; ".join(f"{name} {span(row)}" for name, row in rows.items())
+
+
+def _of_two(hits: int) -> Verdict:
+    return "agrees" if hits == 2 else "undecided" if hits else "differs"
+
+
+@judges("abstract-resnet50", "photo_scores")
+def _abstract(level: float, scores: pd.DataFrame) -> Finding:
+    found = _over_photos(scores[scores["classifier"].isin(["ResNet50", "DINO-ViT"])], _size, level)
+    a, b = found["ResNet50"], found["DINO-ViT"]
+    verdict: Verdict = (
+        "agrees" if a["low"] > b["high"] else "differs" if a["high"] < b["low"] else "undecided"
+    )
+    return Finding(f"Median |AS|: {_said(found)}.", verdict, counted(scores.groupby("classifier").size()))
+
+
+@judges("dino-typical", "photo_scores")
+def _typical(level: float, scores: pd.DataFrame) -> Finding:
+    own = scores[scores["classifier"] == "DINO-ViT"]
+    row = _over_photos(own, _size, level)["DINO-ViT"]
+    verdict: Verdict = "agrees" if row["high"] < 1 else "differs" if row["low"] > 1 else "undecided"
+    return Finding(f"Median |AS|: {span(row)}.", verdict, f"{len(own)} photos")
 
 
 @judges("resnext101-variance", "photo_scores")
-def _resnext101(run: RunFacts, scores: pd.DataFrame) -> Judgement:
-    own = run.of(scores, FIVE)
-    medians, sd = median_of_size(own, run), deviation(own, "AS", run)
-    words = f"Median |AS|: {spans(medians)}. Standard deviation of AS: {spans(sd)}."
-    if not run.named:
-        return Judgement(words, counted(medians["photos"]), "not comparable")
-    first = [table.loc[table["value"].idxmax(), "classifier"] for table in (medians, sd)]
-    hits = first.count("ResNeXt101")
-    verdict: Verdict = "agrees" if hits == 2 else "undecided" if hits else "differs"
-    return Judgement(words, counted(medians["photos"]), verdict)
+def _resnext101(level: float, scores: pd.DataFrame) -> Finding:
+    medians, deviations = (_over_photos(scores, of, level) for of in (_size, _deviation))
+    hits = sum(pd.DataFrame(t).loc["value"].idxmax() == "ResNeXt101" for t in (medians, deviations))
+    words = f"Median |AS|: {_said(medians)}. Standard deviation of AS: {_said(deviations)}."
+    return Finding(words, _of_two(hits), counted(scores.groupby("classifier").size()))
 
 
-@judges("pretraining", "ratios", "spreads")
-def _pretraining(run: RunFacts, ratios: pd.DataFrame, spreads: pd.DataFrame) -> Judgement:
-    first = ratios[ratios["definition"] == ratios["definition"].iloc[0]]
-    best = first.sort_values("value").iloc[-1]
-    source = run.sources.get(str(best["classifier"]), "not recorded")
+@judges("resnet50-varies", "class_medians")
+def _varies(level: float, medians: pd.DataFrame) -> Finding:
+    a, b = (medians[medians["classifier"] == n].set_index("class") for n in ("ResNet50", "DINO-ViT"))
+    up, down = int((a["low"] > b["high"]).sum()), int((a["high"] < b["low"]).sum())
+    more = a["value"].std() > b["value"].std()
+    verdict: Verdict = "agrees" if 2 * up > len(a) else "undecided"
     words = (
-        f"The best ratio, {span(best, '', 1)} by {best['definition']}, has {best['classifier']} "
-        f"(weights: {source})."
+        f"ResNet50's interval lies above DINO-ViT's in {up} of {len(a)} classes, below in {down}. Standard "
+        f"deviation over classes {number(a['value'].std())}° and {number(b['value'].std())}°."
     )
-    return Judgement(words, counted(spreads["photos"]), "not comparable", "an interpretation")
+    return Finding(words, verdict if more and 2 * down <= len(a) else "differs", f"{len(a)} classes")
+
+
+@judges("figure-4-caption", "class_medians")
+def _caption_4(level: float, medians: pd.DataFrame) -> Finding:
+    own = medians[medians["classifier"] == "ResNet50"].sort_values("value", ascending=False)
+    order = own["class"].tolist()
+    places = {name: order.index(name) + 1 for name in ("porcupine", "sports car")}
+    words = f"{', '.join(f'{name} has place {place}' for name, place in places.items())} of {len(order)}."
+    hits = sum(place <= len(order) / 4 for place in places.values())
+    return Finding(words, _of_two(hits), counted(own["photos"], "photos a class"))
+
+
+def _directed(steering: pd.DataFrame, level: float) -> pd.DataFrame:
+    """Means of directed steps, largest first: value, low, high by classifier."""
+    own = means(
+        steering[steering["direction"] == "toward the text"], "|AS| mean", "|AS| sd", "reached", level
+    )
+    return own.set_index("classifier").sort_values("value", ascending=False)
+
+
+def _ordered(own: pd.DataFrame) -> str:
+    return f"Mean |AS|, largest first: {'; '.join(f'{name} {span(row)}' for name, row in own.iterrows())}."
+
+
+@judges("table-1-order", "steering")
+def _order(level: float, steering: pd.DataFrame) -> Finding:
+    own = _directed(steering, level)
+    dino, others = own.loc["DINO-ViT"], own.drop("DINO-ViT")
+    verdict: Verdict = "undecided"
+    if (others["high"] < dino["low"]).any():
+        verdict = "differs"
+    elif (others["low"] > dino["high"]).all() and set(own.index[:2]) == {"EfficientNet", "ResNet50"}:
+        verdict = "agrees"
+    return Finding(_ordered(own), verdict, counted(own["reached"]))
+
+
+@judges("table-1-caption", "steering")
+def _caption_1(level: float, steering: pd.DataFrame) -> Finding:
+    own = _directed(steering, level)
+    verdict: Verdict = "undecided"
+    if (own["low"] > own.loc["ResNeXt101", "high"]).any():
+        verdict = "differs"
+    elif own.index[0] == "ResNeXt101":
+        verdict = "agrees"
+    return Finding(_ordered(own), verdict, counted(own["reached"]))

@@ -48,6 +48,8 @@ from sing_utils.profiles import (
     rooted,
     safe_name,
 )
+from sing_utils.published import Published
+from sing_utils.reproduction import Facts, judge
 from sing_utils.sources import PictureSource, open_source
 from sing_utils.translator import Translator
 
@@ -276,7 +278,7 @@ class Run:
 
         Args:
             name: of the classifier.
-            part: "evaluation", photos that nothing is fitted on; "fit", those that translators may see; "all".
+            part: "evaluation", which nothing is fitted on; "fit", which translators may see; or "all".
         """
         if (name, "all") not in self._photos:
             whole = self._read(name)
@@ -436,6 +438,14 @@ class Run:
             claim: id of the paper's claim that it answers (data/published/claims.yaml).
             opening: name of the notebook's `opening`, whose place it fills.
         """
+        entry = None
+        if claim is not None:
+            published = Published(self.root)
+            entry = published.claim(claim)
+            facts = Facts(self.profile.model_dump(mode="json"), self._table_if_any, published)
+            finding = judge(entry, facts, finding)
+        for name, short in self.short.items():
+            finding = replace(finding, measured=finding.measured.replace(name, short))
         row = pd.DataFrame([{"id": claim or opening, **asdict(finding)}])
         path = self.folder / "results" / "findings.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -446,7 +456,7 @@ class Run:
         if opening is not None:
             update_display(HTML(_opening(finding.measured)), display_id=opening)
         else:
-            display(HTML(findings.html(finding, claim)))
+            display(HTML(findings.html(finding, entry)))
 
     def turned_off(self, *tables: str) -> Markdown:
         """What to show in the place of a control that the profile turns off; its old tables go."""
@@ -456,10 +466,14 @@ class Run:
 
     def table(self, name: str) -> pd.DataFrame:
         """A table that a notebook of this run saved."""
-        path = self.folder / "results" / f"{name}.parquet"
-        if not path.exists():
+        found = self._table_if_any(name)
+        if found is None:
             raise SingError(f"no table {name!r} in this run yet: run the notebook that saves it first.")
-        return pd.read_parquet(path)
+        return found
+
+    def _table_if_any(self, name: str) -> pd.DataFrame | None:
+        path = self.folder / "results" / f"{name}.parquet"
+        return pd.read_parquet(path) if path.exists() else None
 
 
 def open_run(
@@ -490,8 +504,42 @@ def open_run(
             f"there is no run in {folder.relative_to(root) if folder.is_relative_to(root) else folder}, "
             "expected one: make it with `sing run`."
         )
-    folder.mkdir(parents=True, exist_ok=True)
+    if not must_exist:  # whoever only reads may ask for other settings
+        claim_folder(folder, loaded)
     return Run(loaded, root, folder)
+
+
+def claim_folder(folder: Path, profile: Profile, *, anew: bool = False) -> None:
+    """Make a run's folder and note whose it is, so that tables of two sets of parameters are never mixed.
+
+    Args:
+        folder: of the run.
+        profile: as it was resolved.
+        anew: whether everything in the folder is made anew, so that it may have been another's.
+
+    Raises:
+        SingError: if the folder holds a run with other parameters, or can't be written.
+    """
+    note, now = folder / ".parameters.json", profile.model_dump(mode="json")
+    before = json.loads(note.read_text()) if note.exists() and not anew else now
+    if changed := [key for key in now if key in before and before[key] != now[key]]:
+        key = changed[0]
+        raise SingError(
+            f"{folder.name} holds a run with {key} {_brief(before[key])}, expected one with "
+            f"{_brief(now[key])}: give another run_dir, or make all of it anew with `sing run`."
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        note.write_text(json.dumps(now))
+    except OSError as error:
+        raise SingError(
+            f"cannot write to {'/'.join(folder.parts[-2:])} ({error.strerror}), expected a writable folder."
+        ) from None
+
+
+def _brief(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def run_folder(profile: Profile, given: Mapping[str, Any]) -> str:
@@ -505,11 +553,13 @@ def run_folder(profile: Profile, given: Mapping[str, Any]) -> str:
     >>> run_folder(load_profile("embedded"), {})
     '_build/runs/embedded'
     >>> run_folder(load_profile("embedded", degrees=30.0), {"degrees": 30.0})
-    '_build/runs/embedded-degrees-30-3e2d'
+    '_build/runs/embedded-degrees-30-...'
     """
     if not given:
         return f"_build/runs/{profile.name}"
-    words = "-".join(f"{key}-{value:g}" if isinstance(value, float) else f"{key}-{value}" for key, value in given.items())
+    words = "-".join(
+        f"{key}-{value:g}" if isinstance(value, float) else f"{key}-{value}" for key, value in given.items()
+    )
     readable = re.sub(r"[^a-z0-9]+", "-", words.lower())[:40].strip("-")
     return f"_build/runs/{profile.name}-{readable}-{_digest(profile.model_dump(mode='json'))[:4]}"
 
@@ -545,7 +595,13 @@ def _injected() -> list[str]:
     for source in reversed(shell.user_ns.get("In", []) if shell else []):
         if source.startswith("# Parameters\n"):  # papermill's own first line
             body = ast.parse(source).body
-            return [t.id for node in body if isinstance(node, ast.Assign) for t in node.targets if isinstance(t, ast.Name)]
+            return [
+                t.id
+                for node in body
+                if isinstance(node, ast.Assign)
+                for t in node.targets
+                if isinstance(t, ast.Name)
+            ]
     return []
 
 
@@ -563,7 +619,13 @@ def short_names(names: Sequence[str]) -> dict[str, str]:
     """
     if max(map(len, names)) <= 12:
         return {name: name for name in names}
-    common = os.path.commonprefix(list(names)) if len(names) > 1 else names[0][: max(names[0].rfind(":"), names[0].rfind("/")) + 1]
+    common = names[0]
+    for name in names[1:]:
+        common = common[
+            : next((i for i, (a, b) in enumerate(zip(common, name, strict=False)) if a != b), None)
+        ]
+    if len(names) == 1:
+        common = common[: max(common.rfind(c) for c in ":/") + 1]
     cut = max(common.rfind(c) for c in "_-/: ") + 1
     return {name: name[cut : cut + 1].upper() + name[cut + 1 :] if cut else name for name in names}
 

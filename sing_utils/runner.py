@@ -37,14 +37,14 @@ from sing_utils.profiles import (
     save_profile,
 )
 from sing_utils.records import is_current, write_record
-from sing_utils.run import all_pictures, run_folder, run_pictures
+from sing_utils.run import all_pictures, claim_folder, run_folder, run_pictures
 
 # Modules that decide how a book looks or how a command reads, not what a notebook computes.
 _NOT_INPUTS = {
     *("book.py", "pagejs.py", "runner.py", "live.py", "cli.py", "cli_stores.py"),
     *("doctor.py", "needs.py", "speed.py", "fetch.py"),
     *("results.py", "records.py", "compare_runs.py", "downloads.py", "cli_results.py"),
-    *("published.py", "summary.py", "claims_controls.py"),
+    *("reproduction_page.py", "summary.py"),
 }
 _JOBS = 2  # notebooks side by side: each has a network's or a decoder's memory
 _LONG_TEXT = 200  # characters
@@ -212,14 +212,9 @@ def _parameters(
 ) -> dict[str, Any]:
     """What papermill injects: the profile (resolved, where it was overridden) and the run's folder."""
     folder = root / run_dir
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if overrides:
-            save_profile(loaded, folder / "profile.yaml")
-    except OSError as error:
-        raise SingError(
-            f"cannot write to {run_dir} ({error.strerror}), expected a writable folder."
-        ) from None
+    claim_folder(folder, loaded, anew=True)
+    if overrides:
+        save_profile(loaded, folder / "profile.yaml")
     return {"profile": f"{run_dir}/profile.yaml" if overrides else name, "run_dir": run_dir}
 
 
@@ -258,8 +253,8 @@ def _execute(
             language="python",
             progress_bar=False,
             log_output=False,
-            # Errors only: the kernel would greet every run with a warning about loopback traffic.
-            extra_arguments=["--IPKernelApp.log_level=40"],
+            # The kernel would greet every run with a warning about loopback traffic, and end it with an error.
+            extra_arguments=["--IPKernelApp.log_level=50"],
         )
     except PapermillExecutionError as error:
         raise SingError(
@@ -292,13 +287,14 @@ def _inputs_key(root: Path, profile: Profile, parameters: dict[str, Any]) -> str
     code = {
         p.name: hashlib.sha256(p.read_bytes()).hexdigest()
         for p in sorted(sources)
-        if p.name not in _NOT_INPUTS and not p.name.startswith("reproduction")
+        if p.name not in _NOT_INPUTS
     }
     stores = (root / profile.features).glob("*/manifest.json") if profile.features else []
     data = [p.read_text() for p in sorted(stores)]
     embedded = root / "data" / "embedded"
     weights = sorted([*(embedded / "encoder").glob("*"), *_weights_of(embedded / "decoder")])
     weights += sorted((root / "data" / "planted" / "weights").glob("*"))
+    weights += sorted((root / "data" / "published").glob("*.yaml"))  # claims are judged where they are said
     data += [hashlib.sha256(p.read_bytes()).hexdigest() for p in weights if p.is_file()]
     files = [Path(f) for f in run_pictures(root, profile).files] if profile.pictures is not None else []
     own = [parse_source(rooted(profile.source_of(name), root)) for name in profile.classifiers]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,13 +11,41 @@ import pandas as pd
 from pandas.io.formats.style import Styler
 
 from sing_utils.controls import SOFTMAX
+from sing_utils.findings import number, tiny
 
+_WITNESS = [
+    "R², null part alone",
+    "all photos: correlation of AS",
+    "shuffled: median |AS| (°)",
+    "shuffled: median IS (°)",
+    "blind: median |AS| (°)",
+    "blind: median IS (°)",
+    "p of contrast",
+]
 _TIED = "\u00a0"  # a space at which a line does not break
+signed = partial(number, sign=True)
 
 
-def page(table: pd.DataFrame) -> Styler:
-    """A table for a page: no row numbers, and cells that wrap where the page is narrow."""
-    return table.style.hide(axis="index").set_table_attributes('class="sing-wrap"')
+def page(table: pd.DataFrame, digits: int = 2, **more: int) -> Styler:
+    """A table for a page: no row numbers, true minus signs, cells that wrap where the page is narrow.
+
+    Args:
+        digits: of all numbers with a fraction.
+        more: column -> digits of its own.
+    """
+    places = dict.fromkeys(table.select_dtypes("floating"), digits) | more
+    numbers = {c: partial(cell, digits=d) for c, d in places.items()}
+    style = table.style.hide(axis="index").set_table_attributes('class="sing-wrap"')
+    return style.format(numbers, na_rep="–")
+
+
+def cell(x: float, digits: int = 2) -> str:
+    """A number of a table; one that would read as zero, and is none, as a power of ten.
+
+    >>> cell(-0.126), cell(3.46e-9), cell(0.001)
+    ('−0.13', '3.5e−9', '0.00')
+    """
+    return tiny(x) if 0 < abs(x) < min(1e-4, 10.0**-digits / 2) else number(x, digits)
 
 
 def spreads(table: pd.DataFrame, wordings: pd.DataFrame | None) -> pd.DataFrame:
@@ -38,16 +67,16 @@ def spreads(table: pd.DataFrame, wordings: pd.DataFrame | None) -> pd.DataFrame:
         shown["over wordings (°)"] = [
             f"{signed(a)}{_TIED}to{_TIED}{signed(b)}" for a, b in zip(least, most, strict=True)
         ]
-    return shown.assign(**{c: table[c].map("{:.2f}".format) for c in ("median |AS| (°)", "median IS (°)")})
+    return shown.assign(**{c: table[c].map(number) for c in ("median |AS| (°)", "median IS (°)")})
 
 
 def encoders(table: pd.DataFrame) -> pd.DataFrame:
     """Of `encoder_control`: one row a classifier and encoder."""
-    shown = table[["classifier", "encoder"]].assign(**{"R²": table["R²"].map("{:.2f}".format)})
-    for column in ("median |AS| (°)", "median IS (°)"):
-        shown[column] = table[column].map("{:.2f}".format)
+    shown = table[["classifier", "encoder"]].copy()
+    for column in ("R²", "median |AS| (°)", "median IS (°)"):
+        shown[column] = table[column].map(number)
     shown["contrast (°)"] = table["mean contrast (°)"].map(signed)
-    return shown.assign(order=table["rank correlation of classes"].map("{:.2f}".format))
+    return shown.assign(order=table["rank correlation of classes"].map(number))
 
 
 def differences(table: pd.DataFrame) -> pd.DataFrame:
@@ -63,21 +92,18 @@ def differences(table: pd.DataFrame) -> pd.DataFrame:
     return shown.sort_values("statistic", kind="stable")
 
 
-def translators(table: pd.DataFrame) -> Styler:
-    """Of `translator_control`: a column a classifier."""
-    wide = table.set_index("classifier").T
-    counts = [x for x in ("photos to fit", "shuffles", "blind worlds") if x in wide.index]
-    style = wide.style.format(precision=2).format("{:.0f}", subset=(counts, slice(None)))
-    tests = [x for x in wide.index if x.endswith(" of contrast") and x[0] in "pq"]
-    return style.format("{:.3f}", subset=(tests, slice(None)))
+def translators(table: pd.DataFrame) -> pd.DataFrame:
+    """Of `translator_control`: what a reader needs, a row a number, a column a classifier."""
+    wide = table.set_index("classifier")[_WITNESS].T.map(number)
+    return wide.rename_axis(index="", columns=None).reset_index()
 
 
 def prompts(table: pd.DataFrame) -> pd.DataFrame:
     """Of `prompt_control`: each score with its least and largest value over wordings."""
     shown = table[["classifier"]].copy()
     for what in ("median |AS| (°)", "mean AS (°)", "mean contrast (°)"):
-        number = "{:.2f}".format if "|AS|" in what else signed
-        shown[what] = _bracket(table, what, f"{what}, least", f"{what}, most", number)
+        words = number if "|AS|" in what else signed
+        shown[what] = _bracket(table, what, f"{what}, least", f"{what}, most", words)
     if "p of the names" in table:
         what = "mean AS, other names (°)"
         shown[what] = _bracket(table, what, "other names, low", "other names, high")
@@ -93,10 +119,10 @@ def ranks(table: pd.DataFrame) -> pd.DataFrame:
     formats = {
         "rank": str,
         "gap": lambda x: "∞" if np.isinf(x) else f"{x:.3g}",
-        "energy (%)": "{:.1f}".format,
-        "median |AS| (°)": "{:.2f}".format,
+        "energy (%)": partial(number, digits=1),
+        "median |AS| (°)": number,
         "mean contrast (°)": signed,
-        "median IS (°)": "{:.1f}".format,
+        "median IS (°)": partial(number, digits=1),
         "logits moved": "{:.0e}".format,
     }
     return table[["classifier", "rule"]].assign(**{c: table[c].map(f) for c, f in formats.items()})
@@ -108,25 +134,15 @@ def steered_wordings(table: pd.DataFrame) -> pd.DataFrame:
     return wide.map(lambda x: signed(x, 1)).rename_axis(columns=None).reset_index()
 
 
-def signed(x: float, digits: int = 2) -> str:
-    """A number with its sign, a true minus, and no sign for what rounds to zero.
-
-    >>> signed(-0.123), signed(-0.001), signed(2.0, 1)
-    ('−0.12', '0.00', '+2.0')
-    """
-    text = f"{x:+.{digits}f}"
-    return text[1:] if not float(text) else text.replace("-", "−")
-
-
 def _bracket(
-    table: pd.DataFrame, value: str | None, low: str, high: str, number: Callable[[float], str] = signed
+    table: pd.DataFrame, value: str | None, low: str, high: str, words: Callable[..., str] = signed
 ) -> Any:
     """Numbers as "value (low to high)", or "low to high"; an empty text where there are none."""
 
     def one(row: pd.Series) -> str:
         if not np.isfinite(row[low]):
             return ""
-        span = f"{number(row[low])}{_TIED}to{_TIED}{number(row[high])}"
-        return span if value is None else f"{number(row[value])} ({span})"
+        span = f"{words(row[low])}{_TIED}to{_TIED}{words(row[high])}"
+        return span if value is None else f"{words(row[value])} ({span})"
 
     return table.apply(one, axis=1)

@@ -130,40 +130,6 @@ def step_for_image_score(f: Any, d: Any, T: Translator, *, degrees: Any = 40.0) 
     return like(epsilon, f)
 
 
-def image_score_for_attribute_score(f: Any, d: Any, z_text: Any, T: Translator, *, degrees: float) -> Any:
-    """The IS at which steps along d reach AS = `degrees` toward a text, in closed form: (B,), degrees.
-
-    At IS = θ the translated feature points along cos θ â + sin θ b̂, where â is T f's direction and b̂
-    the part of T d across it. Its cosine with the text is R cos(θ - ψ): the angle falls until θ = ψ.
-
-    Args:
-        f: features, (B, m).
-        d: directions, (B, m).
-        z_text: text embedding, (n,) or (B, n).
-        T: the translator.
-        degrees: the wanted AS, at least 0 and less than 180.
-
-    Returns:
-        (B,), float64; NaN where no step along d comes that much closer to the text.
-
-    Raises:
-        SingError: for degrees outside 0 to 180, T d = 0, or widths that do not fit.
-    """
-    x, u, _ = _inputs(f, z_text, T)
-    a, b = _translate(f, d, T)
-    along = normalize(a, dim=-1)
-    across = normalize(b - (b * along).sum(-1, keepdim=True) * along, dim=-1)
-    p, q = (u * along).sum(-1), (u * across).sum(-1)  # (B,)
-    radius, psi = torch.hypot(p, q), torch.atan2(q, p)
-    wanted = torch.deg2rad(angle(a, u)) - _radians(degrees, x)
-    ratio = wanted.cos() / radius
-    theta = psi - torch.atan2((1 - ratio**2).sqrt(), ratio)  # NaN where ratio > 1: out of reach
-    lost = (wanted < 0) | (theta < -1e-9) | (torch.rad2deg(theta) >= angle(a, b))
-    theta = torch.where(lost, torch.nan, theta.clamp(min=0))
-    theta = torch.where(_radians(degrees, x) == 0, 0.0, theta)  # no step, also away from the text
-    return like(torch.rad2deg(theta), f)
-
-
 def steer(
     f: Any,
     z_text: Any,

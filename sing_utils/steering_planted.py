@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 import torch
 
-from sing_utils.planted import FACTORS, HEADS
+from sing_utils.planted import FACTORS
 from sing_utils.planted_heads import Planted
 from sing_utils.planted_models import load_reader
-from sing_utils.planted_scores import World, fit_translator
+from sing_utils.planted_scores import World, fit_translator, level_prompts
 from sing_utils.steering import largest_image_score, null_direction, random_null_direction, steer
-from sing_utils.tables_planted import over_worlds
+from sing_utils.tables_planted import means, named
 from sing_utils.translator import Translator
 
 
@@ -26,26 +26,18 @@ def steering(worlds: Sequence[World], *, degrees: float = 25.0, scenes: int = 60
     read as the wanted level; `before`: the same before the step. `other factors`: share of readings of
     all other factors that are as before. `step`: median length of the step, in lengths of the feature.
     """
-    return pd.DataFrame(
-        [
-            row
-            for world in worlds
-            for name, options in HEADS.items()
-            for row in _steer_head(world, world.plant(name, **options), degrees, scenes)
-        ]
-    )
+    return pd.DataFrame([r for w in worlds for h in named(w) for r in _steer_head(w, h, degrees, scenes)])
 
 
 def _steer_head(world: World, head: Planted, degrees: float, scenes: int) -> list[dict[str, Any]]:
     T, spaces = fit_translator(world, head), head.spaces()
     f, levels = head.features(world.evaluation.h[:scenes]), world.evaluation.levels[:scenes]
-    texts, rng = world.texts(), np.random.default_rng(world.seed)
-    before = _read(T, f)
-    rows, start = [], 0
+    rng, before = np.random.default_rng(world.seed), _read(T, f)
+    texts = world.texts(level_prompts()).split([len(v) for v in FACTORS.values()])
+    rows = []
     for k, (factor, names) in enumerate(FACTORS.items()):
         wanted = (levels[:, k] + rng.integers(1, len(names), len(levels))) % len(names)
-        u = texts[start + wanted]  # (N, n)
-        start += len(names)
+        u = texts[k][wanted]  # (N, n)
         ways = {
             "toward the prompt": null_direction(f, u, T, spaces),
             "random": random_null_direction(len(f), spaces, seed=world.seed),
@@ -75,21 +67,12 @@ def _steer_head(world: World, head: Planted, degrees: float, scenes: int) -> lis
 
 
 def _read(T: Translator, f: torch.Tensor) -> dict[str, np.ndarray]:
-    """Factor -> the level that is read off T f, (N,)."""
+    """Factor -> the level that is read off Tf, (N,)."""
     return {factor: p.argmax(1).numpy() for factor, p in load_reader()(T(f)).items()}
 
 
 def steering_means(table: pd.DataFrame, *, level: float) -> pd.DataFrame:
     """Mean over worlds of `reached` with its interval: one row a head, factor and direction."""
     keys = ["head", "factor", "planted", "direction"]
-    return pd.DataFrame(
-        [
-            {
-                **dict(zip(keys, at, strict=True)),
-                **over_worlds(own["reached"], level=level, bounds=(0.0, 1.0)),
-                "IS": own["IS"].mean(),
-                "step": own["step"].mean(),
-            }
-            for at, own in table.groupby(keys, sort=False)
-        ]
-    )
+    found = means(table, keys, "reached", level=level, bounds=(0.0, 1.0))
+    return found.merge(table.groupby(keys, sort=False)[["IS", "step"]].mean().reset_index(), on=keys)

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import itertools
 import math
-import os
-import platform
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from pandas.io.formats.style import Styler
 from scipy import stats
 from torch import Tensor
 
-from sing_utils.head import random_basis
 from sing_utils.intervals import (
     bootstrap,
     bootstrap_places,
@@ -26,6 +23,7 @@ from sing_utils.intervals import (
 )
 from sing_utils.run import Photos, Run
 from sing_utils.scores import attribute_score, contrast, image_score, pairwise_angle
+from sing_utils.shown_controls import page
 from sing_utils.translator import Translator, TranslatorFitter, quality, split_rows
 
 # Definitions of the IS/AS ratio. The paper gives none; a conclusion should survive all.
@@ -42,29 +40,22 @@ _PLACES = ("place", "place low", "place high")
 # ------------------------------------------------------------------------------ 00 set-up
 
 
-def environment() -> pd.DataFrame:
-    """Versions and hardware that this run used."""
-    names = ("torch", "timm", "numpy", "pandas", "altair", "papermill")
-    rows = [("Python", platform.python_version()), ("cores", str(os.cpu_count()))]
-    rows += [(name, importlib.metadata.version(name)) for name in names]
-    return pd.DataFrame(rows, columns=["what", "version"])
+def shown(run: Run, table: pd.DataFrame, digits: int = 2, **more: int) -> Styler:
+    """A table for a page, with short names of classifiers; see `sing_utils.shown_controls.page`."""
+    named = [c for c in ("classifier", "first", "second", "a", "b") if c in table]
+    return page(table.replace(dict.fromkeys(named, run.short)), digits, **more)
 
 
-def heads(run: Run) -> pd.DataFrame:
-    """One row a classifier: m, c, rank, null dimension, the gap at the rank, identity error."""
+def networks(run: Run) -> pd.DataFrame:
+    """One row a classifier: the gap at its head's rank, how W f + b meets its logits, which weights."""
     rows = []
-    for name in run.profile.classifiers:
+    for name in run.classifiers:
         head, spaces = run.head(name), run.spaces(name)
-        s, r = spaces.singular_values, spaces.rank
         rows.append(
             {
                 "classifier": name,
-                "m": spaces.width,
-                "c": len(head.weight),
-                "rank": r,
-                "null dimension": spaces.null_dim,
-                "largest σ": float(s[0]),
-                "smallest σ kept": float(s[r - 1]),
+                "largest σ": float(spaces.singular_values[0]),
+                "smallest σ kept": float(spaces.singular_values[spaces.rank - 1]),
                 "|Wf + b − logits|, relative": head.identity_error,
                 "weights (SHA-256)": head.sha256[:12],
             }
@@ -93,37 +84,6 @@ def null_energy(run: Run) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def random_energy(run: Run, *, draws: int = 20) -> pd.DataFrame:
-    """Mean share of energy in random subspaces of the null dimension: one row a draw, percent."""
-    rows = []
-    for name in run.profile.classifiers:
-        f, spaces = run.photos(name).f.to(torch.float64), run.spaces(name)
-        total = f.square().sum(-1)
-        for draw in range(draws):
-            Q = random_basis(spaces.width, spaces.null_dim, seed=run.profile.seed + draw)
-            share = float(((f @ Q).square().sum(-1) / total).mean())
-            rows.append({"classifier": name, "draw": draw, "share": 100 * share})
-    return pd.DataFrame(rows)
-
-
-def certificates(run: Run) -> pd.DataFrame:
-    """One row a classifier: how far null removal moved the logits; stops if it is too far."""
-    rows = []
-    for name in run.profile.classifiers:
-        f = run.photos(name, "all").f
-        proof = run.spaces(name).certificate(f, bias=run.head(name).bias).check()
-        rows.append(
-            {
-                "classifier": name,
-                "photos": proof.n,
-                "max |W f − W f̃| / (‖W‖ ‖f‖)": proof.relative_change,
-                "bound": proof.bound,
-                "top-1 changes": proof.top1_changes,
-            }
-        )
-    return pd.DataFrame(rows)
-
-
 def photo_counts(run: Run) -> pd.DataFrame:
     """One row a class: photos to fit and to evaluate, and whether they were enlarged."""
     index = run.photos(run.profile.classifiers[0], "all").index
@@ -135,13 +95,12 @@ def photo_counts(run: Run) -> pd.DataFrame:
 
 
 def low_resolution_note(run: Run) -> str:
-    """What to say wherever classes are compared; nothing to see if all photos are of one kind."""
+    """What a caption adds wherever classes are compared; nothing if all photos are of one kind."""
     names = [run.class_names[x] for x in run.profile.low_resolution if x in run.class_names]
-    if not names:
-        return "<!-- all pictures are of one kind -->"  # an empty text would be shown as an object's name
     return (
-        f"**Beware:** the photographs of {', '.join(names)} were 64 × 64 pixels before they were "
-        "enlarged. A difference between these classes and the others may be one of resolution."
+        f" The photographs of {', '.join(names)} were 64 × 64 pixels before they were enlarged."
+        if names
+        else ""
     )
 
 
@@ -157,26 +116,57 @@ def translator_fits(run: Run) -> pd.DataFrame:
     )
 
 
+def translator_cosines(run: Run) -> pd.DataFrame:
+    """One row a classifier and evaluation photo: class, path, cosine of T f and z."""
+    frames = []
+    for name in run.classifiers:
+        new, T = run.photos(name), run.translator(name)
+        cosine = torch.cosine_similarity(T(new.f), new.z, dim=-1).numpy()
+        frames.append(new.index[["class", "path"]].assign(classifier=name, cosine=cosine))
+    return pd.concat(frames, ignore_index=True)
+
+
 def compare_losses(run: Run, name: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The paper's three losses for one classifier: final quality, and the curves (Figure 7).
 
-    The fit on the squared error is the run's AdamW translator. The others stand beside it:
-    gain, mean difference of the cosines; ratio, of the mean squared errors; each with its interval over
-    evaluation photos.
+    The row "exact" is the minimiser of the squared error, in closed form. The others stand beside it: gain,
+    mean difference of the cosines; ratio, of the mean squared errors; each with its interval over evaluation
+    photos. converged: the held-out error of what was minimised fell by less than 1 % in the last tenth of the
+    epochs.
     """
     p, fit, evaluation = run.profile, run.photos(name, "fit"), run.photos(name)
-    fits = {"mse": run.translator(name, "adamw")}
+    options: dict[str, Any] = {"held_out": p.held_out, "seed": p.seed, "epochs": p.adamw_epochs}
+    fits = {"exact": run.translator(name), "mse": run.translator(name, "adamw")}
     for loss in ("cosine", "both"):
-        options: dict[str, Any] = {"held_out": p.held_out, "seed": p.seed, "epochs": p.adamw_epochs}
         fits[loss] = Translator.fit(fit.f, fit.z, method="adamw", loss=loss, **options)
-    first = _photo_fits(fits["mse"], evaluation)
+    exact = _photo_fits(fits["exact"], evaluation)
     rows, curves = [], []
     for loss, T in fits.items():
-        apart = {} if loss == "mse" else _fits_apart(run, first, _photo_fits(T, evaluation))
-        rows.append(_fit_row(name, T, evaluation) | apart)
         assert T.report is not None
-        curves.append(pd.DataFrame(T.report.history).assign(loss=loss))
+        row = _fit_row(name, T, evaluation) | {"loss": loss, "converged": True}
+        if loss != "exact":
+            curve = pd.DataFrame(T.report.history).assign(loss=loss)
+            curves.append(curve)
+            row |= _fits_apart(run, exact, _photo_fits(T, evaluation)) | {"converged": _converged(curve)}
+        rows.append(row)
     return pd.DataFrame(rows), pd.concat(curves, ignore_index=True)
+
+
+def exact_minimum(run: Run, name: str) -> dict[str, float]:
+    """Error and cosine of a classifier's closed-form translator on the photos that its fit set aside."""
+    T, fit = run.translator(name), run.photos(name, "fit")
+    assert T.report is not None
+    _, held = split_rows(len(fit), held_out=T.report.held_out, seed=T.report.seed)
+    error = (T(fit.f[held]) - fit.z[held]).square().sum(-1).mean()
+    return {"mse": float(error), "cosine": T.report.held_out_cosine}
+
+
+def _converged(curve: pd.DataFrame) -> bool:
+    """Whether training changed what it minimises by less than 1 % in its last tenth."""
+    own = curve[curve["split"] == "held out"].sort_values("epoch")
+    error = {"mse": own["mse"], "cosine": 1 - own["cosine"], "both": own["mse"] + 1 - own["cosine"]}
+    last = error[own["loss"].iloc[0]].to_numpy()
+    return bool(abs(last[-1 - max(1, len(last) // 10)] / last[-1] - 1) < 0.01)
 
 
 def _photo_fits(T: Translator, evaluation: Photos) -> tuple[np.ndarray, np.ndarray]:
@@ -229,7 +219,6 @@ def photo_scores(run: Run) -> pd.DataFrame:
         z, z_tilde = T(data.f), T.after_null_removal(spaces)(data.f)  # (N, n) each
         own = data.own  # (N,)
         AS = pairwise_angle(z, texts) - pairwise_angle(z_tilde, texts)  # (N, C), eq. 7
-        head = run.head(name)
         frames.append(
             data.index[["class", "label", "path"]].assign(
                 classifier=name,
@@ -237,7 +226,6 @@ def photo_scores(run: Run) -> pd.DataFrame:
                 contrast=contrast(AS, own).numpy(),
                 IS=image_score(z, z_tilde).numpy(),
                 cosine=torch.cosine_similarity(z, data.z, dim=-1).numpy(),
-                top1=[head.label(i) for i in head.logits(data.f).argmax(-1).tolist()],
             )
         )
     return pd.concat(frames, ignore_index=True)
@@ -315,21 +303,6 @@ def spreads(scores: pd.DataFrame, run: Run) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def ellipses(scores: pd.DataFrame, *, level: float) -> pd.DataFrame:
-    """Outline of each classifier's Gaussian confidence ellipse in the (AS, IS) plane, degrees."""
-    t = np.linspace(0, 2 * np.pi, 73)
-    circle = np.sqrt(stats.chi2.ppf(level, df=2)) * np.stack([np.cos(t), np.sin(t)])
-    frames = []
-    for name, own in scores.groupby("classifier", sort=False):
-        xy = own[["AS", "IS"]].to_numpy().T  # (2, N)
-        values, vectors = np.linalg.eigh(np.cov(xy))
-        outline = xy.mean(1)[:, None] + vectors @ (np.sqrt(values.clip(0))[:, None] * circle)
-        frames.append(
-            pd.DataFrame({"classifier": name, "order": range(len(t)), "AS": outline[0], "IS": outline[1]})
-        )
-    return pd.concat(frames, ignore_index=True)
-
-
 def class_medians(scores: pd.DataFrame, run: Run) -> pd.DataFrame:
     """Median |AS| of each classifier and class with its bootstrap interval, degrees."""
     rows = []
@@ -348,22 +321,6 @@ def class_medians(scores: pd.DataFrame, run: Run) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
-
-
-def violins(scores: pd.DataFrame, *, points: int = 60) -> pd.DataFrame:
-    """Density of |AS| per classifier and class, scaled to half a row: classifier, class, AS, half."""
-    frames = []
-    for (name, c), own in scores.groupby(["classifier", "class"], sort=False):
-        values = own["AS"].abs().to_numpy()
-        if len(values) < 3 or np.ptp(values) == 0:
-            continue  # no density to draw; the median is still shown
-        grid = np.linspace(0, values.max() * 1.05, points)
-        density = stats.gaussian_kde(values)(grid)
-        half = 0.42 * density / density.max()
-        frames.append(pd.DataFrame({"classifier": name, "class": c, "AS": grid, "half": half}))
-    if not frames:
-        return pd.DataFrame(columns=["classifier", "class", "AS", "half"])
-    return pd.concat(frames, ignore_index=True)
 
 
 def rank_correlations(scores: pd.DataFrame, run: Run) -> pd.DataFrame:

@@ -7,7 +7,7 @@ run's classifiers, photos and texts.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,7 @@ from sing_utils.controls_translator import (
     translator_parts,
 )
 from sing_utils.encoders import Judge
+from sing_utils.findings import between
 from sing_utils.intervals import (
     bootstrap,
     bootstrap_means,
@@ -56,6 +57,123 @@ UNITS = {
     "contrast": "mean contrast (°)",
     "IS": "median IS (°)",
 }
+
+
+# ------------------------------------------------------------------------------ at a glance
+
+
+def summary(
+    run: Run,
+    *,
+    differences: pd.DataFrame,
+    subspaces: pd.DataFrame | None,
+    translators: pd.DataFrame | None,
+    prompts: pd.DataFrame | None,
+    encoders: pd.DataFrame | None,
+    ranks: pd.DataFrame | None,
+    classes: pd.DataFrame,
+    planted: pd.DataFrame | None = None,
+) -> pd.DataFrame:
+    """One row a control that was run: what it asks, what it says, the verdict, and that of the planted world.
+
+    Args:
+        run: whose classifiers.
+        differences, subspaces, translators, prompts, encoders, ranks, classes: the tables of this module;
+            None for a control that is turned off.
+        planted: of `sing_utils.controls_planted.planted_controls`.
+    """
+    k, rows = len(run.classifiers), []
+
+    def add(control: str, asks: str, says: str, verdict: str, known: str = "") -> None:
+        rows.append(
+            {"control": control, "asks": asks, "says": says, "verdict": verdict, "planted world": known}
+        )
+
+    if "low by class" in differences:
+        own = differences[differences["statistic"] == "mean contrast (°)"]
+        apart = int(((own["low by class"] > 0) | (own["high by class"] < 0)).sum())
+        verdict = f"{apart} of {len(own)} pairs differ"
+        add(
+            "other classes",
+            "Would other classes part the classifiers in contrast?",
+            between(own["difference"], digits=2, sign=True),
+            verdict,
+        )
+    if subspaces is not None:
+        for kind in SUBSPACES:
+            own = subspaces[subspaces["kind"] == kind]
+            for statistic in ("IS", "contrast"):
+                one = own[own["statistic"] == statistic]
+                asks = f"Is {statistic} higher than by random subspaces?"
+                says = f"percentile {_list(one['percentile'], '.0f')}"
+                add(kind, asks, says, _beside_chance(one), _planted(planted, kind, statistic))
+    if translators is not None:
+        agree = translators["all photos: correlation of AS"]
+        known = int((agree > 0.8).sum())
+        add("halves", "Would other photos give a photo the same AS?", f"r = {between(agree, '')}",
+            f"reliable for {known} of {k}", _planted(planted, "halves", "AS"))  # fmt: skip
+        what = f"IS {between(translators['blind: median IS (°)'], digits=1)} by the translator alone"
+        leaks = int((translators["q of contrast"] < 0.05).sum())
+        verdict = f"contrast differs from 0 for {leaks} of {k}"
+        add("blind worlds", "What is found where nothing is?", what, verdict)
+    if prompts is not None:
+        least, most = prompts["mean AS (°), least"], prompts["mean AS (°), most"]
+        flips = int(((least < 0) & (most > 0)).sum())
+        says = between([*least, *most], sign=True)
+        add(
+            "other words",
+            "Does the sign of mean AS hang on the wording?",
+            says,
+            f"it does for {flips} of {k}",
+        )
+        if "p of the names" in prompts:
+            p = prompts["p of the names"]
+            verdict = f"they would not for {int((p < 0.05).sum())} of {k}"
+            add(
+                "other names",
+                "Would other classes' names give the same AS?",
+                f"p = {_list(p, '.3f')}",
+                verdict,
+            )
+    if encoders is not None:
+        first = encoders.groupby("classifier")["encoder"].transform("first")
+        rho = encoders.loc[encoders["encoder"] != first, "rank correlation of classes"]
+        if len(rho):
+            verdict = f"for {int((rho > 0.8).sum())} of {len(rho)}"
+            asks = "Is the order of classes by |AS| the same?"
+            add("other encoders", asks, f"ρ = {between(rho, '')}", verdict)
+    if ranks is not None:
+        soft, book = ranks[ranks["rule"] == SOFTMAX], ranks.groupby("classifier", sort=False).first()
+        says = f"energy {between(soft['energy (%)'], ' %', 0)}, IS {between(soft['median IS (°)'], digits=1)}"
+        more = int((soft["energy (%)"].to_numpy() > book["energy (%)"].to_numpy() + 1).sum())
+        asks = "How much is ignored with that direction counted in?"
+        add("what softmax ignores", asks, says, f"clearly more for {more} of {k}")
+    tested = classes.dropna(subset="q")
+    clear = int((tested["q"] < 0.05).sum())
+    add("class by class", "Which classes' contrasts differ from 0?", between(tested["contrast"], sign=True),
+        f"{clear} of {len(tested)}")  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def _list(values: Iterable[float], number: str) -> str:
+    return ", ".join(f"{x:{number}}" for x in values)
+
+
+def _beside_chance(own: pd.DataFrame) -> str:
+    apart = own[own["q"] < 0.05]
+    more = int((apart["null space"] > apart["chance"]).sum())
+    parts = {"higher": more, "lower": len(apart) - more, "indistinguishable": len(own) - len(apart)}
+    return ", ".join(f"{word} for {n}" for word, n in parts.items() if n)
+
+
+def _planted(planted: pd.DataFrame | None, control: str, score: str) -> str:
+    """What a control says of two heads that ignore nothing and part of the shape: medians over worlds."""
+    if planted is None:
+        return ""
+    own = planted[(planted["control"] == control) & (planted["score"] == score)]
+    places = own["percentile"].fillna(own["value"]).groupby(own["head"], sort=False).median()
+    number = ".0f" if own["percentile"].notna().all() else ".2f"
+    return ", ".join(f"{head} {x:{number}}" for head, x in places.items())
 
 
 # ------------------------------------------------------------------------ random subspaces

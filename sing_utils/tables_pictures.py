@@ -1,210 +1,226 @@
 """Pictures of notebook 05 and `sing picture`, and what can be measured of them.
 
 Everything is drawn with one noise for all pictures of a comparison and the norm of the original
-restored (eq. 14), unless a function shows what either changes.
+restored (eq. 14), unless a function measures what either changes.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from sing_utils.errors import SingError
 from sing_utils.gallery import Shown
 from sing_utils.head import Certificate
 from sing_utils.pictures import restore_norm
-from sing_utils.run import Run
-from sing_utils.scores import angle, image_score, pairwise_angle
-from sing_utils.steering import (
-    image_score_for_attribute_score,
-    largest_image_score,
-    null_direction,
-    steer,
-)
+from sing_utils.profiles import class_name
+from sing_utils.run import Photos, Run
+from sing_utils.scores import angle, attribute_score, contrast, image_score, pairwise_angle
+from sing_utils.steering import largest_image_score, null_direction, steer
 from sing_utils.tables_steering import whole_degrees
 
 Rows = list[tuple[str, list[Shown]]]
 _LEVELS = 9  # steps of a ladder, the start included
+_LARGEST = 288  # pixels that a page needs of a photograph
 
 
-@dataclass(frozen=True, eq=False)
-class Originals:
-    """Some evaluation photos of a run: features (B, m), embeddings (B, n), class and path of each."""
-
-    f: Tensor
-    z: Tensor
-    classes: list[str]
-    paths: list[str]
-
-    def __len__(self) -> int:
-        """B."""
-        return len(self.f)
-
-    def pick(self, rows: list[int]) -> Originals:
-        """Some of them."""
-        return Originals(
-            self.f[rows], self.z[rows], [self.classes[i] for i in rows], [self.paths[i] for i in rows]
-        )
-
-
-def first_of_each_class(run: Run, name: str, *, most: int = 16) -> Originals:
+def first_of_each_class(run: Run, name: str, *, most: int = 16) -> Photos:
     """The first evaluation photo of each class in order of file names, of at most `most` classes.
 
-    Nothing is chosen by eye. The run's source class is always among them.
+    Nothing is chosen by eye. The run's source class comes first.
     """
-    ordered = run.photos(name).index.sort_values("path", kind="stable")
-    first = ordered.drop_duplicates("class")
-    if len(first) > most:
-        source = first[first["class"] == run.source_class]
-        first = pd.concat([source, first.drop(source.index).head(most - 1)]).sort_values("path")
-    return _originals(run, name, first.index.tolist())
+    photos = run.photos(name)
+    first = photos.index.sort_values("path", kind="stable").drop_duplicates("class")
+    source = first["class"] == run.source_class
+    rows = pd.concat([first[source], first[~source]]).index[:most].tolist()
+    index = photos.index.iloc[rows].reset_index(drop=True)
+    return Photos(photos.f[rows], photos.z[rows], photos.own[rows], index)
 
 
-def reachable_degrees(run: Run, name: str, originals: Originals) -> float:
+def reachable_degrees(run: Run, name: str, originals: Photos) -> float:
     """The profile's IS, or less: what all these photos reach toward every target, degrees."""
     T, spaces = run.translator(name), run.spaces(name)
     largest = min(
         float(largest_image_score(originals.f, null_direction(originals.f, u, T, spaces), T).min())
         for u in run.texts(name, [run.prompt(t) for t in run.targets])
     )
-    return min(run.profile.degrees, whole_degrees(largest))
+    return min(run.degrees, whole_degrees(largest))
 
 
-def starting_with(run: Run, originals: Originals, count: int) -> Originals:
-    """`count` of them, beginning with the run's source class."""
-    order = sorted(range(len(originals)), key=lambda i: originals.classes[i] != run.source_class)
-    return originals.pick(order[:count])
+def captioned(rows: Mapping[str, Sequence[Image.Image]], captions: Sequence[str]) -> Rows:
+    """Named rows of pictures, the middle square of each, under the same captions."""
+    return [
+        (name, [Shown(_square(p), c, f"{c}, {name}") for p, c in zip(pictures, captions, strict=True)])
+        for name, pictures in rows.items()
+    ]
 
 
-def _originals(run: Run, name: str, rows: list[int]) -> Originals:
-    data = run.photos(name)
-    picked = data.index.loc[rows]
-    return Originals(data.f[rows], data.z[rows], picked["class"].tolist(), picked["path"].tolist())
-
-
-# ------------------------------------------------------------------ what the decoder can draw
-
-
-def decoded_originals(run: Run, name: str, originals: Originals) -> Rows:
-    """Each original drawn from its embedding and from its translated feature, at one norm."""
-    z, seed = originals.z, run.profile.seed
-    z_hat = restore_norm(run.translator(name)(originals.f), z)
-    drawn = {
-        "from the photo's own embedding": run.decoder(name)(z, seed=seed),
-        "from the translated feature": run.decoder(name)(z_hat, seed=seed),
-    }
-    photos = [run.original(path) for path in originals.paths]
-    if all(p is not None for p in photos):
-        drawn = {"the photos": [p for p in photos if p is not None]} | drawn
-    rows: Rows = []
-    for what, pictures in drawn.items():
-        alts = [f"picture of {c} {what}" for c in originals.classes]
-        rows.append((what, [Shown(*t) for t in zip(pictures, originals.classes, alts, strict=True)]))
-    return rows
+def _square(picture: Image.Image) -> Image.Image:
+    side = min(*picture.size, _LARGEST)
+    return ImageOps.fit(picture, (side, side))
 
 
 # ----------------------------------------------------------------------- ladders (Figure 9)
 
 
-def image_score_ladder(run: Run, name: str, originals: Originals, degrees: float) -> Rows:
-    """A row an original: steps toward the first target at equal IS, up to `degrees` (Figure 9)."""
-    levels = torch.linspace(0.0, degrees, _LEVELS, dtype=torch.float64)
-    return _ladder(run, name, originals, levels.expand(len(originals), -1))
+@dataclass(frozen=True, eq=False)
+class Ladders:
+    """Steps at equal IS from each of B photos toward one target: drawn, and seen by the judge.
 
-
-def attribute_score_ladder(run: Run, name: str, originals: Originals, degrees: float) -> Rows:
-    """A row an original: steps toward the first target at equal whole degrees of AS (Figure 9).
-
-    Up to what all of them reach at IS = `degrees`; no row if that is less than one degree.
+    Attributes:
+        originals: the B photos.
+        target: of the run.
+        prompts: the judge's embeddings of the C class prompts and of the target's, (C + 1, n).
+        z: translated features of the originals, (B, n).
+        IS: of the K steps, degrees, (K,); the first is 0.
+        AS: of each step, degrees, (K, B).
+        z_eps: translated features of the steps, (K, B, n), their norms as they come.
+        pictures: of each step, K times B.
+        start: what the judge sees in the originals' pictures, (B, n).
+        other: and with another noise, (B, n).
+        seen: and in the pictures of each step, (K, B, n).
     """
-    T, text, spaces = run.translator(name), _target(run, name), run.spaces(name)
-    most = int(steer(originals.f, text, T, spaces, degrees=degrees).AS.min())
-    if most < 1:
-        return []
-    stride = -(-most // (_LEVELS - 1))
-    d = null_direction(originals.f, text, T, spaces)
-    wanted = [
-        image_score_for_attribute_score(originals.f, d, text, T, degrees=float(level))
-        for level in range(0, most + 1, stride)
-    ]
-    return _ladder(run, name, originals, torch.stack(wanted, dim=-1))
+
+    originals: Photos
+    target: str
+    prompts: Tensor
+    z: Tensor
+    IS: Tensor
+    AS: Tensor
+    z_eps: Tensor
+    pictures: list[list[Image.Image]]
+    start: Tensor
+    other: Tensor
+    seen: Tensor
+
+    @property
+    def classes(self) -> list[str]:
+        """Name of each original's class."""
+        return self.originals.index["class"].tolist()
+
+    @property
+    def margin(self) -> Tensor:
+        """How much nearer an original's picture is to its own class prompt than to others, degrees, (B,)."""
+        turned, own = pairwise_angle(self.start, self.prompts[:-1]), self.originals.own[:, None]
+        return turned.scatter(1, own, torch.inf).amin(-1) - turned.gather(1, own)[:, 0]
+
+    def best(self, count: int) -> list[int]:
+        """Those `count` originals, not of the target's class, whose pictures the judge recognises best."""
+        order = self.margin.argsort(descending=True, stable=True).tolist()
+        return [i for i in order if self.classes[i] != self.target][:count]
 
 
-def _ladder(run: Run, name: str, originals: Originals, degrees: Tensor) -> Rows:
-    """`degrees` (B, K): the IS of each step of each row."""
-    target, T, text = run.profile.targets[0], run.translator(name), _target(run, name)
-    z = T(originals.f)
-    steps = [steer(originals.f, text, T, run.spaces(name), degrees=column) for column in degrees.unbind(-1)]
-    rows: Rows = []
-    for i, source in enumerate(originals.classes):
-        z_eps = torch.stack([T(s.f_eps[i]) for s in steps])  # (K, n)
-        pictures = run.decoder(name)(restore_norm(z_eps, z[i].expand_as(z_eps)), seed=run.profile.seed)
-        scores = [f"IS {float(s.IS[i]):.3g}°, AS {float(s.AS[i]):.3g}°" for s in steps]
-        alts = [f"{source} steered toward {target}: {score}" for score in scores]
-        shown = [Shown(*t) for t in zip(pictures, scores, alts, strict=True)]
-        rows.append((f"{source} → {target}", shown))
-    return rows
+def ladders(run: Run, name: str, originals: Photos, degrees: float) -> Ladders:
+    """Draw steps toward the first target at equal IS, up to `degrees`, which all originals reach."""
+    T, spaces, judge, seed = run.translator(name), run.spaces(name), run.judge(name), run.seed
+    text, z = _target(run, name), T(originals.f)
+    levels = torch.linspace(0.0, degrees, _LEVELS, dtype=torch.float64)
+    steps = [steer(originals.f, text, T, spaces, degrees=float(level)) for level in levels]
+    z_eps = torch.stack([T(step.f_eps) for step in steps])  # (K, B, n)
+    pictures = [run.draw(name, restore_norm(x, z), noise=seed) for x in z_eps]
+    return Ladders(
+        originals,
+        run.targets[0],
+        torch.cat([run.texts(name, run.prompts), text[None]]),
+        z,
+        levels,
+        torch.stack([step.AS for step in steps]),
+        z_eps,
+        pictures,
+        start=judge.encode_images(run.draw(name, z, noise=seed)),
+        other=judge.encode_images(run.draw(name, z, noise=seed + 1)),
+        seen=torch.stack([judge.encode_images(p) for p in pictures]),
+    )
 
 
-def picture_changes(run: Run, name: str, originals: Originals, degrees: float) -> pd.DataFrame:
-    """How pictures change along a step toward the first target, seen by the classifier's judge.
+def recognised(drawn: Ladders) -> str:
+    """How many originals the judge recognises in the decoder's pictures, in a sentence."""
+    right, B, C = int((drawn.margin > 0).sum()), len(drawn.margin), len(drawn.prompts) - 1
+    return (
+        f"One photo of each class: in {right} of {B} pictures drawn from translated features the judge finds "
+        f"the right class nearest (by chance: {B / C:.2g})."
+    )
 
-    Args:
-        run: whose translator and decoder are used.
-        name: of the classifier.
-        originals: that all reach `degrees`.
-        degrees: the largest IS.
+
+def ladder_pictures(drawn: Ladders, rows: list[int]) -> Rows:
+    """A row for each of some originals: every second step toward the target (Figure 9)."""
+    ladder: Rows = []
+    for i in rows:
+        name, shown = f"{drawn.classes[i]} → {drawn.target}", []
+        for k in range(0, _LEVELS, 2):
+            score = f"IS {float(drawn.IS[k]):.3g}°, AS {_plain(drawn.AS[k, i], 1)}°"
+            shown.append(Shown(drawn.pictures[k][i], score, f"{name}: {score}"))
+        ladder.append((name, shown))
+    return ladder
+
+
+def picture_changes(drawn: Ladders) -> pd.DataFrame:
+    """How pictures change along a step toward the target, seen by the classifier's judge.
 
     Returns:
         One row a step: IS, AS (mean), turned (median angle between the embeddings of the picture and
-        of the picture at IS = 0), low and high (its quartiles), noise (the median angle that another
-        noise makes with the same embedding as the start), changed (percent recognised as another class,
-        by the nearest class prompt) and pictures; angles in degrees.
+        of the original's), low and high (its quartiles), changed (percent recognised as another class,
+        by the nearest prompt), pictures, and noise (the median angle that another noise makes with the
+        same embedding as the start); angles in degrees.
     """
-    T, judge, text = run.translator(name), run.judge(name), _target(run, name)
-    texts = torch.stack([*run.texts(name, run.prompts), text])
-    z, seed = T(originals.f), run.profile.seed
-    start = judge.encode_images(run.decoder(name)(z, seed=seed))  # (B, n)
-    other = judge.encode_images(run.decoder(name)(z, seed=seed + 1))
-    before = pairwise_angle(start, texts).argmin(-1)
+    before = pairwise_angle(drawn.start, drawn.prompts).argmin(-1)
     rows = []
-    for level in np.linspace(0.0, degrees, _LEVELS):
-        result = steer(originals.f, text, T, run.spaces(name), degrees=float(level))
-        pictures = run.decoder(name)(restore_norm(T(result.f_eps), z), seed=seed)
-        seen = judge.encode_images(pictures)
-        turned = angle(start, seen).numpy()
-        low, middle, high = np.quantile(turned, [0.25, 0.5, 0.75])
-        changed = (pairwise_angle(seen, texts).argmin(-1) != before).double().mean()
-        rows.append(
-            {
-                "IS": float(level),
-                "AS": float(result.AS.mean()),
-                "turned": middle,
-                "low": low,
-                "high": high,
-                "changed": 100 * float(changed),
-                "pictures": len(pictures),
-            }
-        )
-    return pd.DataFrame(rows).assign(noise=float(angle(start, other).median()))
+    for IS, AS, seen in zip(drawn.IS, drawn.AS, drawn.seen, strict=True):
+        low, middle, high = np.quantile(angle(drawn.start, seen).numpy(), [0.25, 0.5, 0.75])
+        changed = pairwise_angle(seen, drawn.prompts).argmin(-1) != before
+        row = {"IS": float(IS), "AS": float(AS.mean()), "turned": middle, "low": low, "high": high}
+        rows.append(row | {"changed": 100 * float(changed.double().mean()), "pictures": len(seen)})
+    return pd.DataFrame(rows).assign(noise=float(angle(drawn.start, drawn.other).median()))
 
 
 # ------------------------------------------------------------------------- pairs (Figure 1)
 
 
-def choose_pairs(run: Run, name: str, scores: pd.DataFrame, *, count: int = 3) -> pd.DataFrame:
-    """Evaluation photos whose null removal is benign, and problematic: `count` classes of each.
+def photo_scores(run: Run, name: str) -> pd.DataFrame:
+    """What null removal does to each evaluation photo, in degrees, and whether its class has the top logit.
+
+    class, label, path, classifier, AS (toward its own class), contrast, IS, cosine (of T f and z), top1, and
+    right: top1 is its class, by name or WordNet id.
+    """
+    photos, T, head = run.photos(name), run.translator(name), run.head(name)
+    Tf, Tf_tilde = T(photos.f), T(run.spaces(name).remove_null(photos.f))  # (N, n), eq. 9
+    AS = attribute_score(Tf[:, None], Tf_tilde[:, None], run.texts(name, run.prompts))  # (N, C), eq. 7
+    top1 = [head.label(i) for i in head.logits(photos.f).argmax(-1).tolist()]
+    names = zip(photos.index["class"], photos.index["label"].map(class_name), strict=True)
+    right = [
+        class_name(t).casefold() in (a.casefold(), b.casefold())
+        for t, (a, b) in zip(top1, names, strict=True)
+    ]
+    return photos.index[["class", "label", "path"]].assign(
+        classifier=name,
+        AS=AS.gather(1, photos.own[:, None])[:, 0].numpy(),
+        contrast=contrast(AS, photos.own).numpy(),
+        IS=image_score(Tf, Tf_tilde).numpy(),  # eq. 8
+        cosine=torch.cosine_similarity(Tf, photos.z, dim=-1).numpy(),
+        top1=top1,
+        right=right,
+    )
+
+
+def choose_pairs(scores: pd.DataFrame, *, count: int = 3) -> pd.DataFrame:
+    """Photos whose null removal is benign, and problematic: `count` classes of each.
 
     Problematic: the largest |AS|. Benign: the smallest |AS| among the quarter with the largest IS,
-    so that much is ignored and little of it is the class.
+    so that much is ignored and little of it is the class. Only photos that the classifier recognises
+    count; all of them where it recognises none.
+
+    Args:
+        scores: of `photo_scores`.
     """
-    own = scores[scores["classifier"] == name].assign(size=lambda t: t["AS"].abs())
+    own = scores[scores["right"]] if scores["right"].any() else scores
+    own = own.drop(columns="right").assign(size=own["AS"].abs())
     problematic = own.sort_values("size", ascending=False).drop_duplicates("class").head(count)
     turned = own[(own["IS"] >= own["IS"].quantile(0.75)) & ~own["path"].isin(problematic["path"])]
     benign = turned.sort_values("size").drop_duplicates("class").head(count)
@@ -213,18 +229,29 @@ def choose_pairs(run: Run, name: str, scores: pd.DataFrame, *, count: int = 3) -
     ).drop(columns="size")
 
 
+def which_photos(scores: pd.DataFrame) -> str:
+    """Among which photos `choose_pairs` chooses, in a sentence."""
+    right, count = int(scores["right"].sum()), len(scores)
+    if right:
+        return f"Chosen among the {right} of {count} evaluation photos whose class the classifier recognises."
+    return (
+        f"The classifier recognises none of the {count} evaluation photos (or their classes are not among "
+        "its own), so that all of them count."
+    )
+
+
 def pair_pictures(run: Run, name: str, pairs: pd.DataFrame) -> Rows:
     """Original and equivalent of each pair side by side (Figure 1)."""
-    originals, T = _of_pairs(run, name, pairs), run.translator(name)
-    z = T(originals.f)
-    z_tilde = restore_norm(T.after_null_removal(run.spaces(name))(originals.f), z)
-    pictures = run.decoder(name)(torch.cat([z, z_tilde]), seed=run.profile.seed)
+    f, T = _features_of(run, name, pairs), run.translator(name)
+    z = T(f)
+    z_tilde = restore_norm(T(run.spaces(name).remove_null(f)), z)
+    pictures = run.draw(name, torch.cat([z, z_tilde]), noise=run.seed)
     rows: Rows = []
     for i, pair in enumerate(pairs.to_dict("records")):
-        c, scores = pair["class"], f"IS {pair['IS']:.1f}°, AS {round(pair['AS'], 2) + 0.0:.2f}°"
+        c, scores = pair["class"], f"IS {pair['IS']:.1f}°, AS {_plain(pair['AS'], 2)}°"
         shown = [
             Shown(pictures[i], "original", f"{c}, original"),
-            Shown(pictures[i + len(pairs)], f"equivalent, {scores}", f"{c}, null component removed"),
+            Shown(pictures[i + len(pairs)], scores, f"{c}, null component removed"),
         ]
         rows.append((f"{pair['kind']}: {c}", shown))
     return rows
@@ -232,10 +259,9 @@ def pair_pictures(run: Run, name: str, pairs: pd.DataFrame) -> Rows:
 
 def pair_logits(run: Run, name: str, pairs: pd.DataFrame, *, top: int = 5) -> pd.DataFrame:
     """The `top` logits of each pair: one row a pair and place, original and equivalent."""
-    originals, head = _of_pairs(run, name, pairs), run.head(name)
+    f, head = _features_of(run, name, pairs), run.head(name)
     top = min(top, len(head.weight))
-    equivalents = run.spaces(name).remove_null(originals.f)
-    before, after = (head.logits(x) for x in (originals.f, equivalents))
+    before, after = (head.logits(x) for x in (f, run.spaces(name).remove_null(f)))
     rows = []
     for i, pair in enumerate(pairs.to_dict("records")):
         best, best_after = before[i].topk(top).indices.tolist(), after[i].topk(top).indices.tolist()
@@ -253,121 +279,64 @@ def pair_logits(run: Run, name: str, pairs: pd.DataFrame, *, top: int = 5) -> pd
     return pd.DataFrame(rows)
 
 
-def shown_logits(logits: pd.DataFrame) -> pd.DataFrame:
-    """The same for a page: class and logit in one column."""
-    sides = {"original": ("original", "logit"), "equivalent": ("equivalent", "its logit")}
-    words = {
-        side: [f"{c}  {x:.4f}" for c, x in zip(logits[name], logits[number], strict=True)]
-        for side, (name, number) in sides.items()
-    }
-    return logits[["pair", "place"]].assign(**words)
-
-
-def _of_pairs(run: Run, name: str, pairs: pd.DataFrame) -> Originals:
-    index = run.photos(name).index
-    place = {path: i for i, path in enumerate(index["path"])}
-    return _originals(run, name, [place[path] for path in pairs["path"]])
-
-
-# ---------------------------------------------------------------------- steering (Figure 6)
-
-
-def steered_pictures(run: Run, name: str, originals: Originals, degrees: float) -> Rows:
-    """A row an original: steered to IS = `degrees` toward every target (Figure 6)."""
-    T, spaces = run.translator(name), run.spaces(name)
-    z = T(originals.f)
-    prompts = run.texts(name, [run.prompt(t) for t in run.targets])
-    results = {
-        t: steer(originals.f, u, T, spaces, degrees=degrees)
-        for t, u in zip(run.targets, prompts, strict=True)
-    }
-    rows: Rows = []
-    for i, source in enumerate(originals.classes):
-        z_all = torch.stack([z[i], *(T(r.f_eps[i]) for r in results.values())])
-        pictures = run.decoder(name)(restore_norm(z_all, z[i].expand_as(z_all)), seed=run.profile.seed)
-        shown = [Shown(pictures[0], "original", f"{source}, original")]
-        for (target, r), picture in zip(results.items(), pictures[1:], strict=True):
-            caption = f"{target}, AS {float(r.AS[i]):.3g}°"
-            shown.append(Shown(picture, caption, f"{source} steered toward {target}"))
-        rows.append((f"{source}, IS {degrees:g}°", shown))
-    return rows
+def _features_of(run: Run, name: str, pairs: pd.DataFrame) -> Tensor:
+    photos = run.photos(name)
+    place = {path: i for i, path in enumerate(photos.index["path"])}
+    return photos.f[[place[path] for path in pairs["path"]]]
 
 
 # ------------------------------------------------------------------- what norm and noise change
 
 
-def norm_effect(run: Run, name: str, originals: Originals, degrees: float) -> tuple[Rows, pd.DataFrame]:
-    """Steered pictures with their norm restored and as they come, and how far the two differ."""
-    T, judge, seed = run.translator(name), run.judge(name), run.profile.seed
-    z = T(originals.f)
-    z_eps = T(steer(originals.f, _target(run, name), T, run.spaces(name), degrees=degrees).f_eps)
-    drawn = {
-        "original": run.decoder(name)(z, seed=seed),
-        "steered, norm restored": run.decoder(name)(restore_norm(z_eps, z), seed=seed),
-        "steered, norm as it comes": run.decoder(name)(z_eps, seed=seed),
-    }
-    seen = {what: judge.encode_images(pictures) for what, pictures in drawn.items()}
-    table = pd.DataFrame(
+def norm_effect(run: Run, name: str, drawn: Ladders) -> pd.DataFrame:
+    """How far the last step turns each picture with its norm restored, and as it comes."""
+    plain = run.judge(name).encode_images(run.draw(name, drawn.z_eps[-1], noise=run.seed))
+    return pd.DataFrame(
         {
-            "photo": originals.classes,
-            "norm, × original": (z_eps.norm(dim=-1) / z.norm(dim=-1)).numpy(),
-            "turned, restored (°)": angle(seen["original"], seen["steered, norm restored"]).numpy(),
-            "turned, as it comes (°)": angle(seen["original"], seen["steered, norm as it comes"]).numpy(),
+            "photo": drawn.classes,
+            "norm, × original": (drawn.z_eps[-1].norm(dim=-1) / drawn.z.norm(dim=-1)).numpy(),
+            "turned, restored (°)": angle(drawn.start, drawn.seen[-1]).numpy(),
+            "turned, as it comes (°)": angle(drawn.start, plain).numpy(),
         }
     )
-    rows: Rows = [
-        (c, [Shown(p[i], what, f"{c}, {what}") for what, p in drawn.items()])
-        for i, c in enumerate(originals.classes)
-    ]
-    return rows, table
 
 
-def noise_effect(
-    run: Run, name: str, originals: Originals, degrees: float, *, count: int = 4
-) -> tuple[Rows, pd.DataFrame]:
-    """Originals and a step of IS = `degrees` from each, drawn from one noise and from others.
-
-    Returns:
-        Pictures of the first original, `count` noises each; and one row an original: by which angle
-        (degrees) its picture turns if only the step, only the noise, or both are others.
-    """
-    T, judge, seed = run.translator(name), run.judge(name), run.profile.seed
-    z = T(originals.f)
-    steered = steer(originals.f, _target(run, name), T, run.spaces(name), degrees=degrees)
-    z_eps = restore_norm(T(steered.f_eps), z)
-    start, step, noise, both = (
-        judge.encode_images(run.decoder(name)(drawn, seed=first, shared_noise=False))
-        for first in (seed, seed + len(z))  # each photo has a noise of its own, and another one
-        for drawn in (z, z_eps)
+def noise_effect(run: Run, name: str, drawn: Ladders, step: int = 2) -> pd.DataFrame:
+    """By which angle (degrees) each picture turns if only a step, only the noise, or both are others."""
+    judge, seed = run.judge(name), run.seed
+    z_eps = restore_norm(drawn.z_eps[step], drawn.z)
+    start, steered, noise, both = (
+        judge.encode_images(run.decoder(name)(z, seed=first, shared_noise=False))
+        for first in (seed, seed + len(z_eps))  # each photo has a noise of its own, and another one
+        for z in (drawn.z, z_eps)
     )
-    turned = {"step alone (°)": step, "noise alone (°)": noise, "both (°)": both}
+    turned = {"step alone (°)": steered, "noise alone (°)": noise, "both (°)": both}
     table = pd.DataFrame({what: angle(start, seen).numpy() for what, seen in turned.items()})
-    table.insert(0, "photo", originals.classes)
-    return _noise_rows(run, name, originals.classes[0], torch.stack([z[0], z_eps[0]]), degrees, count), table
+    table.insert(0, "photo", drawn.classes)
+    return table
 
 
-def _noise_rows(run: Run, name: str, c: str, pair: Tensor, degrees: float, count: int) -> Rows:
-    """A pair of embeddings (2, n) drawn from one noise, and from `count` noises each."""
-    seed, step = run.profile.seed, f"step of IS {degrees:g}°"
-    shared = run.decoder(name)(pair, seed=seed)
-    own = run.decoder(name)(pair.repeat_interleave(count, 0), seed=seed, shared_noise=False)
-    return [
-        ("one noise for both", _captioned(c, shared, ["original", step])),
-        ("own noise each: the original", _captioned(c, own[:count], _numbers(count))),
-        (f"own noise each: the {step}", _captioned(c, own[count:], _numbers(count))),
-    ]
-
-
-def _captioned(c: str, pictures: list[Image.Image], captions: list[str]) -> list[Shown]:
-    return [Shown(p, caption, f"{c}, {caption}") for p, caption in zip(pictures, captions, strict=True)]
-
-
-def _numbers(count: int) -> list[str]:
-    return [f"noise {i}" for i in range(1, count + 1)]
+def rules(norm: pd.DataFrame, noise: pd.DataFrame, drawn: Ladders, step: int = 2) -> pd.DataFrame:
+    """Means of `norm_effect` and `noise_effect`, for a page."""
+    large, small = (f"step of IS {float(drawn.IS[k]):.3g}°" for k in (-1, step))
+    turned = {
+        f"{large}, norm restored": norm["turned, restored (°)"],
+        f"{large}, norm as it comes": norm["turned, as it comes (°)"],
+        f"{small}, same noise": noise["step alone (°)"],
+        "no step, other noise": noise["noise alone (°)"],
+        f"{small}, other noise": noise["both (°)"],
+    }
+    rows = [{"drawn": what, "pictures": len(x), "mean turn (°)": x.mean()} for what, x in turned.items()]
+    return pd.DataFrame(rows)
 
 
 def _target(run: Run, name: str) -> Tensor:
     return run.texts(name, [run.prompt(run.targets[0])])[0]
+
+
+def _plain(x: float | Tensor, digits: int) -> str:
+    """A number with a true minus sign, and never "-0.0"."""
+    return f"{round(float(x), digits) + 0.0:.{digits}f}".replace("-", "−")
 
 
 # ------------------------------------------------------------------------------ one picture

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from sing_utils.controls import SUBSPACES, energy_share, random_bases
 from sing_utils.errors import SingError, UnreachableWarning
+from sing_utils.head import Certificate
 from sing_utils.run import Run
 from sing_utils.scores import attribute_score, pairwise_angle
 from sing_utils.steering import (
@@ -31,7 +33,6 @@ from sing_utils.steering import (
 from sing_utils.translator import Translator
 
 DIRECTIONS = ("toward the text", "random")
-_RANDOM_DRAWS = 8  # directions a photo
 
 
 def largest_scores(run: Run) -> pd.DataFrame:
@@ -73,47 +74,6 @@ def whole_degrees(largest: float) -> float:
             "targets or another source_class, or look at the translator."
         )
     return float(degrees)
-
-
-def steering_table(run: Run, degrees: float) -> pd.DataFrame:
-    """Table 1: |AS| toward the first target at IS = `degrees`, from photos of the source class.
-
-    One row a classifier and direction: toward the text, and random null directions as control
-    (several a photo). Means and standard deviations are over the steps that reach `degrees`.
-    """
-    target = run.profile.targets[0]
-    rows = []
-    for name in run.profile.classifiers:
-        f, _ = _source(run, name)
-        text = _targets(run, name)[target]
-        repeated = f.repeat(_RANDOM_DRAWS, 1)
-        steps = {
-            DIRECTIONS[0]: (f, _steer(run, name, f, text, degrees)),
-            DIRECTIONS[1]: (repeated, _steer_randomly(run, name, repeated, text, degrees)),
-        }
-        for direction, (start, result) in steps.items():
-            score = result.AS[~result.AS.isnan()]
-            row = {"classifier": name, "direction": direction, "target": target, "IS": degrees}
-            row |= {"photos": len(f), "steps": len(start), "reached": len(score)}
-            row |= _moments("|AS|", score.abs()) | _moments("AS", score)
-            row |= {
-                "length": _mean(result.epsilon / torch.linalg.vector_norm(start, dim=-1).to(torch.float64))
-            }
-            rows.append(row | _certificate(result))
-    return pd.DataFrame(rows)
-
-
-def shown_steps(table: pd.DataFrame) -> pd.DataFrame:
-    """`steering_table` for a page: mean ± standard deviation in one column."""
-    both = table["reached"].astype(str) + "/" + table["steps"].astype(str)
-    pairs = {
-        f"{what} (°)": [
-            f"{m:.2f} ± {s:.2f}" for m, s in zip(table[f"{what} mean"], table[f"{what} sd"], strict=True)
-        ]
-        for what in ("|AS|", "AS")
-    }
-    own = table[["classifier", "direction"]].assign(**{"reach it": both}, **pairs)
-    return own.assign(**{"ε / |f|": table["length"].map("{:.2f}".format)})
 
 
 def whole_gradient(run: Run, degrees: float) -> pd.DataFrame:
@@ -238,7 +198,7 @@ def steering_curves(run: Run, largest: pd.DataFrame, *, points: int = 15) -> pd.
                         "low": low,
                         "high": high,
                         "reached": len(score),
-                        **_certificate(result),
+                        **certified(result.certificate),
                     }
                 )
     return pd.DataFrame(frames)
@@ -262,31 +222,11 @@ def steering_grid(run: Run, degrees: float) -> pd.DataFrame:
                 }
             )
             cells = cells.rename_axis("source").reset_index()
-            proof = _certificate(result)
+            proof = certified(result.certificate)
             # One certificate speaks for the whole column: its flips are counted once.
             proof |= {"certified": cells["reached"], "flips": np.where(cells.index == 0, proof["flips"], 0)}
             rows.append(cells.assign(classifier=name, target=target, IS=degrees, **proof))
     return pd.concat(rows, ignore_index=True)
-
-
-def step_certificates(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """How far the logits moved over all steps of some tables: one row a table and classifier."""
-    frames = []
-    for what, table in tables.items():
-        own = table.groupby("classifier", sort=False)
-        frames.append(
-            pd.DataFrame(
-                {
-                    "steps": own["certified"].sum(),
-                    "max |W f − W f̃| / (‖W‖ ‖f‖)": own["moved"].max(),
-                    "bound": own["bound"].min(),
-                    "top-1 changes": own["flips"].sum(),
-                }
-            )
-            .reset_index()
-            .assign(what=what)
-        )
-    return pd.concat(frames, ignore_index=True)
 
 
 def grid_shares(grid: pd.DataFrame) -> pd.DataFrame:
@@ -346,18 +286,19 @@ def _steer_randomly(run: Run, name: str, f: Tensor, text: Tensor, degrees: float
     return steer(f, text, run.translator(name), spaces, degrees=degrees, direction=d, bias=bias)
 
 
-def _certificate(result: Steered) -> dict[str, Any]:
-    c = result.certificate
+def certified(c: Certificate | None) -> dict[str, Any]:
+    """A certificate's part of a row: steps, largest movement of a logit, its bound, top-1 changes."""
     if c is None:
         return {"certified": 0, "moved": math.nan, "bound": math.nan, "flips": 0}
     return {"certified": c.n, "moved": c.relative_change, "bound": c.bound, "flips": c.top1_changes}
 
 
+def with_certificates(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """Rows as a table, what stands under "certificate" in columns of its own."""
+    return pd.DataFrame(
+        {k: v for k, v in row.items() if k != "certificate"} | certified(row["certificate"]) for row in rows
+    )
+
+
 def _mean(values: Tensor) -> float:
     return float(values.nanmean())
-
-
-def _moments(what: str, values: Tensor) -> dict[str, float]:
-    """Mean and standard deviation; NaN where there are too few."""
-    mean = float(values.mean()) if len(values) else math.nan
-    return {f"{what} mean": mean, f"{what} sd": float(values.std()) if len(values) > 1 else math.nan}

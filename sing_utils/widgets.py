@@ -31,6 +31,7 @@ from sing_utils.explorers import (
     top_logits,
     webp,
 )
+from sing_utils.findings import number
 from sing_utils.gallery import image_source
 from sing_utils.run import Run
 from sing_utils.scores import attribute_score, image_score, pairwise_angle
@@ -156,7 +157,7 @@ class PairExplorer(Explorer):
             _farthest(run.profile.phrases, AS),
             [image_source(i) for i in run.draw(name, z, noise=run.seed)],
             title=f"Equivalent pair: {c}, {name}",
-            subtitle=f"Image Score {IS:.2f}°, Attribute Score toward the class {_signed(AS_own)}",
+            subtitle=f"Image Score {number(IS)}°, Attribute Score toward the class {number(AS_own, sign=True)}°",
         )
 
 
@@ -303,16 +304,6 @@ class NullSpaceDial(Explorer):
             title=f"Null-space dial: {self.classifier}",
             subtitle=f"{spaces.null_dim} of {spaces.width} directions move no logit at all",
         )
-
-
-def _signed(degrees: float) -> str:
-    """As the page writes it: what is next to nothing has no sign.
-
-    >>> _signed(-1.5), _signed(-0.001)
-    ('−1.50°', '0.00°')
-    """
-    text = f"{degrees:+.2f}°".replace("-", "−")
-    return text if round(degrees, 2) else text[1:]
 
 
 def _farthest(phrases: list[str], AS: torch.Tensor) -> pd.DataFrame:

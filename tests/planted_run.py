@@ -10,6 +10,7 @@ import torch
 from sing_utils import HeadSpaces, Translator
 from sing_utils.classifiers import LinearHead
 from sing_utils.run import Photos
+from sing_utils.translator import FitReport
 
 
 class PlantedRun:
@@ -63,6 +64,10 @@ class PlantedRun:
         return HeadSpaces.from_weight(self.head(name).weight)
 
     @property
+    def targets(self):
+        return self.profile.targets
+
+    @property
     def classes(self):
         return list(self.class_names.values())
 
@@ -73,19 +78,19 @@ class PlantedRun:
     def prompt(self, what):
         return f"an image of a {what}"
 
-    def targets_of(self, name):
+    def embeddings(self, name):
         """Embeddings of the photos, (N, n)."""
         return self.f @ self.maps[name].mT
 
     def photos(self, name, part="evaluation"):
         own = torch.tensor([self.classes.index(c) for c in self.index["class"]])
-        whole = Photos(self.f, self.targets_of(name), own, self.index)
+        whole = Photos(self.f, self.embeddings(name), own, self.index)
         evaluation = self.index["evaluation"]
         return {"all": whole, "fit": whole.rows(~evaluation), "evaluation": whole.rows(evaluation)}[part]
 
     def translator(self, name, method="ridge"):
         if method == "ridge":
-            return Translator(self.maps[name])
+            return Translator(self.maps[name], FitReport("ridge", 0.0, "mse", 16, 4, 1.0, 1.0))
         fit = self.photos(name, "fit")
         return Translator.fit(fit.f, fit.z, method=method, epochs=self.profile.adamw_epochs)
 

@@ -233,16 +233,34 @@ def test_a_generated_page_needs_no_file_and_is_there_where_it_is_named(project, 
     assert made == {"book/more.md": b"# More of tiny\n"}
 
 
-def test_the_introduction_says_what_the_run_found(project):
-    intro = project / "book" / "intro.md"
-    intro.write_text(f"# Title\n\n{book._FINDINGS.decode()}\n")
-    assert b"This run has no results yet" in book._staged_files(project, "tiny")["book/intro.md"]
+def test_the_introduction_says_what_the_run_found_and_shows_its_picture(project):
+    (project / "book" / "intro.md").write_text(f"# Title\n\n{book._SHORT}\n\n{book._PICTURE}\n")
+    staged = book._staged_files(project, "tiny")["book/intro.md"].decode()
+    assert "This run has said nothing yet" in staged
+    assert "raw" not in staged
     folder = project / "_build/runs/tiny/results"
     folder.mkdir(exist_ok=True)
-    pd.DataFrame({"top-1 changes": [0], "photos": [7]}).to_parquet(folder / "certificates.parquet")
+    said = {"id": "setup", "measured": "Heads ignore 7. More.", "verdict": "", "n": "", "why": ""}
+    pd.DataFrame([said]).to_parquet(folder / "findings.parquet")
+    (folder / "intro_picture.html").write_text("<figure>drawn</figure>\n")
     staged = book._staged_files(project, "tiny")["book/intro.md"].decode()
-    assert "none of 7 features changed its top class" in staged
-    assert book._FINDINGS.decode() in intro.read_text()
+    assert staged == ("# Title\n\nHeads ignore 7.\n\n``````{raw} html\n<figure>drawn</figure>\n``````\n")
+
+
+def test_the_real_introduction_has_a_place_for_both():
+    page = (ROOT / "book" / "intro.md").read_text(encoding="utf-8")
+    assert page.count(book._SHORT) == page.count(book._PICTURE) == 1
+
+
+def test_building_the_book_writes_nothing_into_the_results(project, fake_tools):
+    save_table(project)
+    (project / "_toc.yml").write_text((project / "_toc.yml").read_text() + "- file: book/reproduction\n")
+    shutil.copytree(ROOT / "data" / "published", project / "data" / "published")
+    folder = project / "_build/runs/tiny/results"
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    book.build_book(project, "tiny", quiet=True)
+    assert "claim-table-1" in (project / "_build/book/book/reproduction.md").read_text()
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
 
 
 def test_a_table_that_changed_builds_the_book_again(project, fake_tools):

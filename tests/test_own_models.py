@@ -49,7 +49,6 @@ def own_run(tmp_path, root, monkeypatch):
     monkeypatch.setattr("sing_utils.run.project_root", lambda: tmp_path)
     return lambda **given: open_run(
         "embedded",
-        run_dir="_build/run",
         **{"images": "album", "classifiers": {"Mine": "file:mine.py:build"}} | given,
     )
 
@@ -58,7 +57,7 @@ def test_a_run_of_ones_own_model_and_pictures(own_run, monkeypatch):
     run = own_run()
     data = run.photos("Mine", "all")
     assert data.f.shape == (8, 9)
-    assert data.evaluation.index["class"].tolist() == ["disc", "disc", "stripes", "stripes"]
+    assert run.photos("Mine").index["class"].tolist() == ["disc", "disc", "stripes", "stripes"]
     head = run.head("Mine")
     assert head.label(0) == "stripes"
     picture = run.original(data.index["path"][3])
@@ -80,7 +79,10 @@ def test_a_csv_of_labels_makes_a_run(own_run, tmp_path):
 
 
 def test_few_pictures_of_each_class(own_run):
-    assert own_run(per_class=1).photos("Mine", "all").index.groupby(["label", "split"]).size().tolist() == [1] * 4
+    assert (
+        own_run(per_class=1).photos("Mine", "all").index.groupby(["label", "split"]).size().tolist()
+        == [1] * 4
+    )
 
 
 def test_a_head_alone_needs_stored_features(own_run, tmp_path):

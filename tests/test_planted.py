@@ -10,7 +10,14 @@ import pandas as pd
 import pytest
 import torch
 
-from sing_utils import confounds_planted, findings_planted, planted_scores, steering_planted, tables_planted
+from sing_utils import (
+    confounds_planted,
+    findings_planted,
+    pictures_planted,
+    planted_scores,
+    steering_planted,
+    tables_planted,
+)
 from sing_utils.classifiers import load_classifier
 from sing_utils.encoders import load_encoder
 from sing_utils.errors import SingError
@@ -292,14 +299,28 @@ def worlds():
 
 
 def validated(worlds):
+    """Is the method and this code right, where the answer is known? Rules set beforehand."""
     found = tables_planted.recovery(worlds, heads=8)
     steps = tables_planted.calibration(worlds, shares=(0.0, 0.45, 0.9))
-    return tables_planted.validation(found, steps, worlds).set_index("check")["passed"]
+    proofs = [
+        head.spaces().certificate(world.photos(head).f, bias=head.bias)
+        for world in worlds
+        for head in tables_planted.named(world)
+    ]
+    by_world = [g for _, g in found.groupby("seed")]
+    full = steps[steps["planted"] >= 0.9]
+    return {
+        "logits": all(p.relative_change <= p.bound and p.top1_changes == 0 for p in proofs),
+        "truth": (found["planted"] - found["counterfactual"]).abs().median() <= 0.1,
+        "told apart": np.mean([tables_planted.roc_area(g, "contrast") for g in by_world]) >= 0.9,
+        "in order": np.mean([tables_planted.rank_correlation(g, "contrast") for g in by_world]) >= 0.8,
+        "loses more than its alternatives": (full["contrast"] < 0).mean() >= 0.9,
+        "faithful": found["cosine"].mean() >= 0.7,
+    }
 
 
 def test_the_validation_passes(worlds):
-    passed = validated(worlds)
-    assert passed.all(), passed
+    assert all(validated(worlds).values()), validated(worlds)
 
 
 def test_shares_stay_between_nothing_and_all(worlds):
@@ -324,18 +345,18 @@ def test_a_broken_projector_fails_it(worlds, monkeypatch):
 
     monkeypatch.setattr(HeadSpaces, "from_weight", classmethod(broken))
     passed = validated(worlds)
-    assert not passed["The logits of equivalent pairs are equal"]
-    assert not passed["Changed scenes show the planted shares"]
-    assert not passed["Ignored factors are told from seen ones"]
+    assert not passed["logits"]
+    assert not passed["truth"]
+    assert not passed["told apart"]
 
 
 def test_a_swapped_sign_fails_it(worlds, monkeypatch):
     real = planted_scores.attribute_score
     monkeypatch.setattr(planted_scores, "attribute_score", lambda z, z_tilde, text: -real(z, z_tilde, text))
     passed = validated(worlds)
-    assert not passed["An ignored level loses more than its alternatives (contrast below 0)"]
-    assert not passed["Ignored factors are told from seen ones"]
-    assert passed["The logits of equivalent pairs are equal"]
+    assert not passed["loses more than its alternatives"]
+    assert not passed["told apart"]
+    assert passed["logits"]
 
 
 def test_a_translator_of_shuffled_rows_fails_it(worlds, monkeypatch):
@@ -347,9 +368,9 @@ def test_a_translator_of_shuffled_rows_fails_it(worlds, monkeypatch):
 
     monkeypatch.setattr(Translator, "fit", classmethod(shuffled))
     passed = validated(worlds)
-    assert not passed["Ignored factors are told from seen ones"]
-    assert not passed["More ignored gives lower contrast"]
-    assert not passed["The translator is faithful to scenes that it never saw"]
+    assert not passed["told apart"]
+    assert not passed["in order"]
+    assert not passed["faithful"]
 
 
 def test_a_translator_that_never_saw_the_null_component_says_nothing(worlds):
@@ -359,18 +380,6 @@ def test_a_translator_that_never_saw_the_null_component_says_nothing(worlds):
     assert measure(worlds[0], head)["IS"].min() > 10
     assert own["IS"].max() < 1e-3
     assert own["contrast"].abs().max() < 1e-3
-
-
-def test_a_failed_check_is_said(worlds):
-    table = pd.DataFrame(
-        [("one", "1", "at least 0", True), ("two", "0", "at least 1", False)],
-        columns=["check", "found", "rule", "passed"],
-    )
-    finding = findings_planted.validation(table)
-    assert finding.verdict == "differs"
-    assert "1 of 2 checks passed" in finding.measured
-    assert "FAILED: two." in finding.measured
-    assert findings_planted.validation(table[:1]).verdict == "not in the paper"
 
 
 def frame_of_heads(shift):
@@ -391,13 +400,48 @@ def frame_of_heads(shift):
     return pd.DataFrame(rows)
 
 
-@pytest.mark.parametrize(("shift", "verdict"), [(4.0, "agrees"), (-4.0, "differs")])
-def test_the_verdict_on_recovery_follows_the_roc_area(shift, verdict):
+@pytest.mark.parametrize(("shift", "area"), [(4.0, 1.0), (-4.0, 0.0)])
+def test_agreement_is_the_roc_area_of_all_factors(shift, area):
     found = tables_planted.agreement(frame_of_heads(shift), level=0.95)
-    assert findings_planted.recovered(found).verdict == verdict
     every = found[(found["factor"] == "all") & (found["statistic"] == "ROC area")].set_index("score")["value"]
     assert every["contrast"] == 1.0
-    assert every["|AS|"] == (1.0 if shift > 0 else 0.0)
+    assert every["|AS|"] == area
+
+
+def test_regimes_plant_what_they_say(worlds):
+    for regime, (number, share) in tables_planted.REGIMES.items():
+        heads = list(tables_planted.regime_heads(worlds[0], regime=regime))
+        assert len({h.name for h in heads}) == len(heads) > 7
+        for head in heads:
+            assert sorted(head.ignored.values()) == [0.0] * (8 - number) + [share] * number
+    found = tables_planted.recovery(worlds, heads=8)
+    table = tables_planted.regimes(worlds, found, level=0.95).set_index(["regime", "score"])
+    whole = table["whole"].groupby("regime").first()
+    assert whole.to_dict() == dict.fromkeys(("1 of 8", "2 of 8", "4 of 8"), True) | dict.fromkeys(
+        ("4 of 8, a fifth each", "random shares"), False
+    )
+    assert table["IS"]["4 of 8, a fifth each"].max() < 10 < table["IS"]["1 of 8"].min()
+    assert table["value"].xs("contrast", level="score").min() > 0.99  # where the method is right it finds all
+    assert table.loc[("1 of 8", "|AS|"), "value"] > 0.95 > 0.5 > table.loc[("4 of 8", "|AS|"), "value"]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [
+        ([0.95, 0.95, 0.1], [1.0, 1.0, 0.2], "agrees"),  # the last regime plants shares between 0 and 1
+        ([0.95, 0.6, 0.95], [1.0, 0.8, 1.0], "differs"),
+        ([0.95, 0.6, 0.1], [1.0, 0.95, 0.2], "undecided"),
+    ],
+)
+def test_the_verdict_rests_on_whole_factors(low, high, verdict):
+    frame = pd.DataFrame(
+        {"regime": ["a", "b", "c"], "whole": [True, True, False], "score": "|AS|", "IS": 5.0}
+    )
+    table = frame.assign(low=low, high=high, value=high, worlds=2)
+    found = findings_planted.finds_leakage(table)
+    assert found.verdict == verdict
+    said = findings_planted.opening(pd.concat([table, table.assign(score="contrast")])).measured
+    assert all(len(s.split()) <= 25 for s in said.rstrip(".").split(". "))
 
 
 def test_detection_starts_where_four_in_five_are_beyond_zero():
@@ -437,7 +481,31 @@ def test_conclusions_need_more_than_rounding():
     assert by_name[1.0]["ignored by |AS|"] == 1
 
 
-def test_worlds_are_the_same_each_time(worlds):
-    again = build_world(0, scenes=1200, evaluation=200)
-    torch.testing.assert_close(again.fit.h, worlds[0].fit.h)
-    assert (again.evaluation.levels == worlds[0].evaluation.levels).all()
+def test_worlds_are_the_same_each_time_also_from_what_was_kept(worlds, tmp_path, monkeypatch):
+    tables_planted.build_worlds(2, scenes=600, folder=tmp_path)
+    monkeypatch.setattr(planted_scores, "_look", None)  # nothing is looked at again
+    kept = tables_planted.build_worlds(2, scenes=600, folder=tmp_path)[1]
+    monkeypatch.undo()
+    again = build_world(1, scenes=600, evaluation=100)
+    torch.testing.assert_close(again.fit.h, kept.fit.h, atol=1e-5, rtol=0)
+    torch.testing.assert_close(again.evaluation.z["planted"], kept.evaluation.z["planted"], atol=1e-5, rtol=0)
+    assert (again.evaluation.levels == kept.evaluation.levels).all()
+    assert all(torch.allclose(again.pairs[f], kept.pairs[f], atol=1e-5) for f in FACTORS)
+    assert len({f.name for f in tmp_path.iterdir()}) == 2
+    assert tables_planted.build_worlds(2, scenes=1200)[0].fit.h.equal(worlds[0].fit.h)
+
+
+def test_the_introduction_gets_its_picture(worlds, tmp_path):
+    pictures_planted.intro_picture(tmp_path, worlds[0])
+    page = (tmp_path / "results" / "intro_picture.html").read_text()
+    assert page.count("<img alt=") == 9  # three heads: the scene, its feature, its equivalent
+    assert len(page) < 300_000
+    # What a head sees stays, what it ignores goes.
+    scene = pictures_planted.telling_scenes(worlds[0], 1)
+    for name in ("sees-all", "clean", "spurious"):
+        head = worlds[0].plant(name, **HEADS[name])
+        T, f = fit_translator(worlds[0], head), head.features(worlds[0].evaluation.h[scene])
+        before, after = (load_reader()(T(x)) for x in (f, head.spaces().remove_null(f)))
+        for factor in ("shape", "background", "colour"):
+            kept = after[factor][0, before[factor].argmax()] / before[factor].max()
+            assert (kept > 0.5) == (head.ignored[factor] == 0), (name, factor, float(kept))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import threading
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -99,7 +101,7 @@ def test_a_run_with_a_real_kernel_and_what_a_failure_leaves(project):
     executed = run_profile(project, "small", progress=False)
     folder = project / "_build" / "runs" / "small"
     assert [e.path for e in executed] == [folder / "executed" / f"{n}.ipynb" for n in ("00_one", "01_two")]
-    assert log(project) == [f"{n} small _build/runs/small" for n in ("00_one", "01_two")]
+    assert sorted(log(project)) == [f"{n} small _build/runs/small" for n in ("00_one", "01_two")]
     good = executed[1].path.read_bytes()
     assert b"result of 01_two" in good
     stages = json.loads((folder / "results" / "run.json").read_text())["stages"]
@@ -179,7 +181,7 @@ def touch_dates(root):
     ("change", "expected"),
     [
         (touch_notebook, [False, True]),
-        (touch_first_notebook, [True, True]),  # later ones read its tables
+        (touch_first_notebook, [True, False]),  # no notebook needs another
         (touch_code, [True, True]),
         (touch_new_module, [True, True]),
         (touch_page_script, [True, True]),  # widgets take their scripts with them
@@ -205,14 +207,33 @@ def test_libraries_count(project, no_kernel, monkeypatch):
     assert run(project) == [True, True]
 
 
-def test_parameters_count_and_reach_the_notebooks(project, no_kernel):
+def test_parameters_make_a_run_of_their_own_and_reach_the_notebooks(project, no_kernel):
+    assert run(project) == [True, True]
     assert run(project, overrides={"seed": 1}) == [True, True]
     assert run(project, overrides={"seed": 1}) == [False, False]
     assert run(project, overrides={"seed": 2}) == [True, True]
-    run_dir = "_build/runs/small"
-    assert no_kernel[-1] == ("01_two.ipynb", {"profile": f"{run_dir}/profile.yaml", "run_dir": run_dir})
-    resolved = yaml.safe_load((project / run_dir / "profile.yaml").read_text())
+    assert run(project) == [False, False]
+    plain, *others = sorted(p.relative_to(project).as_posix() for p in project.glob("_build/runs/*"))
+    assert plain == "_build/runs/small"
+    assert [o[: len(plain) + 7] for o in others] == [f"{plain}-seed-1", f"{plain}-seed-2"]
+    given = {"profile": f"{others[1]}/profile.yaml", "run_dir": others[1]}
+    assert ("01_two.ipynb", given) in no_kernel
+    resolved = yaml.safe_load((project / others[1] / "profile.yaml").read_text())
     assert (resolved["seed"], resolved["name"]) == (2, "small")
+
+
+def test_notebooks_run_side_by_side(project, monkeypatch):
+    """Each waits for the other to have begun: one after the other they would wait in vain."""
+    begun = {name: threading.Event() for name in ("00_one", "01_two")}
+
+    def execute(source, target, **_options):
+        mine = Path(source).stem
+        begun[mine].set()
+        assert all(event.wait(20) for event in begun.values())
+        nbformat.write(nbformat.read(source, 4), target)
+
+    monkeypatch.setattr("sing_utils.runner.papermill.execute_notebook", execute)
+    assert [e.ran for e in run_profile(project, "small", progress=False, jobs=2)] == [True, True]
 
 
 def test_a_picture_that_changes_runs_again(project, no_kernel, make_picture):
@@ -333,7 +354,8 @@ def test_what_a_run_noted_of_its_models_goes_when_its_inputs_change(project, no_
     heads.mkdir(parents=True)
     run_profile(project, "small", progress=False)
     assert heads.is_dir()
-    run_profile(project, "small", overrides={"seed": 5}, progress=False)
+    touch_profile(project)
+    run_profile(project, "small", progress=False)
     assert not heads.exists()
 
 
@@ -363,7 +385,8 @@ def test_a_run_leaves_a_record_and_one_without_changes_keeps_it(project, no_kern
 
 def test_a_record_says_which_notebooks_are_old(project, no_kernel):
     run(project)
-    run(project, only=["01"], overrides={"seed": 1})
+    touch_profile(project)
+    run(project, only=["01"])
     record = json.loads(record_file(project).read_text())
     assert {name: s["current"] for name, s in record["stages"].items()} == {"00_one": False, "01_two": True}
 
@@ -379,7 +402,7 @@ def test_a_failure_leaves_a_record_of_what_is_there(project, no_kernel, monkeypa
     with pytest.raises(SingError, match="00_one.ipynb stopped"):
         run(project)
     stages = json.loads(record_file(project).read_text())["stages"]
-    assert {name: s["current"] for name, s in stages.items()} == {"00_one": False, "01_two": False}
+    assert {name: s["current"] for name, s in stages.items()} == {"00_one": False, "01_two": True}
 
 
 @pytest.mark.parametrize("name", ["results.py", "compare_runs.py", "reproduction_page.py", "summary.py"])

@@ -24,7 +24,6 @@ from sing_utils import (
     text_gradient,
 )
 from sing_utils.steering import (
-    image_score_for_attribute_score,
     largest_image_score,
     random_null_direction,
 )
@@ -276,34 +275,6 @@ def test_degrees_a_row(world):
     torch.testing.assert_close(result.f_eps[0], f[0])
     with pytest.raises(SingError, match="expected one angle, or 9"):
         steer(f, text, T, spaces, degrees=wanted[:4])
-
-
-@given(st.integers(0, 10_000), st.floats(0.0, 40.0))
-def test_image_score_for_a_wanted_attribute_score(seed, degrees):
-    """It is reached where it is said to be, at no smaller angle, and NaN means that none is."""
-    f, text, T, spaces = make_world(seed)
-    d = null_direction(f, text, T, spaces)
-    got = image_score_for_attribute_score(f, d, text, T, degrees=degrees)
-    grid = [steer(f, text, T, spaces, degrees=t).AS for t in np.linspace(0.5, 100, 60)]
-    best = torch.stack(grid).nan_to_num(-1e9).amax(0)
-    clear = (best - degrees).abs() > 0.2  # a grid misses the very top
-    assert torch.equal(got.isnan()[clear], (best < degrees)[clear])
-    kept = ~got.isnan() & (largest_image_score(f, d, T) - got > 0.1)
-    if kept.any():
-        result = steer(f[kept], text, T, spaces, degrees=got[kept])
-        torch.testing.assert_close(result.AS, torch.full_like(result.AS, degrees), rtol=0, atol=1e-6)
-
-
-def test_image_score_for_attribute_score_by_hand():
-    """T f = (1, 0, 0), T d = (0, 1, 0), text (0, 1, 1): at 90 degrees first, at best 45 at IS -> 90."""
-    f, d = torch.eye(3, dtype=torch.float64)[:1], torch.eye(3, dtype=torch.float64)[1:2]
-    T, text = Translator(torch.eye(3, dtype=torch.float64)), torch.tensor([0.0, 1.0, 1.0])
-    got = image_score_for_attribute_score(f, d, text, T, degrees=30.0)
-    # cos 60 = cos 45 sin IS: sin IS = 1 / sqrt 2
-    assert float(got) == pytest.approx(45.0, rel=1e-12)
-    assert image_score_for_attribute_score(f, d, text, T, degrees=50.0).isnan().all()
-    assert float(image_score_for_attribute_score(f, -d, text, T, degrees=0.0)) == 0.0  # away: no step
-    assert image_score_for_attribute_score(f, -d, text, T, degrees=1.0).isnan().all()
 
 
 def test_numpy_in_numpy_out(world):

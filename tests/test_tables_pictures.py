@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,7 +11,7 @@ import torch
 from PIL import Image
 from test_tables_steering import SteeredRun, source
 
-from sing_utils import SingError, steer
+from sing_utils import SingError, angle, steer
 from sing_utils import tables_pictures as pictures
 from sing_utils.gallery import Shown, gallery, strip
 from sing_utils.pictures import restore_norm
@@ -41,7 +43,7 @@ class DrawnRun(SteeredRun):
     def __init__(self, folder):
         super().__init__(folder)
         self.pictures = Recorder()
-        self.profile.picture_backend = "recorder"
+        self.degrees = self.profile.degrees
 
     def judge(self, name):
         judge = super().judge(name)
@@ -59,8 +61,8 @@ class DrawnRun(SteeredRun):
     def decoder(self, name):
         return self.pictures
 
-    def original(self, path):
-        return None
+    def draw(self, name, z, *, noise=0):
+        return self.pictures(z, seed=noise)
 
 
 @pytest.fixture
@@ -75,12 +77,10 @@ def originals(run):
 
 def test_the_first_photo_of_each_class(run, originals):
     index = run.photos("one").index
-    assert originals.classes == ["zero", "first"]
-    for c, path, f in zip(originals.classes, originals.paths, originals.f, strict=True):
+    assert originals.index["class"].tolist() == ["zero", "first"]  # the source class first
+    for c, path, f in zip(originals.index["class"], originals.index["path"], originals.f, strict=True):
         assert path == sorted(index["path"][index["class"] == c])[0]
         assert torch.equal(f, run.f[int(path.split(".")[0])])
-    turned = pictures.starting_with(run, originals.pick([1, 0]), 2)
-    assert turned.classes == ["zero", "first"]  # the source class first
 
 
 def lengths_of_originals(run, z, f):
@@ -90,17 +90,18 @@ def lengths_of_originals(run, z, f):
 
 
 def test_no_more_classes_than_asked_for_and_the_source_among_them(run):
+    run.class_names = {str(i): f"class {i}" for i in range(8)}
     run.index["class"] = [f"class {i % 8}" for i in range(40)]
     run.source_class = "class 5"
     assert len(pictures.first_of_each_class(run, "one", most=20)) == 4  # those with evaluation photos
     few = pictures.first_of_each_class(run, "one", most=2)
+    assert few.index["class"].tolist()[0] == "class 5"
     assert len(few) == 2
-    assert "class 5" in few.classes
 
 
 def test_all_reach_the_degrees_toward_every_target(run, originals):
     assert pictures.reachable_degrees(run, "one", originals) == 8.0
-    run.profile.degrees = 170.0
+    run.degrees = 170.0
     degrees = pictures.reachable_degrees(run, "one", originals)
     assert degrees == int(degrees) < 170
     for text in run.goals:
@@ -113,62 +114,88 @@ def test_all_reach_the_degrees_toward_every_target(run, originals):
     assert float(min(limits)) < degrees + 1.2
 
 
-def test_originals_are_drawn_from_embedding_and_translated_feature_at_one_length(run, originals):
-    originals.z[:] = 2.0
-    rows = pictures.decoded_originals(run, "one", originals)
-    (from_z, _, _), (from_f, _, _) = run.pictures.calls
-    assert torch.equal(from_z, originals.z)
-    torch.testing.assert_close(from_f, restore_norm(run.translator("one")(originals.f), originals.z))
-    assert [len(shown) for _, shown in rows] == [2, 2]
-    run.original = lambda path: Image.new("RGB", (2, 2))
-    assert pictures.decoded_originals(run, "one", originals)[0][0] == "the photos"
-
-
 def test_a_ladder_climbs_in_equal_steps_of_one_noise_and_norm(run, originals):
-    rows = pictures.image_score_ladder(run, "one", originals, 30.0)
-    shown = [float(s.caption.split("°")[0].removeprefix("IS ")) for s in rows[0][1]]
-    assert shown == pytest.approx([3.75 * k for k in range(9)], abs=0.051)
+    drawn = pictures.ladders(run, "one", originals, 30.0)
+    assert drawn.IS.tolist() == pytest.approx([3.75 * k for k in range(9)])
+    *steps, start, other = run.pictures.calls
+    assert [seed for _, seed, _ in run.pictures.calls] == [run.seed] * 10 + [run.seed + 1]
     T = run.translator("one")
-    for i, (z, seed, shared) in enumerate(run.pictures.calls):
-        assert (seed, shared) == (run.profile.seed, True)
-        lengths_of_originals(run, z, originals.f[i])
-        for k, row in enumerate(z):
-            level = 30.0 * k / 8
-            expected = steer(originals.f[i : i + 1], run.goals[0], T, run.spaces("one"), degrees=level)
-            direction = T(expected.f_eps[0])
-            torch.testing.assert_close(row / row.norm(), direction / direction.norm())
+    for level, (z, _, shared) in zip(drawn.IS, steps, strict=True):
+        assert shared
+        lengths_of_originals(run, z, originals.f)
+        expected = T(steer(originals.f, run.goals[0], T, run.spaces("one"), degrees=float(level)).f_eps)
+        assert float(angle(z, expected).max()) < 1e-6
+    for z, _, _ in (start, other):
+        torch.testing.assert_close(z, T(originals.f))
+    rows = pictures.ladder_pictures(drawn, [1])
+    assert [name for name, _ in rows] == ["first → there"]
+    scores = [s.caption for s in rows[0][1]]
+    assert scores[0] == "IS 0°, AS 0.0°"
+    assert scores[-1] == f"IS 30°, AS {float(drawn.AS[-1, 1]):.1f}°"
+    assert rows[0][1][-1].image is drawn.pictures[-1][1]
 
 
-@pytest.mark.parametrize("degrees", [8.0, 30.0, 45.0])
-def test_an_attribute_score_ladder_has_equal_whole_degrees(run, originals, degrees):
-    rows = pictures.attribute_score_ladder(run, "one", originals, degrees)
-    most = steer(
-        originals.f, run.goals[0], run.translator("one"), run.spaces("one"), degrees=degrees
-    ).AS.min()
-    for _, shown in rows:
-        scores = [float(s.caption.split("AS ")[1].rstrip("°")) for s in shown]
-        assert scores[0] == pytest.approx(0, abs=1e-9)
-        assert len(scores) <= 9
-        stride = scores[1]
-        assert stride == round(stride)
-        assert np.diff(scores) == pytest.approx(stride, abs=0.01)
-        assert most - stride < scores[-1] <= most
-    assert len(run.pictures.calls) == 2
-    assert pictures.attribute_score_ladder(run, "one", originals, 0.5) == []  # not one degree to climb
-
-
-def test_changes_are_measured_from_the_start_with_restored_norm(run, originals):
-    table = pictures.picture_changes(run, "one", originals, 8.0)
+def test_changes_are_measured_from_the_start(run, originals):
+    drawn = pictures.ladders(run, "one", originals, 8.0)
+    table = pictures.picture_changes(drawn)
     assert table["IS"].tolist() == pytest.approx(list(range(9)))
     assert table["turned"].iloc[0] == 0
     assert (table["pictures"] == 2).all()
     assert table["turned"].is_monotonic_increasing
     assert table["changed"].iloc[0] == 0
     assert (table["noise"] > 0).all()  # the recorder's noise is in its last pixel
-    seeds = [seed for _, seed, _ in run.pictures.calls]
-    assert seeds == [0, 1, *([0] * 9)]
-    for z, _, _ in run.pictures.calls:
-        lengths_of_originals(run, z, originals.f)
+    seen = drawn.prompts[torch.tensor([[0, 1]] * 8 + [[1, 1]])]  # the last step shows another class in one
+    table = pictures.picture_changes(replace(drawn, start=drawn.prompts[:2], seen=seen))
+    assert table["changed"].tolist() == [0.0] * 8 + [50.0]
+
+
+def test_the_best_recognised_come_first_and_none_of_the_target(run):
+    run.f[0, 0] = 9.0
+    originals = pictures.first_of_each_class(run, "one")
+    drawn = pictures.ladders(run, "one", originals, 8.0)
+    eye = torch.eye(6, dtype=torch.float64)
+    drawn = replace(drawn, start=torch.stack([eye[0] + eye[1], eye[1] + 0.2 * eye[0]]))
+    assert drawn.margin[0] == pytest.approx(0)
+    assert drawn.margin[1] > 60
+    assert drawn.best(2) == [1, 0]
+    assert drawn.best(1) == [1]
+    assert replace(drawn, target="first").best(2) == [0]
+    assert "in 1 of 2 pictures" in pictures.recognised(drawn)
+
+
+def test_captions_and_squares():
+    shown = pictures.captioned({"row": [Image.new("RGB", (900, 500)), Image.new("RGB", (8, 8))]}, ["a", "b"])
+    assert [(s.image.size, s.caption, s.alt) for s in shown[0][1]] == [
+        ((288, 288), "a", "a, row"),
+        ((8, 8), "b", "b, row"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "right"),
+    [
+        ({"l0": "tench"}, ("Tench", "goldfish"), "named"),
+        ({"l0": "n01440764", "l1": "n01443537"}, ("my fish", "my other fish"), "named"),
+        ({}, ("zero", "first"), "none"),
+    ],
+)
+def test_photos_whose_class_the_classifier_recognises(run, labels, classes, right):
+    """By name in any case, or by WordNet id; the head knows tench and goldfish."""
+    run.class_names = dict(zip(("l0", "l1"), classes, strict=True))
+    run.index["class"] = run.index["label"].map(run.class_names)
+    run.index["label"] = run.index["label"].replace(labels)
+    table = pictures.photo_scores(run, "one")
+    f = run.photos("one").f
+    top = (f[:, :2] + torch.tensor([0.0, 0.5])).argmax(-1)
+    assert table["top1"].tolist() == [("tench", "goldfish")[i] for i in top]
+    expected = (top == run.photos("one").own).tolist()
+    assert table["right"].tolist() == (expected if right == "named" else [False] * len(f))
+    T = run.translator("one")
+    after = T(run.spaces("one").remove_null(f))
+    np.testing.assert_allclose(table["IS"], angle(T(f), after))
+    own = run.texts("one", run.prompts)[run.photos("one").own]
+    np.testing.assert_allclose(table["AS"], angle(T(f), own) - angle(after, own), atol=1e-9)
+    assert table["contrast"].tolist() != table["AS"].tolist()
 
 
 def scores():
@@ -179,18 +206,29 @@ def scores():
             "path": [f"{i}.png" for i in range(8)],
             "IS": [9.0, 8.0, 9.5, 1.0, 2.0, 9.2, 9.9, 3.0],
             "AS": [-5.0, 0.3, 0.1, 4.0, 0.0, 0.2, 3.0, -4.5],
+            "right": True,
         }
     )
 
 
-def test_pairs_are_chosen_by_score_and_never_twice_from_a_class(run):
-    pairs = pictures.choose_pairs(run, "one", scores(), count=2)
+def test_pairs_are_chosen_by_score_and_never_twice_from_a_class():
+    pairs = pictures.choose_pairs(scores(), count=2)
     benign, problematic = pairs[pairs["kind"] == "benign"], pairs[pairs["kind"] == "problematic"]
     # The quarter with the largest IS is 9.9 and 9.5; of these the smaller |AS| comes first.
     assert benign["path"].tolist() == ["2.png", "6.png"]
     assert problematic["path"].tolist() == ["0.png", "7.png"]
     lone = scores().iloc[[0]]  # never both
-    assert pictures.choose_pairs(run, "one", lone)["kind"].tolist() == ["problematic"]
+    assert pictures.choose_pairs(lone)["kind"].tolist() == ["problematic"]
+
+
+def test_a_photo_that_the_classifier_takes_for_something_else_makes_no_pair():
+    wrong = scores().assign(right=lambda t: ~t["path"].isin(["0.png", "2.png"]))
+    pairs = pictures.choose_pairs(wrong)
+    assert not set(pairs["path"]) & {"0.png", "2.png"}
+    assert pictures.which_photos(wrong).startswith("Chosen among the 6 of 8")
+    none = scores().assign(right=False)  # such as classes of one's own: all count
+    assert pictures.choose_pairs(none)["path"].tolist() == pictures.choose_pairs(scores())["path"].tolist()
+    assert "all of them count" in pictures.which_photos(none)
 
 
 def test_pairs_are_drawn_with_restored_norm_and_have_equal_logits(run):
@@ -201,56 +239,53 @@ def test_pairs_are_drawn_with_restored_norm_and_have_equal_logits(run):
     torch.testing.assert_close(z[:2], T(f))
     torch.testing.assert_close(z[2:], restore_norm(T(run.spaces("one").remove_null(f)), T(f)))
     assert shared
-    assert [[s.caption.split(",")[0] for s in shown] for _, shown in rows] == [["original", "equivalent"]] * 2
+    assert [[s.caption for s in shown] for _, shown in rows] == [
+        ["original", "IS 9.0°, AS −5.00°"],
+        ["original", "IS 2.0°, AS 0.00°"],
+    ]
     logits = pictures.pair_logits(run, "one", pairs)  # of two classes: no five
     assert (logits["original"] == logits["equivalent"]).all()
     np.testing.assert_allclose(logits["logit"], logits["its logit"], atol=1e-12)
-    words = pictures.shown_logits(logits)
-    assert words["original"][0] == f"{logits['original'][0]}  {logits['logit'][0]:.4f}"
-    assert (words["original"] == words["equivalent"]).all()
     np.testing.assert_allclose(
         sorted(logits["logit"][:2]), sorted((run.f[4, :2] + torch.tensor([0.0, 0.5])).tolist())
     )
 
 
-def test_steered_pictures_are_one_for_each_target(run, originals):
-    rows = pictures.steered_pictures(run, "one", originals, 8.0)
-    assert [s.caption.split(",")[0] for s in rows[0][1]] == ["original", "there", "elsewhere"]
-    z, _, _ = run.pictures.calls[0]
-    T = run.translator("one")
-    expected = steer(originals.f[:1], run.goals[1], T, run.spaces("one"), degrees=8.0)
-    torch.testing.assert_close(z[2], restore_norm(T(expected.f_eps), T(originals.f[:1]))[0])
-
-
 def test_the_effect_of_the_norm(run, originals):
-    rows, table = pictures.norm_effect(run, "one", originals, 8.0)
-    (_, _, _), (restored, _, _), (plain, _, _) = run.pictures.calls
-    torch.testing.assert_close(
-        restored / restored.norm(dim=-1, keepdim=True), plain / plain.norm(dim=-1, keepdim=True)
-    )
-    lengths_of_originals(run, restored, originals.f)
+    drawn = pictures.ladders(run, "one", originals, 8.0)
+    table = pictures.norm_effect(run, "one", drawn)
+    z, seed, shared = run.pictures.calls[-1]
     T = run.translator("one")
-    np.testing.assert_allclose(table["norm, × original"], plain.norm(dim=-1) / T(originals.f).norm(dim=-1))
-    assert [len(shown) for _, shown in rows] == [3, 3]
+    torch.testing.assert_close(
+        z, T(steer(originals.f, run.goals[0], T, run.spaces("one"), degrees=8.0).f_eps)
+    )
+    assert (seed, shared) == (0, True)
+    np.testing.assert_allclose(table["norm, × original"], z.norm(dim=-1) / T(originals.f).norm(dim=-1))
+    np.testing.assert_allclose(table["turned, restored (°)"], angle(drawn.start, drawn.seen[-1]))
+    assert (table["turned, as it comes (°)"] != table["turned, restored (°)"]).all()
 
 
 def test_the_effect_of_the_noise(run, originals):
-    rows, table = pictures.noise_effect(run, "one", originals, 2.0)
-    *drawn, shared, own = run.pictures.calls
-    assert [(seed, one) for _, seed, one in drawn] == [(0, False), (0, False), (2, False), (2, False)]
-    for z, *_ in drawn:
+    drawn = pictures.ladders(run, "one", originals, 8.0)
+    table = pictures.noise_effect(run, "one", drawn)
+    calls = run.pictures.calls[-4:]
+    assert [(seed, one) for _, seed, one in calls] == [(0, False), (0, False), (2, False), (2, False)]
+    for z, *_ in calls:
         lengths_of_originals(run, z, originals.f)
-    torch.testing.assert_close(drawn[0][0], drawn[2][0])  # only the noise is another
-    assert (shared[2], own[2]) == (True, False)
-    assert (len(shared[0]), len(own[0])) == (2, 8)
-    for z, *_ in (shared, own):
-        lengths_of_originals(run, z, originals.f[0])
-    assert table["photo"].tolist() == originals.classes
+    torch.testing.assert_close(calls[0][0], calls[2][0])  # only the noise is another
+    assert float(angle(calls[0][0], calls[1][0])[0]) == pytest.approx(2.0)  # a quarter of the way
+    assert table["photo"].tolist() == ["zero", "first"]
     step, noise, together = (table[f"{what} (°)"] for what in ("step alone", "noise alone", "both"))
     assert (step > 0).all()
     assert (noise > step).all()
     assert (together >= step).all()
-    assert [len(shown) for _, shown in rows] == [2, 4, 4]
+    rules = pictures.rules(pictures.norm_effect(run, "one", drawn), table, drawn)
+    assert rules["drawn"].tolist()[2:] == [
+        "step of IS 2°, same noise",
+        "no step, other noise",
+        "step of IS 2°, other noise",
+    ]
+    assert rules["mean turn (°)"].tolist()[3] == pytest.approx(noise.mean())
 
 
 @pytest.mark.parametrize("toward", [None, "there"])

@@ -8,10 +8,9 @@ import pytest
 import torch
 from planted_run import PlantedRun
 
-from sing_utils import HeadSpaces, SingError, charts_steering, findings_steering, steer, tables_steering
+from sing_utils import SingError, steer
 from sing_utils import tables_steering as tables
 from sing_utils.classifiers import LinearHead
-from sing_utils.findings import Finding
 from sing_utils.scores import angle, attribute_score
 from sing_utils.steering import (
     largest_image_score,
@@ -36,10 +35,6 @@ class SteeredRun(PlantedRun):
     def head(self, name):
         W = torch.eye(2, 12, dtype=torch.float64)
         return LinearHead(W, torch.tensor([0.0, 0.5], dtype=torch.float64), ("tench", "goldfish"))
-
-    @property
-    def targets(self):
-        return self.profile.targets
 
     def texts(self, name, phrases):
         goals = dict(zip(map(self.prompt, self.targets), self.goals, strict=True))
@@ -69,45 +64,6 @@ def test_largest_scores(run):
     assert tables.common_degrees(near) == 29.0
 
 
-def test_table_1(run):
-    table = tables.steering_table(run, 8.0)
-    assert table["direction"].tolist() == ["toward the text", "random"] * 2
-    first, control = table.iloc[0], table.iloc[1]
-    f, spaces = source(run), run.spaces("one")
-    expected = steer(f, run.goals[0], run.translator("one"), spaces, degrees=8.0)
-    assert first["|AS| mean"] == pytest.approx(float(expected.AS.abs().mean()))
-    assert first["|AS| sd"] == pytest.approx(float(expected.AS.abs().std()))
-    assert first["length"] == pytest.approx(float((expected.epsilon / f.norm(dim=-1)).mean()))
-    assert (first["photos"], first["steps"], first["reached"]) == (10, 10, 10)
-    assert (control["photos"], control["steps"]) == (10, 80)
-    assert first["AS mean"] > 3 * abs(control["AS mean"])
-    shown = tables.shown_steps(table).iloc[0]
-    assert shown["|AS| (°)"] == f"{first['|AS| mean']:.2f} ± {first['|AS| sd']:.2f}"
-    assert shown["reach it"] == "10/10"
-    assert table["flips"].sum() == 0
-    assert (table["moved"] <= table["bound"]).all()
-
-
-def test_table_1_counts_those_that_reach_it(run):
-    largest = tables.largest_scores(run)
-    own = largest[largest["target"] == "there"].groupby("classifier")["largest"]
-    degrees = float(own.median().min())
-    table = tables.steering_table(run, degrees)
-    directed = table[table["direction"] == "toward the text"].set_index("classifier")["reached"]
-    assert directed.to_dict() == own.apply(lambda x: int((x > degrees + 0.1).sum())).to_dict()
-    beyond = tables.steering_table(run, 179.0).iloc[0]
-    assert beyond["reached"] == 0
-    assert np.isnan(beyond["|AS| mean"])
-    assert beyond["certified"] == 0
-
-
-def test_a_projection_that_is_left_out_stops_the_table(run, monkeypatch):
-    """Without eq. 12 the logits move, and the certificate says so."""
-    monkeypatch.setattr(HeadSpaces, "null_component", lambda self, g: g)
-    with pytest.raises(SingError, match="the logits of the equivalents moved"):
-        tables.steering_table(run, 8.0)
-
-
 def test_whole_gradient_follows_the_gradient_itself(run):
     table = tables.whole_gradient(run, 40.0)
     f, T = source(run), run.translator("one")
@@ -121,12 +77,6 @@ def test_whole_gradient_follows_the_gradient_itself(run):
     bias = run.head("one").bias
     flips = ((f[:, :2] + bias).argmax(-1) != (moved[:, :2] + bias).argmax(-1)).sum()
     assert table["top-1 changes"][0] == int(flips) > 0
-    finding = findings_steering.whole_gradient(table)
-    assert (
-        f"one: AS {score.mean():.1f}° against {within.AS.mean():.1f}° in the null space" in finding.measured
-    )
-    beyond = findings_steering.whole_gradient(tables.whole_gradient(run, 179.0))
-    assert beyond.verdict == "not run"
 
 
 def test_curves_begin_at_zero_and_follow_the_steps(run):
@@ -152,8 +102,7 @@ def test_grid_is_a_cell_for_each_class_and_target(run):
     assert cell["AS"].item() == pytest.approx(float(expected.AS.mean()))
     assert cell["AS sd"].item() == pytest.approx(float(expected.AS.std()))
     assert (cell["reached"].item(), cell["photos"].item()) == (10, 10)
-    proof = tables.step_certificates({"grid": grid})
-    assert proof["steps"].tolist() == [40, 40]  # every step once
+    assert grid.groupby("classifier")["certified"].sum().tolist() == [40, 40]  # every step once
 
 
 def test_grid_shares_by_hand():
@@ -169,71 +118,13 @@ def test_grid_shares_by_hand():
         row = tables.grid_shares(grid).iloc[0]
         shares = (row["target (%)"], row["source class (%)"], row["both together (%)"])
         assert shares == pytest.approx(expected, abs=1e-9)
-        assert (
-            f"c {expected[0]} % and {expected[1]} %"
-            in findings_steering.grid(tables.grid_shares(grid)).measured
-        )
 
 
 def test_a_class_with_one_photo_cannot_be_steered_from(run):
     run.index["class"] = ["first"] * 39 + ["zero"]
     run.index.loc[39, "evaluation"] = True
     with pytest.raises(SingError, match="'zero' has 1 evaluation photos, expected at least 2"):
-        tables.steering_table(run, 8.0)
-
-
-# ---------------------------------------------------------------------- charts and findings
-
-
-def test_charts_are_drawn_from_the_tables(run):
-    largest = tables.largest_scores(run)
-    for chart in (
-        charts_steering.steering_curves(tables.steering_curves(run, largest, points=3)),
-        charts_steering.steering_grid(tables.steering_grid(run, 8.0)),
-        charts_steering.picture_changes(changes()),
-        charts_steering.recognised(changes()),
-    ):
-        spec = chart.to_dict()
-        assert len(spec["description"]) > 60
-        assert spec["width"] == 600
-        assert "(degrees)" in str(spec)  # the unit on an axis
-
-
-def steps(directed=(10.0, 11.0), chance=(0.1, 0.2), sd=1.5, flips=0):
-    rows = []
-    for name, a, b in zip("xy", directed, chance, strict=True):
-        for direction, value in zip(tables_steering.DIRECTIONS, (a, b), strict=True):
-            rows.append(
-                {"classifier": name, "direction": direction, "target": "jellyfish", "IS": 40.0}
-                | {"|AS| mean": value, "|AS| sd": 0.3, "AS mean": value, "AS sd": sd, "flips": flips}
-            )
-    return pd.DataFrame(rows)
-
-
-@pytest.mark.parametrize(
-    ("table", "verdict"),
-    [
-        (steps(), "agrees"),
-        (steps(flips=1), "undecided"),
-        (steps(directed=(10.0, 1.0)), "undecided"),
-        (steps(directed=(1.0, 1.0)), "differs"),
-    ],
-)
-def test_steerable(table, verdict):
-    finding = findings_steering.steerable(table)
-    assert finding.verdict == verdict
-    assert f"{int(table['flips'].sum())} top-1 classes changed" in finding.measured
-
-
-def test_steps_that_nobody_reaches_are_no_verdict(run):
-    table = tables.steering_table(run, 179.0)
-    assert findings_steering.steerable(table).verdict == "not run"
-    nothing = findings_steering.certificate(tables.step_certificates({"none": table}))
-    assert nothing.verdict == "agrees"  # no logit moved
-    assert "Over 0 features" in nothing.measured
-    proof = tables.step_certificates({"some": tables.steering_table(run, 8.0)})
-    assert findings_steering.certificate(proof).verdict == "agrees"
-    assert findings_steering.certificate(proof.assign(**{"top-1 changes": 1})).verdict == "differs"
+        tables.largest_scores(run)
 
 
 def test_a_limit_below_one_degree_is_said():
@@ -248,15 +139,6 @@ def test_shares_are_over_classes_that_reach_every_target():
     whole = tables.grid_shares(grid[grid["source"] != "c"]).iloc[0]
     grid.loc[grid["source"] == "c", "AS"] = [np.nan, 3.0]
     assert tables.grid_shares(grid).iloc[0].to_dict() == whole.to_dict()
-    alone = tables.grid_shares(grid[grid["source"] == "a"])
-    assert "no classifier has two classes" in findings_steering.grid(alone).measured
-
-
-def test_table_1_finding():
-    finding = findings_steering.table_1(steps())
-    assert isinstance(finding, Finding)
-    assert "x 10.00 ± 0.30° (random null directions 0.10 ± 0.30°)" in finding.measured
-    assert finding.verdict == "not comparable"
 
 
 def changes(changed=(0.0, 20.0, 60.0), turned=(0.0, 15.0, 30.0), noise=20.0):
@@ -272,53 +154,6 @@ def changes(changed=(0.0, 20.0, 60.0), turned=(0.0, 15.0, 30.0), noise=20.0):
             "pictures": 16,
         }
     )
-
-
-def test_visible_change():
-    finding = findings_steering.visible_change(changes())
-    assert "first recognised as another class at IS = 20°, mean AS 6.0°" in finding.measured
-    assert "first turns by more than other noise does (20°) at IS = 20°" in finding.measured
-    assert "no noise to compare" in findings_steering.visible_change(changes(noise=0.0)).measured
-    never = findings_steering.visible_change(changes((0.0, 0.0, 40.0), noise=50.0))
-    assert "Up to IS = 20° fewer than half" in never.measured
-    assert "never turns by more than other noise does (50°)" in never.measured
-
-
-@pytest.mark.parametrize(
-    ("plain", "verdict"), [((20.0, 30.0), "agrees"), ((20.0, 1.0), "undecided"), ((1.0, 2.0), "differs")]
-)
-def test_norm_effect(plain, verdict):
-    table = pd.DataFrame({"photo": ["a", "b"], "norm, × original": [0.9, 1.5]})
-    table = table.assign(**{"turned, restored (°)": [10.0, 12.0], "turned, as it comes (°)": plain})
-    finding = findings_steering.norm_effect(table)
-    assert finding.verdict == verdict
-    assert "0.90 to 1.50 times as long" in finding.measured
-
-
-@pytest.mark.parametrize(
-    ("noise", "verdict"), [((20.0, 10.0), "agrees"), ((20.0, 2.0), "undecided"), ((2.0, 1.0), "differs")]
-)
-def test_noise_effect(noise, verdict):
-    table = pd.DataFrame({"step alone (°)": [5.0, 6.0], "noise alone (°)": noise, "both (°)": [21.0, 22.0]})
-    finding = findings_steering.noise_effect(table)
-    assert finding.verdict == verdict
-    silent = findings_steering.noise_effect(table.assign(**{"noise alone (°)": 0.0}))
-    assert silent.verdict == "not comparable"
-    assert "over 2 photos the step alone turns the picture by 5.5°" in finding.measured
-
-
-@pytest.mark.parametrize(
-    ("equivalent", "its_logit", "verdict"),
-    [
-        (["cat", "dog"], [2.0, 1.0], "agrees"),
-        (["cat", "cow"], [2.0, 1.0], "differs"),
-        (["cat", "dog"], [2.0, 1.1], "differs"),
-    ],
-)
-def test_same_logits(equivalent, its_logit, verdict):
-    table = pd.DataFrame({"pair": "benign: x", "original": ["cat", "dog"], "logit": [2.0, 1.0]})
-    table = table.assign(**{"equivalent": equivalent, "its logit": its_logit})
-    assert findings_steering.same_logits(table).verdict == verdict
 
 
 def test_angles_of_the_planted_world_are_what_they_seem(run):

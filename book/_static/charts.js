@@ -5,7 +5,7 @@
 
   // Narrower panels than these go under one another; facets share their axes and can be narrower.
   const MIN_PANEL = 180;
-  const MIN_FACET = 120;
+  const MIN_FACET = 80;
   const NARROW = 520; // a page narrower than this has no room beside a chart
   const MANY_ROWS = 4000; // more marks than this are drawn on a canvas
 
@@ -72,7 +72,7 @@
     };
     if (spec.hconcat) {
       const panels = spec.hconcat;
-      if (columns(panels.length, limit.panel) < panels.length) {
+      if (columns(panels.length, MIN_PANEL) < panels.length) {
         spec.vconcat = panels;
         delete spec.hconcat;
         panels.forEach((child) => fit(child, width, limit));
@@ -82,7 +82,7 @@
     } else if (spec.vconcat) {
       spec.vconcat.forEach((child) => fit(child, width, limit));
     } else if (spec.concat) {
-      spec.columns = columns(spec.columns || spec.concat.length, limit.panel);
+      spec.columns = columns(spec.columns || spec.concat.length, MIN_PANEL);
       spec.concat.forEach((child) => fit(child, width / spec.columns, limit));
     } else if (spec.facet || spec.repeat) {
       if (spec.columns) spec.columns = columns(spec.columns, MIN_FACET);
@@ -109,36 +109,31 @@
     }
   }
 
-  // What readers set with a chart's sliders and menus, or dragged, survives a redraw.
+  // What readers set with a chart's sliders and menus, or singled out, survives a redraw.
   function readInputs(spec, view) {
     const values = {};
     for (const { name, bind, select } of (view && spec.params) || []) {
-      if (!select && bind) values[name] = view.signal(name);
-      if (select?.type === "interval") values[name] = some(view.signal(name));
-      if (select?.fields && typeof bind === "object") values[name] = chosen(view.signal(name), select.fields);
+      const value = view.signal(name);
+      if (!select && bind) values[name] = value;
+      const [field] = select?.fields || [];
+      if (field) values[name] = value[field]?.map((one) => ({ [field]: one }));
     }
     return values;
   }
-
-  const some = (value) => (Object.keys(value).length ? value : undefined);
-  const chosen = (value, fields) =>
-    some(value) && [Object.fromEntries(fields.map((field) => [field, value[field][0]]))];
 
   async function draw(chart) {
     const run = ++chart.run;
     const available = chart.box.clientWidth;
     if (!available) return; // hidden, e.g. in a closed tab: drawn when it gets a size
     chart.width = available;
-    const inputs = { ...readInputs(chart.spec, chart.result?.view), ...chart.asked };
-    chart.asked = {};
+    const inputs = readInputs(chart.spec, chart.result?.view);
     const rows = Object.values(chart.spec.datasets || {}).reduce((n, d) => n + (d.length || 0), 0);
     const options = {
       actions: false,
       renderer: chart.spec.usermeta?.embedOptions?.renderer || (rows > MANY_ROWS ? "canvas" : "svg"),
       tooltip: { theme: isDark() ? "dark" : "light" },
     };
-    const page = chart.spec.usermeta?.sing || {};
-    const limit = { columns: Infinity, panel: page.panel || MIN_PANEL };
+    const limit = { columns: Infinity };
     let target = available;
     for (let attempt = 0; attempt < 4; attempt++) {
       const spec = fit(structuredClone(chart.spec), target, limit);
@@ -161,130 +156,7 @@
       if (isSingle(spec) || (over <= 0 && over > -8)) break;
       target = Math.max(60, target - over - 2);
     }
-    if (page.spoken) speak(chart, page.spoken);
-    if (page.name && !chart.tools) addTools(chart, page);
     chart.box.dataset.drawn = isDark() ? "dark" : "light";
-  }
-
-  // A linked chart has the explorers' manners: its values, a link to what is chosen, how it is computed.
-  function addTools(chart, page) {
-    const make = (tag, text = "", ...children) => {
-      const node = document.createElement(tag);
-      node.append(text, ...children);
-      return node;
-    };
-    const status = make("span");
-    status.setAttribute("role", "status");
-    const copy = (text, done) =>
-      (navigator.clipboard?.writeText(text) ?? Promise.reject(new Error())).then(
-        () => (status.textContent = done),
-        () => (status.textContent = "This browser does not let a page copy."),
-      );
-    const button = (name, act) => {
-      const node = make("button", name);
-      node.type = "button";
-      node.addEventListener("click", act);
-      return node;
-    };
-    const values = button("Copy values (CSV)", () => copy(toCSV(chart.spec, page), "Values copied as CSV."));
-    const link = button("Copy link to this view", () => copy(linkTo(chart, page), "Link copied."));
-    const how = make("details", make("summary", "How is this computed"), ...page.how.map((text) => make("p", text)));
-    const point = make("p");
-    how.append(point);
-    how.addEventListener("toggle", () => (point.textContent = chart.words.textContent));
-    chart.tools = make("div", how, values, link, status);
-    chart.tools.className = "sing-tools";
-    chart.box.parentElement.append(chart.tools);
-  }
-
-  // One row a photo and classifier, as the chart's `photos` hold them.
-  function toCSV(spec, page) {
-    const cell = (x) => (/[",\n]/.test(x) ? `"${String(x).replaceAll('"', '""')}"` : (x ?? ""));
-    const rows = spec.datasets.photos.flatMap((photo) =>
-      page.classifiers.map((classifier, k) => [
-        photo.class, photo.file, classifier, photo.AS[k], photo.IS[k], photo.cosine[k], photo.top1[k],
-      ]),
-    );
-    const names = ["class", "photo", "classifier", "AS (degrees)", "IS (degrees)", "cosine of Tf and z", "top-1"];
-    return [names, ...rows].map((row) => row.map(cell).join(",")).join("\n") + "\n";
-  }
-
-  function linkTo(chart, page) {
-    const chosenNow = Object.entries(readInputs(chart.spec, chart.result.view)).filter(([, value]) => value);
-    const query = new URLSearchParams(chosenNow.map(([name, value]) => [name, JSON.stringify(value)]));
-    return `${location.href.split("#")[0]}#explore-${page.name}?${query}`;
-  }
-
-  // What a link asks of a chart, as far as the chart has such choices.
-  function askedFor(spec, name) {
-    const [place, query = ""] = location.hash.slice(1).split("?");
-    const asked = {};
-    for (const [key, text] of place === `explore-${name}` ? new URLSearchParams(query) : []) {
-      const param = spec.params.find((p) => p.name === key);
-      try {
-        const value = JSON.parse(text);
-        if (param && fits(param, value)) asked[key] = value;
-      } catch {
-        // not a link of ours
-      }
-    }
-    return asked;
-  }
-
-  function fits({ bind, select }, value) {
-    if (select?.type === "interval") {
-      const span = (x) => Array.isArray(x) && x.length === 2 && x.every(Number.isFinite);
-      return Object.keys(value).length > 0 && Object.entries(value).every(([, x]) => span(x));
-    }
-    const wanted = value?.[0]?.[select?.fields?.[0]];
-    return bind?.options ? bind.options.includes(wanted) : wanted >= bind?.min && wanted <= bind?.max;
-  }
-
-  // Marks on a canvas are silent: a screen reader hears what the chart's signal says.
-  function speak(chart, signal) {
-    const { view } = chart.result;
-    if (!chart.words) {
-      chart.words = document.createElement("p");
-      chart.words.className = "sing-spoken";
-      chart.words.setAttribute("role", "status");
-      chart.box.after(chart.words);
-    }
-    const say = () => (chart.words.textContent = view.signal(signal));
-    view.addSignalListener(signal, say);
-    say();
-  }
-
-  // A finger that moves sideways drags; one that moves up or down scrolls the page. Which it is shows
-  // only after it has moved, so the chart does not hear of it before, and keeps what was dragged.
-  // A chart on a canvas knows what is below a pointer from its moves, which a finger does not make.
-  function shareTouch(box) {
-    let held = null;
-    let finger = false;
-    const send = (event, ...types) =>
-      types.forEach((type) => event.target.dispatchEvent(new PointerEvent(type, event)));
-    const pass = () => {
-      const down = held;
-      held = null;
-      if (down) send(down, "pointermove", "pointerdown");
-    };
-    const ours = (event) => event.isTrusted && event.target.closest("canvas, svg");
-    const sideways = (event) =>
-      held && Math.abs(event.clientX - held.clientX) > Math.abs(event.clientY - held.clientY);
-    const down = (event) => {
-      if (!ours(event)) return;
-      finger = event.pointerType === "touch";
-      if (!finger) return;
-      event.stopPropagation();
-      held = event.isPrimary ? event : null;
-    };
-    box.style.touchAction = "pan-y pinch-zoom";
-    box.addEventListener("pointerdown", down, true);
-    window.addEventListener("pointermove", (event) => sideways(event) && pass(), true);
-    window.addEventListener("pointerup", pass, true);
-    window.addEventListener("pointercancel", () => (held = null), true);
-    const tap = (event) => finger && ours(event);
-    box.addEventListener("click", (event) => tap(event) && send(event, "pointermove", "mousedown"), true);
-    box.addEventListener("click", (event) => tap(event) && send(event, "pointerout"));
   }
 
   // Charts out of sight are drawn one by one when the page has nothing better to do, so that what is
@@ -312,31 +184,14 @@
     drawLater();
   });
 
-  function follow(chart, name) {
-    const figure = chart.box.parentElement;
-    figure.id = `explore-${name}`;
-    const go = () => {
-      if (!location.hash.startsWith(`#${figure.id}`)) return;
-      chart.asked = askedFor(chart.spec, name);
-      if (chart.width) chart.draw();
-      figure.scrollIntoView();
-    };
-    go();
-    window.addEventListener("hashchange", go);
-    window.addEventListener("load", go);
-  }
-
   function start(box) {
     const text = box.parentElement.querySelector("script.sing-chart-spec").textContent;
-    const chart = { box: box, spec: JSON.parse(text), run: 0, width: 0, result: null, asked: {} };
+    const chart = { box: box, spec: JSON.parse(text), run: 0, width: 0, result: null };
     chart.draw = () =>
       draw(chart).catch((error) => {
         box.textContent = "This chart could not be drawn: " + error.message;
         console.error(error);
       });
-    if (chart.spec.params?.some(({ select }) => select?.type === "interval")) shareTouch(box);
-    const name = chart.spec.usermeta?.sing?.name;
-    if (name) follow(chart, name);
     let timer = 0;
     new ResizeObserver(() => {
       if (Math.abs(box.clientWidth - chart.width) < 2) return;
