@@ -151,13 +151,13 @@ class PairExplorer(Explorer):
         phrases = run.texts(name, run.profile.phrases)
         AS = (pairwise_angle(a, phrases) - pairwise_angle(a - b, phrases))[0]
         z = explorers_pair.pair_embeddings(run, name, f, [0.0, 1.0])[0].float()
-        scores = float(image_score(a, a - b)), float(attribute_score(a, a - b, text))
+        IS, AS_own = float(image_score(a, a - b)), float(attribute_score(a, a - b, text))
         return charts.pair(
             top_logits(run, name, f),
             _farthest(run.profile.phrases, AS),
             [image_source(i) for i in run.draw(name, z, noise=run.seed)],
             title=f"Equivalent pair: {c}, {name}",
-            subtitle=f"Image Score {number(scores[0])}°, Attribute Score {number(scores[1], sign=True)}°",
+            subtitle=f"Image Score {number(IS)}°, Attribute Score toward the class {number(AS_own, sign=True)}°",
         )
 
 

@@ -105,7 +105,7 @@ def test_pair(run, opened):
     assert values[0] == pytest.approx(float(image_score(z, z_tilde)), abs=SHOWN)
     assert values[1] == pytest.approx(float(attribute_score(z, z_tilde, own)), abs=SHOWN)
     angles = pairwise_angle(z_tilde, run.texts(name, run.profile.phrases).double())[0]
-    first = root.get_by_role("region", name="Nearest phrases now").locator("tbody tr").first
+    first = root.get_by_role("group", name="Nearest phrases now").locator("tbody tr").first
     assert first.locator("td").nth(1).inner_text() == run.profile.phrases[int(angles.argmin())]
     assert root.locator(".sx-picture img").evaluate_all("(is) => is.every((i) => i.naturalWidth > 0)")
 

@@ -75,7 +75,7 @@ class Driver:
         return number(self.text(selector)[place])
 
     def rows(self, heading):
-        table = self.root.get_by_role("region", name=heading).locator("tbody tr:not([hidden])")
+        table = self.root.get_by_label(heading, exact=True).locator("tbody tr:not([hidden])")
         return [[c.strip() for c in row.split("\t")] for row in table.all_inner_texts() if row.strip()]
 
 

@@ -225,7 +225,7 @@ const fullScale = (x, scales) => scales.find((s) => s >= x) ?? scales.at(-1);
 const column = (...children) => h("div", { class: "sx-column" }, children);
 
 const panel = (title, ...children) =>
-  h("section", { class: "sx-panel", "aria-label": title }, h("h4", {}, title), ...children);
+  h("div", { class: "sx-panel", role: "group", "aria-label": title }, h("h4", {}, title), ...children);
 
 // Pictures as `pack_pictures` made them: their addresses, made when they are asked for.
 function pictureFiles({ ends, data }, signal) {

@@ -87,7 +87,7 @@ function render(context) {
   const sentence = h("p", {});
   const away = photoStrip("Moved away most", data, picture);
   const closer = photoStrip("Came closer most", data, picture);
-  const detail = h("section", { class: "sx-panel sx-detail", "aria-label": "the chosen phrase" }, heading, sentence, closer.node, away.node);
+  const detail = h("div", { class: "sx-panel sx-detail", role: "group", "aria-label": "the chosen phrase" }, heading, sentence, closer.node, away.node);
   ui.view.append(h("div", { class: "sx-list" }, counted, list.node), detail, h("p", { class: "sx-note sx-wide" }, data.pictureNote));
 
   function update() {
