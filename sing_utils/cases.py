@@ -56,12 +56,12 @@ class Case:
         return self.f, self.z
 
     @cached_property
-    def z_hat(self) -> Tensor:
+    def Tf(self) -> Tensor:
         """T f, (N, n)."""
         return self.T(self.f)
 
     @cached_property
-    def z_tilde(self) -> Tensor:
+    def Tf_tilde(self) -> Tensor:
         """T f~, (N, n)."""
         return self.T.after_null_removal(self.spaces)(self.f)
 

@@ -752,50 +752,6 @@ def concept_arrows(table: pd.DataFrame, *, top: int = 10) -> alt.LayerChart:
     )
 
 
-def photo_logits(table: pd.DataFrame) -> alt.Chart:
-    """Top logits of one photo, before and after null removal side by side (Figure 1)."""
-    long = table.melt("class", ["logit before", "logit after"], "null component", "logit")
-    when = "null component"
-    long[when] = long[when].map({"logit before": "kept", "logit after": "removed"})
-    logit = alt.Tooltip("logit:Q", format=".5f")
-    chart = alt.Chart().mark_bar()
-    return _finish(
-        chart.encode(
-            x=alt.X("logit:Q", title="logit (no unit)"),
-            y=_rows(long, "class"),
-            yOffset=alt.YOffset(f"{when}:N", sort=["kept", "removed"]),
-            color=_hue(when, {"kept": BEFORE, "removed": AFTER}),
-            tooltip=[*_tips(long, "class", when), logit],
-        ),
-        long,
-        height=190,
-        description="Bar chart of the five largest logits with the null component kept and removed.",
-    )
-
-
-def photo_concepts(table: pd.DataFrame, *, top: int = 8) -> alt.Chart:
-    """Concepts that one photo gained and lost most by null removal (Figure 1)."""
-    ordered = table.sort_values("AS", ascending=False)
-    shown = pd.concat([ordered.head(top), ordered.tail(top)]).drop_duplicates("concept")
-    shown = shown[["concept", "before", "after", "AS"]].assign(
-        change=["closer" if v > 0 else "farther" for v in shown["AS"]]
-    )
-    return _finish(
-        alt.Chart()
-        .mark_bar()
-        .encode(
-            x=alt.X("AS:Q", title="AS (degrees)"),
-            y=_rows(shown, "concept"),
-            color=_hue("change", _TURNS, title="without the null component"),
-            tooltip=_tips(shown, "concept", before="before (°)", after="after (°)", AS="AS (°)"),
-        ),
-        shown,
-        height=20 * len(shown) + 30,
-        description="Bar chart of the Attribute Score in degrees of the concepts that a photo gained and "
-        "lost most when its null component was removed.",
-    )
-
-
 # -------------------------------------------------------------------------- steering, pictures
 
 
@@ -870,22 +826,6 @@ def picture_changes(table: pd.DataFrame) -> alt.LayerChart:
     )
 
 
-def recognised(table: pd.DataFrame) -> alt.Chart:
-    """Share of pictures whose recognised class differs from the first step's."""
-    bars = alt.Chart().mark_bar(color=ROSE)
-    return _finish(
-        bars.encode(
-            x=alt.X("IS:O", title="IS of the step (degrees)", axis=alt.Axis(format=".3~g", labelAngle=0)),
-            y=_y("changed", "recognised as another class (%)", domain=[0, 100]),
-            tooltip=_tips(table, "pictures", IS="IS (°)", changed="another class (%)"),
-        ),
-        table[["IS", "changed", "pictures"]],
-        height=220,
-        description="Bar chart of the percentage of pictures at each step whose recognised class is not "
-        "that of the picture at the start.",
-    )
-
-
 # --------------------------------------------------------------------------- a planted world
 
 _SCORES = {"contrast": PALETTE[0], "|AS|": PALETTE[1], "AS": PALETTE[3]}
@@ -925,33 +865,6 @@ def agreement(table: pd.DataFrame, statistic: str) -> alt.LayerChart:
         domain=[0, 1] if area else [-1, 1],
         description=f"Dot plot of the {statistic} between what is planted and each score, by factor, with "
         "intervals over worlds and a dashed line at chance; 1 is perfect.",
-    )
-
-
-def recovery(table: pd.DataFrame) -> alt.LayerChart:
-    """Each random head's score over the planted share; menus choose score and factor."""
-    long = table.melt(["head", "seed", "factor", "planted"], list(_SCORES), "score", "value")
-    # Heads of one share stand beside one another, the same in every build.
-    long["beside"] = long["planted"] + 0.04 * (
-        long.groupby(["score", "factor", "planted"]).cumcount() % 9 / 8 - 0.5
-    )
-    y = {"title": "score (degrees)"}
-    dots = alt.Chart().mark_circle(size=45, opacity=0.6, color=BEFORE)
-    means = alt.Chart().mark_line(color=AFTER, point=True, strokeWidth=2.5)
-    return _finish(
-        alt.layer(
-            dots.encode(
-                x=_x("beside", _SHARE, domain=[-0.05, 1.05], nice=False),
-                y=alt.Y("value:Q", **y),
-                tooltip=_tips(long, "head", "seed", "factor", "planted", value="score (°)"),
-            ),
-            means.encode(x=alt.X("planted:Q", title=_SHARE), y=alt.Y("mean(value):Q", **y)),
-        ),
-        long,
-        height=340,
-        description="Scatter plot of a score in degrees over the planted share, a dot a head, with the mean "
-        "as a line.",
-        menus={"score": list(_SCORES), **_with_first(long, "factor", "background")},
     )
 
 

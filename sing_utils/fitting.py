@@ -232,7 +232,7 @@ class _Agreement:
 
 def _agreement_of_shard(weight: Tensor, shard: Shard) -> _Agreement:
     f, z = shard.pair(held=True)
-    z, z_hat = z.double(), (f @ weight.to(f).mT).double()
-    cosines = torch.cosine_similarity(z_hat, z, dim=-1).sum()
-    residual, squares = (z_hat - z).square().sum(), z.square().sum()
+    z, Tf = z.double(), (f @ weight.to(f).mT).double()
+    cosines = torch.cosine_similarity(Tf, z, dim=-1).sum()
+    residual, squares = (Tf - z).square().sum(), z.square().sum()
     return _Agreement(len(f), float(cosines), float(residual), float(squares), z.sum(0))

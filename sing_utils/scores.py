@@ -46,27 +46,27 @@ def pairwise_angle(x: Any, y: Any) -> Any:
     return like(torch.rad2deg(2 * half), x)
 
 
-def image_score(z: Any, z_tilde: Any) -> Any:
+def image_score(Tf: Any, Tf_tilde: Any) -> Any:
     """IS = angle(T f, T f~) (eq. 8), degrees: (..., n), (..., n) -> (...).
 
     >>> import numpy as np
     >>> float(image_score(np.array([3.0, 0.0]), np.array([0.0, 1.0])))
     90.0
     """
-    return angle(z, z_tilde)
+    return angle(Tf, Tf_tilde)
 
 
-def attribute_score(z: Any, z_tilde: Any, z_text: Any) -> Any:
+def attribute_score(Tf: Any, Tf_tilde: Any, z_text: Any) -> Any:
     """AS = angle(T f, z_text) - angle(T f~, z_text) (eq. 7), degrees: (..., n) each -> (...).
 
     Positive: the equivalent is closer to the text than the original.
 
     >>> import numpy as np
-    >>> z, z_tilde, text = np.array([1.0, 0.0]), np.array([1.0, 1.0]), np.array([0.0, 1.0])
-    >>> float(attribute_score(z, z_tilde, text))  # 90 degrees before, 45 after
+    >>> Tf, Tf_tilde, text = np.array([1.0, 0.0]), np.array([1.0, 1.0]), np.array([0.0, 1.0])
+    >>> float(attribute_score(Tf, Tf_tilde, text))  # 90 degrees before, 45 after
     45.0
     """
-    return angle(z, z_text) - angle(z_tilde, z_text)
+    return angle(Tf, z_text) - angle(Tf_tilde, z_text)
 
 
 def text_angles(z: Tensor, texts: Tensor) -> Tensor:

@@ -171,9 +171,9 @@ def _converged(curve: pd.DataFrame) -> bool:
 
 def _photo_fits(T: Translator, evaluation: Photos) -> tuple[np.ndarray, np.ndarray]:
     """Cosine and squared error of each photo: (N,) each."""
-    z_hat = T(evaluation.f)
-    cosine = torch.cosine_similarity(z_hat, evaluation.z, dim=-1)
-    return cosine.numpy(), (z_hat - evaluation.z).square().sum(-1).numpy()
+    Tf = T(evaluation.f)
+    cosine = torch.cosine_similarity(Tf, evaluation.z, dim=-1)
+    return cosine.numpy(), (Tf - evaluation.z).square().sum(-1).numpy()
 
 
 def _fits_apart(
@@ -216,16 +216,16 @@ def photo_scores(run: Run) -> pd.DataFrame:
     for name in run.profile.classifiers:
         data, T, spaces = run.photos(name), run.translator(name), run.spaces(name)
         texts = run.texts(name, run.prompts)  # (C, n)
-        z, z_tilde = T(data.f), T.after_null_removal(spaces)(data.f)  # (N, n) each
+        Tf, Tf_tilde = T(data.f), T.after_null_removal(spaces)(data.f)  # (N, n) each
         own = data.own  # (N,)
-        AS = pairwise_angle(z, texts) - pairwise_angle(z_tilde, texts)  # (N, C), eq. 7
+        AS = pairwise_angle(Tf, texts) - pairwise_angle(Tf_tilde, texts)  # (N, C), eq. 7
         frames.append(
             data.index[["class", "label", "path"]].assign(
                 classifier=name,
                 AS=AS.gather(1, own[:, None])[:, 0].numpy(),
                 contrast=contrast(AS, own).numpy(),
-                IS=image_score(z, z_tilde).numpy(),
-                cosine=torch.cosine_similarity(z, data.z, dim=-1).numpy(),
+                IS=image_score(Tf, Tf_tilde).numpy(),
+                cosine=torch.cosine_similarity(Tf, data.z, dim=-1).numpy(),
             )
         )
     return pd.concat(frames, ignore_index=True)
@@ -250,14 +250,14 @@ def ridge_sensitivity(run: Run, *, factors: Sequence[float] = (0.01, 0.1, 1, 10,
             factors, fitter.solve_many([chosen.ridge * x for x in factors]), strict=True
         ):
             T = Translator(weight.to(f))
-            z, z_tilde = T(f), T.after_null_removal(run.spaces(name))(f)
+            Tf, Tf_tilde = T(f), T.after_null_removal(run.spaces(name))(f)
             rows.append(
                 {
                     "classifier": name,
                     "ridge, × chosen": factor,
-                    "cosine of Tf and z": quality(z, new.z).cosine,
-                    "median IS (°)": float(np.median(image_score(z, z_tilde))),
-                    "median |AS| (°)": float(np.median(attribute_score(z, z_tilde, texts).abs())),
+                    "cosine of Tf and z": quality(Tf, new.z).cosine,
+                    "median IS (°)": float(np.median(image_score(Tf, Tf_tilde))),
+                    "median |AS| (°)": float(np.median(attribute_score(Tf, Tf_tilde, texts).abs())),
                 }
             )
     return pd.DataFrame(rows)
@@ -437,48 +437,6 @@ def class_angles(run: Run, name: str, c: str, texts: Tensor) -> tuple[Tensor, Te
         pairwise_angle(after(own.f), texts),
         own.index["path"].to_list(),
     )
-
-
-# ------------------------------------------------------------------------- a single photo
-
-
-def photo_logits(run: Run, name: str, photo: str, *, top: int = 5) -> pd.DataFrame:
-    """Top logits of one picture before and after null removal, from pixels."""
-    head, f = run.head(name), _photo_features(run, name, photo)
-    logits, after = head.logits(f), head.logits(run.spaces(name).remove_null(f))  # (1, c) each
-    best = logits[0].topk(min(top, logits.shape[-1])).indices.tolist()
-    rows = [
-        {
-            "class": head.label(i),
-            "logit before": float(logits[0, i]),
-            "logit after": float(after[0, i]),
-        }
-        for i in best
-    ]
-    return pd.DataFrame(rows).assign(photo=photo, classifier=name)
-
-
-def photo_concepts(run: Run, name: str, photo: str) -> pd.DataFrame:
-    """Angle of one picture to every concept before and after null removal, and AS: degrees."""
-    T, spaces = run.translator(name), run.spaces(name)
-    f = _photo_features(run, name, photo)
-    z, z_tilde = T(f), T.after_null_removal(spaces)(f)  # (1, n) each
-    texts = run.texts(name, run.profile.concepts)
-    before, after = pairwise_angle(z, texts)[0], pairwise_angle(z_tilde, texts)[0]
-    table = pd.DataFrame(
-        {
-            "concept": run.profile.concepts,
-            "before": before.numpy(),
-            "after": after.numpy(),
-            "AS": (before - after).numpy(),
-        }
-    )
-    return table.assign(photo=photo, classifier=name, IS=float(image_score(z, z_tilde)[0]))
-
-
-def _photo_features(run: Run, name: str, photo: str) -> Tensor:
-    classifier = run.classifier(name)
-    return classifier(classifier.prepare(run.photo(photo))[None]).features.cpu()  # (1, m)
 
 
 # --------------------------------------------------------------------------------- shared

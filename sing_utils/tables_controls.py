@@ -357,7 +357,7 @@ def wording_scores(run: Run) -> pd.DataFrame:
     frames = []
     for case in cases(run):
         texts = wording_texts(run, case.judge, case.classes)  # (R, C, n)
-        AS, contrasts = score_wordings(case.z_hat, case.z_tilde, texts, case.own)  # (N, R) each
+        AS, contrasts = score_wordings(case.Tf, case.Tf_tilde, texts, case.own)  # (N, R) each
         for r, wording in enumerate(run.profile.wordings):
             photos = pd.DataFrame(
                 {"AS": AS[:, r], "contrast": contrasts[:, r], "class": [case.classes[i] for i in case.own]}
@@ -407,7 +407,7 @@ def prompt_control(run: Run, wordings: pd.DataFrame) -> pd.DataFrame:
 def _exchanged(case: Case, run: Run) -> dict[str, float]:
     if len(case.classes) < 2:
         return {}
-    AS = text_angles(case.z_hat, case.texts) - text_angles(case.z_tilde, case.texts)  # (N, C)
+    AS = text_angles(case.Tf, case.texts) - text_angles(case.Tf_tilde, case.texts)  # (N, C)
     options = {"permutations": run.profile.permutations, "seed": run.profile.seed}
     drawn = other_names(AS, case.own, **options).numpy()
     low, middle, high = np.quantile(drawn, [0.025, 0.5, 0.975])
@@ -441,8 +441,8 @@ def encoder_control(run: Run) -> pd.DataFrame:
                 {
                     "classifier": name,
                     "encoder": label,
-                    "cosine of Tf and z": quality(case.z_hat, case.z).cosine,
-                    "R²": quality(case.z_hat, case.z).r2,
+                    "cosine of Tf and z": quality(case.Tf, case.z).cosine,
+                    "R²": quality(case.Tf, case.z).r2,
                     **named_statistics(found),
                     "rank correlation of classes": rank_correlation(first, medians),
                 }

@@ -380,13 +380,13 @@ class Quality:
     r2: float
 
 
-def quality(z_hat: Tensor, z: Tensor) -> Quality:
-    """Mean cosine and R^2 (about the mean of z, over all entries) of z_hat (N, n) against z (N, n)."""
-    z_hat, z = z_hat.to(torch.float64), z.to(torch.float64)
-    residual = (z - z_hat).square().sum()
+def quality(Tf: Tensor, z: Tensor) -> Quality:
+    """Mean cosine and R^2 (about the mean of z, over all entries) of Tf (N, n) against z (N, n)."""
+    Tf, z = Tf.to(torch.float64), z.to(torch.float64)
+    residual = (z - Tf).square().sum()
     total = (z - z.mean(0)).square().sum()
     r2 = float(1 - residual / total) if float(total) > 0 else float("nan")
-    return Quality(float(torch.cosine_similarity(z_hat, z, dim=-1).mean()), r2)
+    return Quality(float(torch.cosine_similarity(Tf, z, dim=-1).mean()), r2)
 
 
 def _rows(f: Any, z: Any) -> tuple[Tensor, Tensor]:

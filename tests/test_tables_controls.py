@@ -100,7 +100,7 @@ def test_a_case_is_of_the_evaluation_photos_and_what_the_translator_was_fitted_o
     assert one.classes == CLASSES
     assert (len(one.f), len(one.fit[0])) == (100, 90)  # a tenth was held out to choose the ridge
     assert one.own[:6].tolist() == [0, 1, 2, 3, 4, 0]
-    assert torch.allclose(one.z_tilde, one.spaces.remove_null(one.f) @ one.T.weight.mT)
+    assert torch.allclose(one.Tf_tilde, one.spaces.remove_null(one.f) @ one.T.weight.mT)
     evaluation = {tuple(r) for r in one.f.tolist()}
     assert not evaluation & {tuple(r) for r in one.fit[0].tolist()}
 
@@ -205,7 +205,7 @@ def test_wordings_by_hand(run):
     case = next(iter(cases(run)))
     text = run._encode(["a cow"])[0]
     rows = case.own == 2
-    expected = angle(case.z_hat[rows], text) - angle(case.z_tilde[rows], text)
+    expected = angle(case.Tf[rows], text) - angle(case.Tf_tilde[rows], text)
     row = by(table, classifier="one", wording="a {}", **{"class": "cow"}).iloc[0]
     assert row["mean AS (°)"] == pytest.approx(float(expected.mean()))
     assert row["median |AS| (°)"] == pytest.approx(np.median(expected.abs()))

@@ -442,9 +442,9 @@ def test_features_of_another_width_are_not_translated():
 
 def test_quality_by_hand():
     z = torch.tensor([[1.0, 0.0], [3.0, 0.0]])
-    z_hat = torch.tensor([[1.0, 1.0], [3.0, 0.0]])
+    Tf = torch.tensor([[1.0, 1.0], [3.0, 0.0]])
     # residual 1; total about the mean (2, 0): 1 + 1 = 2. Cosines: 45 degrees and 0.
-    score = quality(z_hat, z)
+    score = quality(Tf, z)
     assert score.r2 == pytest.approx(0.5)
     assert score.cosine == pytest.approx((2**-0.5 + 1) / 2)
     assert np.isnan(quality(z[:1], z[:1]).r2)
