@@ -157,7 +157,7 @@ class PairExplorer(Explorer):
             _farthest(run.profile.phrases, AS),
             [image_source(i) for i in run.draw(name, z, noise=run.seed)],
             title=f"Equivalent pair: {c}, {name}",
-            subtitle=f"Image Score {number(IS)}°, Attribute Score toward the class {number(AS_own, sign=True)}°",
+            subtitle=f"Image Score {number(IS)}°, Attribute Score {number(AS_own, sign=True)}°",
         )
 
 
