@@ -112,10 +112,6 @@ MADE = {
         interval(pd.DataFrame({"a": NAMES[:2], "b": NAMES[1:], "p": 0.5})).assign(rho=lambda t: t["value"])
     ),
     "concept_arrows": lambda: charts.concept_arrows(made_concepts()),
-    "photo_logits": lambda: charts.photo_logits(
-        pd.DataFrame({"class": ["a", "b"], "logit before": [2.0, 1.0], "logit after": [2.0, 1.0]})
-    ),
-    "photo_concepts": lambda: charts.photo_concepts(made_concepts()[:40]),
     "steering_curves": lambda: charts.steering_curves(made_steps()),
     "steering_grid": lambda: charts.steering_grid(
         numbers(crossed(classifier=NAMES, source=CLASSES, target=["jeep", "pirate"]), AS=1).assign(
@@ -123,10 +119,8 @@ MADE = {
         )
     ),
     "picture_changes": lambda: charts.picture_changes(CHANGES),
-    "recognised": lambda: charts.recognised(CHANGES),
     "truth": lambda: charts.truth(PLANTED),
     "agreement": lambda: charts.agreement(interval(AGREEMENT), "ROC area"),
-    "recovery": lambda: charts.recovery(PLANTED),
     "calibration": lambda: charts.calibration(
         interval(
             crossed(
@@ -236,14 +230,6 @@ def test_arrows_are_of_the_largest_and_smallest_scores():
         assert set(shown["concept"]) == {*ordered[:3], *ordered[-3:]}
         turn = np.select([shown["low"] > 0, shown["high"] < 0], ["closer", "farther"], "may be 0")
         assert shown["turn"].tolist() == turn.tolist()
-
-
-def test_heads_stand_beside_their_share():
-    spec = charts.recovery(PLANTED).to_dict()
-    rows = unfolded(spec["data"], spec["transform"][0])
-    away = (rows["beside"] - rows["planted"]).astype(float)
-    assert away.abs().max() <= 0.02 + 1e-9
-    assert away.nunique() > 1
 
 
 def test_a_caption_is_below_its_chart(monkeypatch):
