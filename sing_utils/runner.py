@@ -116,12 +116,15 @@ def run_profile(
     key = _inputs_key(root, loaded, parameters)
     _forget_models(folder, key)
     keys = {n: _digest(key, n.read_text(encoding="utf-8")) for n in notebooks}
+    start = time.time()
     executed: list[Executed] = []
     with ThreadPoolExecutor(jobs or min(_JOBS, os.cpu_count() or 1)) as pool:  # each starts a kernel
         given = (folder, parameters, force, progress)
         waiting = [pool.submit(_execute, n, keys[n], *given) for n in chosen]
         try:
             executed = [future.result() for future in waiting]
+            if chosen == notebooks and all(e.ran for e in executed):
+                _forget_tables(folder, start)
         finally:  # also after a failure: tables may be new
             for future in waiting:
                 future.cancel()
@@ -205,6 +208,13 @@ def _forget_models(folder: Path, key: str) -> None:
         shutil.rmtree(folder / "artifacts" / noted, ignore_errors=True)
     stamp.parent.mkdir(parents=True, exist_ok=True)
     stamp.write_text(key)
+
+
+def _forget_tables(folder: Path, start: float) -> None:
+    """Drop tables that are older than a run of all notebooks: none of them saves these any more."""
+    for table in (folder / "results").glob("*.parquet"):
+        if table.stat().st_mtime < start:
+            table.unlink()
 
 
 def _parameters(

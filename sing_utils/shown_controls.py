@@ -48,28 +48,6 @@ def cell(x: float, digits: int = 2) -> str:
     return tiny(x) if 0 < abs(x) < min(1e-4, 10.0**-digits / 2) else number(x, digits)
 
 
-def spreads(table: pd.DataFrame, wordings: pd.DataFrame | None) -> pd.DataFrame:
-    """Of `sing_utils.tables.spreads`: scores of each classifier, beside AS its spread over wordings.
-
-    Args:
-        table: of `sing_utils.tables.spreads`.
-        wordings: of `wording_scores`; None: no spread is shown.
-    """
-    shown = table[["classifier"]].assign(
-        **{
-            "mean contrast (°)": _bracket(table, "mean contrast (°)", "contrast low", "contrast high"),
-            "mean AS (°)": table["mean AS (°)"].map(signed),
-        }
-    )
-    if wordings is not None:
-        every = wordings[wordings["class"] == "all"].groupby("classifier")["mean AS (°)"].agg(["min", "max"])
-        least, most = (table["classifier"].map(every[x]) for x in ("min", "max"))
-        shown["over wordings (°)"] = [
-            f"{signed(a)}{_TIED}to{_TIED}{signed(b)}" for a, b in zip(least, most, strict=True)
-        ]
-    return shown.assign(**{c: table[c].map(number) for c in ("median |AS| (°)", "median IS (°)")})
-
-
 def encoders(table: pd.DataFrame) -> pd.DataFrame:
     """Of `encoder_control`: one row a classifier and encoder."""
     shown = table[["classifier", "encoder"]].copy()
@@ -96,19 +74,6 @@ def translators(table: pd.DataFrame) -> pd.DataFrame:
     """Of `translator_control`: what a reader needs, a row a number, a column a classifier."""
     wide = table.set_index("classifier")[_WITNESS].T.map(number)
     return wide.rename_axis(index="", columns=None).reset_index()
-
-
-def prompts(table: pd.DataFrame) -> pd.DataFrame:
-    """Of `prompt_control`: each score with its least and largest value over wordings."""
-    shown = table[["classifier"]].copy()
-    for what in ("median |AS| (°)", "mean AS (°)", "mean contrast (°)"):
-        words = number if "|AS|" in what else signed
-        shown[what] = _bracket(table, what, f"{what}, least", f"{what}, most", words)
-    if "p of the names" in table:
-        what = "mean AS, other names (°)"
-        shown[what] = _bracket(table, what, "other names, low", "other names, high")
-        shown["p of the names"] = table["p of the names"].map("{:.3f}".format)
-    return shown
 
 
 def ranks(table: pd.DataFrame) -> pd.DataFrame:

@@ -359,6 +359,19 @@ def test_what_a_run_noted_of_its_models_goes_when_its_inputs_change(project, no_
     assert not heads.exists()
 
 
+def test_a_table_that_no_notebook_saves_any_more_goes(project, no_kernel):
+    run(project)
+    results = project / "_build" / "runs" / "small" / "results"
+    (results / "old.parquet").write_bytes(b"")
+    os.utime(results / "old.parquet", (1, 1))
+    touch_notebook(project)
+    assert run(project) == [False, True]  # the other notebook may have saved it
+    assert (results / "old.parquet").exists()
+    touch_code(project)
+    assert run(project) == [True, True]
+    assert not (results / "old.parquet").exists()
+
+
 # ----------------------------------------------------------------------------------- run.json
 
 
