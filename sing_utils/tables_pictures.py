@@ -141,12 +141,9 @@ def ladders(run: Run, name: str, originals: Photos, degrees: float) -> Ladders:
 
 
 def recognised(drawn: Ladders) -> str:
-    """How many originals the judge recognises in the decoder's pictures, in a sentence."""
+    """In how many pictures of originals the judge finds the right class nearest, in words."""
     right, B, C = int((drawn.margin > 0).sum()), len(drawn.margin), len(drawn.prompts) - 1
-    return (
-        f"One photo of each class: in {right} of {B} pictures drawn from translated features the judge finds "
-        f"the right class nearest (by chance: {B / C:.2g})."
-    )
+    return f"{right} of {B} recognised, {B / C:.2g} by chance"
 
 
 def ladder_pictures(drawn: Ladders, rows: list[int]) -> Rows:
