@@ -85,7 +85,8 @@ def download_cell(
     if all_tables:
         said += ' The whole run: <a href="../book/tables.html">All tables</a>.'
     rows = [_row(name, files, about="") for name in kept]
-    text = f"## Download the numbers of this page\n\n{said}\n\n{_table(rows, 'Tables of this page')}\n"
+    folded = "<details><summary>Download the numbers of this page</summary>"
+    text = f"{folded}\n\n{said}\n\n{_table(rows, 'Tables of this page')}\n\n</details>\n"
     return {"cell_type": "markdown", "id": ADDED, "metadata": {}, "source": text}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from IPython.display import HTML
@@ -31,6 +31,17 @@ def image_source(image: Image.Image, *, quality: int = 88) -> str:
 def gallery(rows: Sequence[tuple[str, Sequence[Shown]]]) -> HTML:
     """Named rows of pictures; a row wider than the page goes on below."""
     return HTML(f'<div class="sing-gallery">{"".join(_row(name, shown) for name, shown in rows)}</div>')
+
+
+def side_by_side(photos: Mapping[str, Image.Image], *, height: int = 192) -> HTML:
+    """Photographs by name in one row, in pixels of that height at most."""
+    shown = []
+    for name, photo in photos.items():
+        small = photo.copy()
+        small.thumbnail((4 * height, height))
+        words = name.rpartition("/")[2].partition(".")[0]
+        shown.append(Shown(small, words, f"photo: {words}"))
+    return gallery([("Photographs", shown)])
 
 
 def strip(images: Sequence[Image.Image], *, gap: int = 4) -> Image.Image:

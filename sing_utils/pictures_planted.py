@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -77,17 +78,22 @@ def removal_rows(
 
 
 def intro_picture(folder: Path, world: World) -> None:
-    """Write the introduction's picture into a run's results, intro_picture.html."""
+    """Write the introduction's picture into a run's results, intro_picture.html: one row, three heads."""
+    rows = removal_rows(world)
+    shown = rows[0][1][:2]
+    for name, pictures in rows:
+        ignored = name.partition(": ")[2]
+        shown.append(replace(pictures[2], caption=f"same logits, from a head that {ignored}"))
     file = folder / "results" / "intro_picture.html"
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(gallery(removal_rows(world)).data, encoding="utf-8")
+    file.write_text(gallery([("Same logits, another meaning", shown)]).data, encoding="utf-8")
 
 
 def _ignores(shares: dict[str, float]) -> str:
-    if not shares:
-        return "ignores nothing of any factor"
-    parts = [f if a == 1 else f"{a:.0%} of {f}" for f, a in shares.items() if a > 0]
-    return f"ignores {', '.join(parts)}"
+    seen = [f for f in FACTORS if shares.get(f, 0) < 1]
+    if len(seen) == len(FACTORS):
+        return "ignores nothing"
+    return f"ignores all but the {' and the '.join(seen)}"
 
 
 def _read(z: Tensor, words: str) -> Shown:

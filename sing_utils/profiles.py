@@ -209,12 +209,23 @@ class Profile(BaseModel):
 
     def prompt(self, class_name: str) -> str:
         """The class prompt, such as "an image of a jellyfish"."""
-        return self.prompt_template.format(class_name)
+        return worded(self.prompt_template, class_name)
 
     @property
     def wordings(self) -> list[str]:
         """The class prompt in all wordings, the profile's own first."""
         return list(dict.fromkeys([self.prompt_template, *self.prompt_wordings]))
+
+
+def worded(template: str, what: str) -> str:
+    """A prompt with the article that its word needs.
+
+    >>> worded("an image of a {}", "Arabian camel"), worded("a {} in a scene", "unicycle")
+    ('an image of an Arabian camel', 'a unicycle in a scene')
+    """
+    if re.match(r"[aeio]|u(?!ni|se|t[ei]|ro)|hour|honest", what.lower()):
+        template = re.sub(r"\b([Aa]) (?=\{\})", r"\1n ", template)
+    return template.format(what)
 
 
 def rooted(name: str, root: Path) -> str:

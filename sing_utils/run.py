@@ -36,7 +36,6 @@ from sing_utils.encoders import Encoder, Judge, load_encoder
 from sing_utils.errors import SingError, unknown
 from sing_utils.extraction import extract_cached
 from sing_utils.features import FeatureStore
-from sing_utils.gallery import image_source
 from sing_utils.head import HeadSpaces
 from sing_utils.pictures import Pictures, load_pictures
 from sing_utils.profiles import (
@@ -393,13 +392,6 @@ class Run:
         if name not in known:
             raise SingError(f"photo {name!r} is no file, expected one, or one of {', '.join(known)}.")
         return Image.fromarray(getattr(skimage.data, name)()).convert("RGB")
-
-    def picture(self, name: str, *, height: int = 240) -> HTML:
-        """A photo as a small picture with alternative text, for a notebook."""
-        image = self.photo(name)
-        image.thumbnail((4 * height, height))
-        alt = html.escape(f"photo: {Path(name).stem}", quote=True)
-        return HTML(f'<img class="sing-photo" alt="{alt}" src="{image_source(image)}">')
 
     def original(self, path: str) -> Image.Image | None:
         """A photo of the run's own pictures; None where only its features are there."""

@@ -35,6 +35,7 @@ from sing_utils.profiles import (
     rooted,
     safe_name,
     save_profile,
+    worded,
 )
 from sing_utils.records import is_current, write_record
 from sing_utils.run import all_pictures, claim_folder, run_folder, run_pictures
@@ -192,7 +193,7 @@ def _require_inputs(root: Path, profile: Profile, names: dict[str, str]) -> None
         )
     encoder = load_encoder(rooted(profile.encoder, root), rehearse=profile.rehearse)
     wordings = profile.wordings if "prompts" in profile.controls else [profile.prompt_template]
-    texts = [w.format(x) for w in wordings for x in (*classes, *profile.targets)] + profile.phrases
+    texts = [worded(w, x) for w in wordings for x in (*classes, *profile.targets)] + profile.phrases
     knows_few = profile.encoder.partition(":")[0] == "planted"  # words, and is quick
     if long := [t for t in texts if knows_few or len(t) > _LONG_TEXT]:
         encoder.encode_text(long)  # only these can be too long, and the text tower takes seconds to load

@@ -47,6 +47,7 @@ from sing_utils.intervals import (
     permutation_p,
     sign_flip_test,
 )
+from sing_utils.profiles import worded
 from sing_utils.run import Run
 from sing_utils.scores import text_angles
 from sing_utils.translator import quality
@@ -379,7 +380,7 @@ def wording_scores(run: Run) -> pd.DataFrame:
 def wording_texts(run: Run, judge: Judge, names: list[str]) -> Tensor:
     """Embeddings of names in all wordings of the prompt, (R, K, n)."""
     wordings = run.profile.wordings
-    flat = judge.encode_text([w.format(n) for w in wordings for n in names])
+    flat = judge.encode_text([worded(w, n) for w in wordings for n in names])
     return flat.reshape(len(wordings), len(names), -1)
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from sing_utils.controls import SUBSPACES, energy_share, random_bases
 from sing_utils.errors import SingError, UnreachableWarning
 from sing_utils.head import Certificate
+from sing_utils.profiles import worded
 from sing_utils.run import Run
 from sing_utils.scores import attribute_score, pairwise_angle
 from sing_utils.steering import (
@@ -158,7 +159,7 @@ def steered_wordings(run: Run, degrees: float) -> pd.DataFrame:
         T = run.translator(name)
         result = _steer(run, name, f, _targets(run, name)[target], degrees)
         reached = ~result.AS.isnan()
-        wordings = [w.format(target) for w in run.profile.wordings]
+        wordings = [worded(w, target) for w in run.profile.wordings]
         texts = run.texts(name, wordings)  # (R, n)
         z, moved = T(f[reached]), T(result.f_eps[reached])
         AS = (

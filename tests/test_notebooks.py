@@ -22,7 +22,7 @@ from sing_utils.runner import find_notebooks, run_profile
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = find_notebooks(ROOT)
 FOLDED = {"hide-input", "hide-cell", "remove-input"}
-MOST_LINES = 18  # of a method cell, comments and blank lines apart
+MOST_LINES, WIDEST = 18, 96  # of a method cell, comments and blank lines apart; what fits a page
 each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem.partition("_")[0])
 
 
@@ -98,6 +98,7 @@ def test_the_method_is_in_sight_and_the_rest_is_folded(path):
         assert not {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)} & helpers, cell.source
         lines = [x for x in cell.source.splitlines() if x.strip() and not x.lstrip().startswith("#")]
         assert len(lines) <= MOST_LINES, cell.source
+        assert max(map(len, lines)) <= WIDEST, cell.source
         assert re.search(r"eqs?\. ?\d", cell.source), cell.source
 
 
