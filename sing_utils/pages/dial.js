@@ -55,7 +55,7 @@ function render(context) {
 
   const plot = spectrumPlot(stopAt);
   const numbers = numberList([
-    "dimensions that count as null", "of the features' energy lies there (mean)", "largest change of a logit, relative to |W| |f|",
+    "dimensions that count as null", "of the features' energy lies there (mean)", "largest change of a logit, relative to |W| |f| (double precision)",
     "largest change of a logit in a typical photo (median)", "of the photos change their top-1 class", "Image Score (median)",
   ]);
   const [away, closer] = [0, 1].map(() => phraseRows({ text: "phrase", moved: "AS (mean)" }, MOST));
