@@ -20,7 +20,7 @@ def opening(regimes: pd.DataFrame) -> Finding:
     every, value = len(areas["|AS|"]), lambda own: between(own["value"], "")
     if found.empty or lost.empty:
         does = "finds" if lost.empty else "does not find"
-        first = f"In heads built to ignore things, the paper's |AS| {does} which (ROC area {value(areas['|AS|'])})."
+        first = f"In heads built to ignore things, |AS| {does} which (ROC area {value(areas['|AS|'])})."
     else:
         first = (
             f"In heads built to ignore things, the paper's |AS| finds which in {len(found)} of {every} "
