@@ -222,6 +222,10 @@ def _notebook(path: Path, profile: str) -> bytes:
         _check_outputs(cell, f"cell {cells.index(cell) + 1} of {name}")
     if code and all(cell.get("execution_count") is None for cell in code):
         raise SingError(f"{name} of the {profile!r} run has no outputs: it was never executed.")
+    for output in (o for cell in code for o in cell.get("outputs", [])):
+        if html := output.get("data", {}).get("text/html"):
+            # pandas' table heads above row names are empty: no heads, for those who hear the page.
+            output["data"]["text/html"] = "".join(html).replace("<th></th>", "<td></td>")
     # Papermill notes times and paths of this machine; equal results should give equal pages.
     for part in (notebook, *cells):
         if "injected-parameters" in part.get("metadata", {}).get("tags", []):

@@ -253,14 +253,15 @@ def safe_name(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-")
 
 
-def project_root(start: Path | None = None) -> Path:
+def project_root(start: Path | None = None, *, or_ours: bool = False) -> Path:
     """The nearest folder at or above `start` that holds data/profiles.
 
     Args:
-        start: None: the working folder, and where that is in no checkout, the one that this package is in.
+        start: None: the working folder.
+        or_ours: where that is in no checkout, take the package's: a notebook may run anywhere.
     """
-    package = Path(__file__).resolve().parents[1]
-    start, others = (start.resolve(), ()) if start else (Path.cwd().resolve(), (package,))
+    start = (start or Path.cwd()).resolve()
+    others = (Path(__file__).resolve().parents[1],) if or_ours else ()
     for folder in (start, *start.parents, *others):
         if (folder / "data" / "profiles").is_dir():
             return folder

@@ -485,7 +485,7 @@ def open_run(
     Raises:
         SingError: for a parameter that papermill gave and the notebook does not have; and see `load_profile`.
     """
-    root = project_root()
+    root = project_root(or_ours=True)
     given = _given(root, profile, parameters)
     loaded = load_profile(profile, root=root, **given)
     if loaded.rehearse:

@@ -125,7 +125,7 @@ def test_print_cuts_nothing_and_has_no_buttons(browser, name):
     page.page.set_viewport_size(PAPER)
     assert page.page.evaluate(CUT, PAPER["width"]) == []
     assert page.page.locator("button:not(.sx-table button)").evaluate_all(SHOWN) == []
-    ink = page.page.locator(".bd-article p").first.evaluate("(p) => getComputedStyle(p).color")
+    ink = page.page.locator(".bd-article section > p").first.evaluate("(p) => getComputedStyle(p).color")
     assert ink == "rgb(34, 49, 63)"
     context.close()
 
