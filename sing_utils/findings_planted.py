@@ -23,8 +23,8 @@ def opening(regimes: pd.DataFrame) -> Finding:
         first = f"In heads built to ignore things, |AS| {does} which (ROC area {value(areas['|AS|'])})."
     else:
         first = (
-            f"In heads built to ignore things, the paper's |AS| finds which in {len(found)} of {every} "
-            f"settings (ROC area {value(found)}) and fails in the others ({value(lost)})."
+            f"In heads built to ignore things, |AS| finds which in {len(found)} of {every} settings "
+            f"(ROC area {value(found)}) and fails in the others ({value(lost)})."
         )
     contrast = areas["contrast"]
     held = int((contrast["low"] > RECOVERED).sum())

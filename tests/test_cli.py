@@ -14,7 +14,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from sing_utils import SingError, Translator
+from sing_utils import SingError
 from sing_utils.cli import parse_parameters
 from sing_utils.run import open_run
 
@@ -155,9 +155,7 @@ def test_a_bad_profile_file(sing, tmp_path, key, words):
 def fitted(tmp_path_factory, root):
     """A run with one translator, as notebook 01 leaves it."""
     folder = tmp_path_factory.mktemp("fitted")
-    run = open_run("embedded", run_dir=str(folder))
-    data = run.photos("efficientnet_lite0", "fit")
-    Translator.fit(data.f, data.z).save(run.artifact("translators/efficientnet_lite0.safetensors"))
+    open_run("embedded", run_dir=str(folder)).translator("efficientnet_lite0")
     return folder
 
 
@@ -203,10 +201,6 @@ def test_the_nearest_photo_instead_of_a_drawing(sing, root, tmp_path, fitted, ma
         (["chelsea", "--out", "pair.png", "--backend", "mini:nowhere"], ["no mini UnCLIP in", "nowhere"]),
         (["chelsea", "--out", "pair.png", "--backend", "photos:nowhere"], ["nowhere is not a folder"]),
         (["chelsea", "--out", "pair.png", "--classifier", "resnet"], ["unknown classifier 'resnet'"]),
-        (
-            ["chelsea", "--out", "pair.png", "--classifier", "efficientnet_lite1"],
-            ["no translator for efficientnet_lite1", "--only 01"],
-        ),
     ],
 )
 def test_a_bad_picture_is_refused(sing, root, tmp_path, fitted, arguments, words):
