@@ -9,6 +9,7 @@ import torch
 
 from sing_utils import HeadSpaces, Translator
 from sing_utils.classifiers import LinearHead
+from sing_utils.profiles import worded
 from sing_utils.run import Photos
 from sing_utils.translator import FitReport
 
@@ -76,7 +77,7 @@ class PlantedRun:
         return [self.prompt(c) for c in self.classes]
 
     def prompt(self, what):
-        return f"an image of a {what}"
+        return worded("an image of a {}", what)
 
     def embeddings(self, name):
         """Embeddings of the photos, (N, n)."""

@@ -93,7 +93,7 @@ def test_a_page_links_to_those_of_its_tables_that_the_run_has(results):
     files = downloads.table_files(results)
     cell = downloads.download_cell(["spectra", "missing", "odd name & more"], files)
     text = cell["source"]
-    assert text.startswith("## Download the numbers of this page\n")
+    assert text.startswith("<details><summary>Download the numbers of this page")
     served = assert_links_lead_to(text, files)
     assert [unquote(x["href"].rpartition("/")[2]) for x in served] == [
         *("spectra.csv", "spectra.parquet"),

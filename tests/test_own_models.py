@@ -46,7 +46,7 @@ def own_run(tmp_path, root, monkeypatch):
     generate_pictures(tmp_path / "album", ["disc", "stripes"])
     (tmp_path / "mine.py").write_text(OWN)
     monkeypatch.chdir(tmp_path / "notebooks")  # where notebooks run
-    monkeypatch.setattr("sing_utils.run.project_root", lambda: tmp_path)
+    monkeypatch.setattr("sing_utils.run.project_root", lambda **_: tmp_path)
     return lambda **given: open_run(
         "embedded",
         **{"images": "album", "classifiers": {"Mine": "file:mine.py:build"}} | given,
