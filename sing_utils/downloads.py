@@ -86,7 +86,7 @@ def download_cell(
         said += ' The whole run: <a href="../book/tables.html">All tables</a>.'
     rows = [_row(name, files, about="") for name in kept]
     folded = "<details><summary>Download the numbers of this page</summary>"
-    text = f"{folded}\n\n{said}\n\n{_table(rows, 'Tables of this page')}\n\n</details>\n"
+    text = f"{folded}\n\n{said}\n\n{_table(rows, 'Tables of this page')}\n</details>\n"
     return {"cell_type": "markdown", "id": ADDED, "metadata": {}, "source": text}
 
 
