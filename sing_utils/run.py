@@ -522,7 +522,10 @@ def claim_folder(folder: Path, profile: Profile, *, anew: bool = False) -> None:
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        note.write_text(json.dumps(now))
+        if anew or not note.exists():  # another notebook may read it now: whole or not at all
+            fresh = note.with_suffix(f".{os.getpid()}")
+            fresh.write_text(json.dumps(now))
+            fresh.replace(note)
     except OSError as error:
         raise SingError(
             f"cannot write to {'/'.join(folder.parts[-2:])} ({error.strerror}), expected a writable folder."
