@@ -73,7 +73,7 @@ def differences(table: pd.DataFrame) -> pd.DataFrame:
 def translators(table: pd.DataFrame) -> pd.DataFrame:
     """Of `translator_control`: what a reader needs, a row a number, a column a classifier."""
     wide = table.set_index("classifier")[_WITNESS].T.map(number)
-    return wide.rename_axis(index="", columns=None).reset_index()
+    return wide.rename_axis(index="measure", columns=None).reset_index()
 
 
 def ranks(table: pd.DataFrame) -> pd.DataFrame:

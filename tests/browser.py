@@ -33,7 +33,8 @@ DESK = {"width": 1280, "height": 900}
 # Charts draw as soon as they have a size; explorers fill their place; math replaces its source;
 # index.html moves on.
 SETTLED = """() => {
-  const charts = [...document.querySelectorAll('.sing-chart')];
+  // What is folded is drawn when it is unfolded.
+  const charts = [...document.querySelectorAll('.sing-chart')].filter((c) => !c.closest('details:not([open])'));
   const drawn = charts.every((c) => c.dataset.drawn && c.querySelector('svg, canvas'));
   const places = [...document.querySelectorAll('.sing-widget')];
   const explorers = places.every((w) => w.querySelector('.sing-explorer .sx-view *'));

@@ -249,7 +249,7 @@ def test_the_planted_profile_runs_from_end_to_end(tmp_path):
     assert [e.ran for e in done] == [True] * len(NOTEBOOKS)
     tables = {p.stem: pd.read_parquet(p) for p in (folder / "results").glob("*.parquet")}
     assert set(tables["heads"]["null dimension"]) == {64}
-    assert (tables["certificates"]["top-1 changes"] == 0).all()
+    assert (tables["heads"]["top-1 changes"] == 0).all()
     assert "planted:weak" in set(tables["encoder_control"]["encoder"])
     answers = tables["planted_controls"]
     kinds = answers[(answers["control"] == "same dimension") & (answers["score"] == "contrast")]
