@@ -34,7 +34,8 @@ DESK = {"width": 1280, "height": 900}
 # index.html moves on.
 SETTLED = """() => {
   // What is folded is drawn when it is unfolded.
-  const charts = [...document.querySelectorAll('.sing-chart')].filter((c) => !c.closest('details:not([open])'));
+  const folded = (c) => c.closest('details:not([open])');
+  const charts = [...document.querySelectorAll('.sing-chart')].filter((c) => !folded(c));
   const drawn = charts.every((c) => c.dataset.drawn && c.querySelector('svg, canvas'));
   const places = [...document.querySelectorAll('.sing-widget')];
   const explorers = places.every((w) => w.querySelector('.sing-explorer .sx-view *'));
