@@ -113,13 +113,15 @@ def run_profile(
 
     # Threads that spin while they wait make a busy machine many times slower; kernels inherit this.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    jobs = jobs or min(_JOBS, os.cpu_count() or 1)
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
     folder = root / run_dir
     key = _inputs_key(root, loaded, parameters)
     _forget_models(folder, key)
     keys = {n: _digest(key, n.read_text(encoding="utf-8")) for n in notebooks}
     start = time.time()
     executed: list[Executed] = []
-    with ThreadPoolExecutor(jobs or min(_JOBS, os.cpu_count() or 1)) as pool:  # each starts a kernel
+    with ThreadPoolExecutor(jobs) as pool:  # each starts a kernel
         given = (folder, parameters, force, progress)
         waiting = [pool.submit(_execute, n, keys[n], *given) for n in chosen]
         try:
