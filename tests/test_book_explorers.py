@@ -15,7 +15,6 @@ from browser import DESK, HTML, PAGES, PHONE
 
 from sing_utils import attribute_score, image_score, steer
 from sing_utils import explorers as ex
-from sing_utils.errors import SingError
 from sing_utils.run import open_run
 from sing_utils.scores import pairwise_angle
 
@@ -57,13 +56,15 @@ def test_what_explorers_add_to_a_page_is_bounded():
 @pytest.fixture(scope="module")
 def run():
     """The run that the book shows."""
-    text = re.sub(r"<[^>]+>", "", (HTML / EXPLORERS["pair"]).read_text(encoding="utf-8"))
-    given = dict(re.findall(r'^(profile|run_dir) = (?:"|&quot;)([^"&]+)(?:"|&quot;)$', text, re.MULTILINE))
-    try:
-        opened = open_run(given["profile"], run_dir=given["run_dir"], must_exist=True)
-        opened.translator(opened.classifiers[0])
-    except (KeyError, SingError) as error:
-        pytest.skip(f"the book's run is not here: {error}")
+    named = re.search(
+        r"tables of the run.*?<span class=\"pre\">([^<]+)<", (HTML / "book/tables.html").read_text()
+    )
+    folder = HTML.parent / "runs" / named[1]
+    if not (folder / ".parameters.json").exists():
+        pytest.skip(f"the book's run {named[1]} is not here")
+    own = folder / "profile.yaml"
+    profile = str(own) if own.exists() else json.loads((folder / ".parameters.json").read_text())["name"]
+    opened = open_run(profile, run_dir=str(folder), must_exist=True)
     return opened
 
 
