@@ -140,7 +140,7 @@ def summary(
         first = encoders.groupby("classifier")["encoder"].transform("first")
         rho = encoders.loc[encoders["encoder"] != first, "rank correlation of classes"]
         if len(rho):
-            verdict = f"for {int((rho > 0.8).sum())} of {len(rho)}"
+            verdict = f"much the same for {int((rho > 0.8).sum())} of {len(rho)}"
             asks = "Is the order of classes by |AS| the same?"
             add("other encoders", asks, f"ρ = {between(rho, '')}", verdict)
     if ranks is not None:
