@@ -63,10 +63,11 @@ def controls(summary: pd.DataFrame) -> Finding:
             "Against random subspaces of its size and energy, the contrast of the null space is "
             f"{said[kind]} classifiers"
         )
-    return Finding(
-        f"{first}. Class by class it differs from zero in {said['class by class']} cases, given the number "
-        "of tests."
-    )
+    second = "A single class has no contrast"
+    if "class by class" in said:
+        cases = said["class by class"]
+        second = f"Class by class it differs from zero in {cases} cases, given the number of tests"
+    return Finding(f"{first}. {second}.")
 
 
 def classes(scores: pd.DataFrame, agreement: pd.DataFrame) -> Finding:

@@ -150,10 +150,11 @@ def summary(
         asks = "How much is ignored with that direction counted in?"
         add("what softmax ignores", asks, says, f"clearly more for {more} of {k}")
     tested = classes.dropna(subset="q")
-    clear = int((tested["q"] < 0.05).sum())
-    add("class by class", "Which classes' contrasts differ from 0?", between(tested["contrast"], sign=True),
-        f"{clear} of {len(tested)}")  # fmt: skip
-    return pd.DataFrame(rows)
+    if len(tested):
+        verdict = f"{int((tested['q'] < 0.05).sum())} of {len(tested)}"
+        says = between(tested["contrast"], sign=True)
+        add("class by class", "Which classes' contrasts differ from 0?", says, verdict)
+    return pd.DataFrame(rows, columns=["control", "asks", "says", "verdict", "planted world"])
 
 
 def _list(values: Iterable[float], number: str) -> str:

@@ -195,6 +195,18 @@ def test_alone_from_another_folder_with_other_parameters_and_its_solutions(path,
                 assert set(table[column]) <= set(known), file.stem
 
 
+@pytest.mark.parametrize("number", ["02b", "03"])
+def test_one_classifier_and_one_class_are_enough(small, tmp_path, number):
+    path = next(p for p in NOTEBOOKS if p.stem.startswith(f"{number}_"))
+    written = yaml.safe_load((small / "small.yaml").read_text())
+    written |= {"classifiers": ["efficientnet_lite2"], "classes": {"n01440764": "tench"}}
+    (tmp_path / "one.yaml").write_text(yaml.safe_dump(written, allow_unicode=True))
+    run_alone(
+        path, tmp_path / "in", {"profile": str(tmp_path / "one.yaml"), "run_dir": str(tmp_path / "run")}
+    )
+    assert (tmp_path / "run" / "results" / "findings.parquet").exists()
+
+
 def test_what_differs_from_the_profile_is_a_run_of_its_own(small, tmp_path):
     """Given to papermill by hand: a new folder, and the default run is untouched."""
     runs = ROOT / "_build" / "runs"
