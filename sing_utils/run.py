@@ -14,7 +14,7 @@ import html
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -180,7 +180,7 @@ class Run:
                 self._heads[name] = LinearHead.load(path)
             else:
                 self._heads[name] = self.classifier(name).head
-                self._heads[name].save(path)
+                _whole(path, self._heads[name].save)
         return self._heads[name]
 
     def spaces(self, name: str) -> HeadSpaces:
@@ -220,8 +220,7 @@ class Run:
             if not path.exists():
                 meta = {"classifier": name, "encoder": p.encoder}
                 T = Translator.fit(photos.f, photos.z, method=method, meta=meta, **options)
-                T.save(fresh := path.with_suffix(f".{os.getpid()}"))
-                fresh.replace(path)  # whole, also where two notebooks fit it at once
+                _whole(path, T.save)
             self._translators[name, method] = Translator.load(path)
         return self._translators[name, method]
 
@@ -237,7 +236,8 @@ class Run:
             return FeatureStore.open(self.root / str(self.profile.features) / safe_name(name))
         note = self.artifact(f"features/{safe_name(name)}-{self._of_pictures(name)}.json")
         if not note.exists():
-            note.write_text(json.dumps({"store": self._extract(name).path.name}))
+            text = json.dumps({"store": self._extract(name).path.name})
+            _whole(note, lambda fresh: fresh.write_text(text))
         return FeatureStore.open(self.feature_cache / json.loads(note.read_text())["store"])
 
     def _of_pictures(self, name: str) -> str:
@@ -412,8 +412,7 @@ class Run:
         """Write results/<name>.parquet, whole or not at all, and return the table."""
         path = self.folder / "results" / f"{name}.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
-        table.to_parquet(fresh := path.with_suffix(f".{os.getpid()}"), index=False)
-        fresh.replace(path)
+        _whole(path, lambda fresh: table.to_parquet(fresh, index=False))
         return table
 
     def opening(self, name: str) -> None:
@@ -522,14 +521,19 @@ def claim_folder(folder: Path, profile: Profile, *, anew: bool = False) -> None:
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if anew or not note.exists():  # another notebook may read it now: whole or not at all
-            fresh = note.with_suffix(f".{os.getpid()}")
-            fresh.write_text(json.dumps(now))
-            fresh.replace(note)
+        if anew or not note.exists():
+            _whole(note, lambda fresh: fresh.write_text(json.dumps(now)))
     except OSError as error:
         raise SingError(
             f"cannot write to {'/'.join(folder.parts[-2:])} ({error.strerror}), expected a writable folder."
         ) from None
+
+
+def _whole(path: Path, write: Callable[[Path], Any]) -> None:
+    """Write a file whole or not at all: another notebook may read it, or write the same, at this moment."""
+    fresh = path.with_suffix(f".{os.getpid()}")
+    write(fresh)
+    fresh.replace(path)
 
 
 def _brief(value: Any) -> str:

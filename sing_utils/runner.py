@@ -107,9 +107,11 @@ def run_profile(
     notebooks = find_notebooks(root)
     chosen = _choose(notebooks, only)
     _require_inputs(root, loaded, _class_names(root, profile, overrides))
-    parameters = _parameters(root, profile, loaded, run_dir, overrides)
     for notebook in chosen:
-        _require_parameters(notebook, parameters)
+        _require_parameters(notebook)
+    # A part of the notebooks leaves the tables of the others, which must be of the same parameters.
+    claim_folder(root / run_dir, loaded, anew=chosen == notebooks)
+    parameters = _parameters(root, profile, loaded, run_dir, overrides)
 
     # Threads that spin while they wait make a busy machine many times slower; kernels inherit this.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -225,16 +227,15 @@ def _parameters(
 ) -> dict[str, Any]:
     """What papermill injects: the profile (resolved, where it was overridden) and the run's folder."""
     folder = root / run_dir
-    claim_folder(folder, loaded, anew=True)
     if overrides:
         save_profile(loaded, folder / "profile.yaml")
     return {"profile": f"{run_dir}/profile.yaml" if overrides else name, "run_dir": run_dir}
 
 
-def _require_parameters(notebook: Path, parameters: dict[str, Any]) -> None:
+def _require_parameters(notebook: Path) -> None:
     """Papermill accepts unknown parameters silently; we do not."""
     known = papermill.inspect_notebook(str(notebook))
-    missing = set(parameters) - set(known)
+    missing = {"profile", "run_dir"} - set(known)
     if missing:
         raise SingError(
             f"{notebook.name} takes no parameter {sorted(missing)[0]!r}, expected a cell tagged "

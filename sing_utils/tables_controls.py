@@ -138,7 +138,7 @@ def summary(
             )
     if encoders is not None:
         first = encoders.groupby("classifier")["encoder"].transform("first")
-        rho = encoders.loc[encoders["encoder"] != first, "rank correlation of classes"]
+        rho = encoders.loc[encoders["encoder"] != first, "rank correlation of classes"].dropna()
         if len(rho):
             verdict = f"much the same for {int((rho > 0.8).sum())} of {len(rho)}"
             asks = "Is the order of classes by |AS| the same?"

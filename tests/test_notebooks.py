@@ -125,6 +125,17 @@ def test_parameters_are_the_profiles_values_and_reach_the_run(path):
     assert {k.arg: k.value.id for k in opened.keywords} == {name: name for name in list(given)[2:]}
 
 
+@each
+def test_no_cell_but_the_first_two_uses_a_parameter(path):
+    """A profile's value replaces a default in the run, not in the cell: `run.degrees`, not `degrees`."""
+    for cell in code_cells(path):
+        if "parameters" in cell.metadata["tags"] or "= open_run(" in cell.source:
+            continue
+        names = [n for n in ast.walk(ast.parse(cell.source)) if isinstance(n, ast.Name)]
+        read = {n.id for n in names if isinstance(n.ctx, ast.Load)}
+        assert not read & set(parameters_of(path)), cell.source
+
+
 # --------------------------------------------------------------------------------- each runs alone
 
 OTHER = {
@@ -134,6 +145,7 @@ OTHER = {
     "concept_classes": ["tench"],
     "more_concepts": ["night"],
     "seed": 7,
+    "held_out": 0.2,
     "adamw_epochs": 1,
     "bootstrap_draws": 100,
     "photos": ["coffee"],

@@ -398,10 +398,18 @@ def test_a_run_leaves_a_record_and_one_without_changes_keeps_it(project, no_kern
 
 def test_a_record_says_which_notebooks_are_old(project, no_kernel):
     run(project)
-    touch_profile(project)
+    touch_code(project)
     run(project, only=["01"])
     record = json.loads(record_file(project).read_text())
     assert {name: s["current"] for name, s in record["stages"].items()} == {"00_one": False, "01_two": True}
+
+
+def test_a_part_of_a_run_with_other_parameters_is_refused(project, no_kernel):
+    run(project, run_dir="_build/runs/mine")
+    given = {"run_dir": "_build/runs/mine", "overrides": {"seed": 1}}
+    with pytest.raises(SingError, match="mine holds a run with seed 0, expected one with 1"):
+        run(project, only=["01"], **given)
+    assert run(project, **given) == [True, True]
 
 
 def test_a_failure_leaves_a_record_of_what_is_there(project, no_kernel, monkeypatch):
