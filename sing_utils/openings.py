@@ -51,8 +51,8 @@ def comparison(scores: pd.DataFrame, ridges: pd.DataFrame) -> Finding:
     return Finding(
         f"Without its null component a photo's meaning turns by {between(IS, '°', 1)} (median), and "
         f"{between(size, '°', 2)} toward or away from its class. These degrees are the translator's as well: "
-        f"ridges from a tenth to ten times as large change IS by a factor of {between(factor, '', 1)}, and the "
-        f"cosine by {number(cosine.max())} at most."
+        f"ridges from a tenth to ten times as large change IS by a factor of {between(factor, '', 1)}, and "
+        f"the cosine by {number(cosine.max())} at most."
     )
 
 
