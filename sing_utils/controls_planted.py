@@ -1,4 +1,4 @@
-"""The controls of notebooks 02 to 04 in the planted world, where it is known what they should say.
+"""The controls of notebook 02b in the planted world, where it is known what they should say.
 
 Toward the shape, the clean head ignores nothing and the leaky one the planted share. A control that is
 worth its name tells them apart: against random subspaces the clean head's null space should hold less of the

@@ -187,6 +187,8 @@ def ratio_order(ratios: pd.DataFrame) -> Finding:
     apart = sum(a["low"] > b["high"] for a, b in itertools.pairwise(first.to_dict("records")))
     count = ratios["definition"].nunique()
     verdict: Verdict = "agrees" if held == count else "undecided" if held else "differs"
+    if len(first) < 2:
+        return Finding("One classifier has no order.", "not comparable")
     return Finding(
         f"{'; '.join(f'{order} by {names}' for order, names in orders.items())}. By "
         f"{first['definition'].iloc[0]}, the intervals of {apart} of {len(first) - 1} neighbouring pairs do "

@@ -92,7 +92,7 @@ def steering(table: pd.DataFrame) -> Finding:
     if text.empty:
         return Finding("No photo of the source class reaches the wanted Image Score. Ask for fewer degrees.")
     first, flips = table.iloc[0], int(table["flips"].sum())
-    stay = "No step changed" if not flips else f"{flips} steps changed"
+    stay = "No step changed" if not flips else f"{flips} {'step' if flips == 1 else 'steps'} changed"
     length = table.loc[table["direction"] == "toward the text", "length"].dropna()
     return Finding(
         f"Turned by {first['IS']:g}° inside the null space, features come {between(text, '°', 1)} nearer to "

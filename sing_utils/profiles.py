@@ -73,7 +73,7 @@ class Profile(BaseModel):
         bootstrap_draws: draws of each bootstrap.
         confidence: level of every interval, between 0 and 1.
         permutations: of each permutation test, whose p value can't be less than 1 / (permutations + 1).
-        controls: which controls of notebooks 02 to 04 are run: "subspace", "translator", "prompts",
+        controls: which controls of notebooks 02b, 04 and 06b are run: "subspace", "translator", "prompts",
             "encoder", "rank"; an empty list turns all of them off.
         control_draws: random subspaces of each kind; a third as many worlds where null directions mean
             nothing.

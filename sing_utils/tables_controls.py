@@ -1,4 +1,4 @@
-"""Tidy tables of the controls, one row an observation, angles in degrees (notebooks 02 to 04).
+"""Tidy tables of the controls, one row an observation, angles in degrees (notebooks 02b and 04).
 
 What each control does is in `sing_utils.controls` and `sing_utils.controls_translator`; here they meet a
 run's classifiers, photos and texts.
@@ -104,7 +104,9 @@ def summary(
         for kind in SUBSPACES:
             own = subspaces[subspaces["kind"] == kind]
             for statistic in ("IS", "contrast"):
-                one = own[own["statistic"] == statistic]
+                one = own[own["statistic"] == statistic].dropna(subset="percentile")
+                if one.empty:  # a single class has no contrast
+                    continue
                 asks = f"Is {statistic} higher than by random subspaces?"
                 says = f"percentile {_list(one['percentile'], '.0f')}"
                 add(kind, asks, says, _beside_chance(one), _planted(planted, kind, statistic))
