@@ -1,12 +1,13 @@
 """SING: what a vision classifier ignores, and what that means.
 
->>> from sing_utils import HeadSpaces, Translator, TranslatorFitter
+>>> from sing_utils import BeyondLogits, HeadSpaces, Translator, TranslatorFitter
 >>> from sing_utils import angle, attribute_score, contrast, image_score
 """
 
 from importlib import import_module
 from typing import Any
 
+from sing_utils.beyond import BeyondLogits
 from sing_utils.errors import NoNullSpaceError, SingError, UnreachableWarning
 from sing_utils.head import Certificate, HeadSpaces
 from sing_utils.scores import angle, attribute_score, contrast, image_score
@@ -21,6 +22,7 @@ from sing_utils.translator import Translator, TranslatorFitter
 
 __version__ = "0.1.0"
 __all__ = [
+    "BeyondLogits",
     "Certificate",
     "HeadSpaces",
     "NoNullSpaceError",

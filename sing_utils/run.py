@@ -29,7 +29,8 @@ from IPython.display import HTML, Markdown, display, update_display
 from PIL import Image
 from torch import Tensor
 
-from sing_utils import adamw, findings, translator
+from sing_utils import adamw, beyond, findings, translator
+from sing_utils.beyond import BeyondLogits
 from sing_utils.classifiers import Classifier, LinearHead, load_classifier
 from sing_utils.decoding import read_picture
 from sing_utils.encoders import Encoder, Judge, load_encoder
@@ -108,6 +109,7 @@ class Run:
     _photos: dict[tuple[str, str], Photos] = field(default_factory=dict, repr=False)
     _texts: dict[str, Tensor] = field(default_factory=dict, repr=False)
     _translators: dict[tuple[str, str], Translator] = field(default_factory=dict, repr=False)
+    _beyond: dict[str, BeyondLogits] = field(default_factory=dict, repr=False)
     _heads: dict[str, LinearHead] = field(default_factory=dict, repr=False)
     _spaces: dict[str, HeadSpaces] = field(default_factory=dict, repr=False)
     _decoders: dict[str, Pictures] = field(default_factory=dict, repr=False)
@@ -197,7 +199,9 @@ class Run:
     def with_encoder(self, name: str) -> Run:
         """The same run read by another encoder."""
         profile = self.profile.model_copy(update={"encoder": name})
-        return replace(self, profile=profile, _photos={}, _texts={}, _translators={}, _decoders={})
+        return replace(
+            self, profile=profile, _photos={}, _texts={}, _translators={}, _beyond={}, _decoders={}
+        )
 
     def judge(self, name: str) -> Judge:
         """The encoder without the classifier's own tower."""
@@ -223,6 +227,18 @@ class Run:
                 _whole(path, T.save)
             self._translators[name, method] = Translator.load(path)
         return self._translators[name, method]
+
+    def beyond(self, name: str) -> BeyondLogits:
+        """The maps of a classifier's score beyond the logits, fitted on the photos of its translator."""
+        if name not in self._beyond:
+            p, photos, W = self.profile, self.photos(name, "fit"), self.head(name).weight
+            options: dict[str, Any] = {"held_out": p.held_out, "seed": p.seed}
+            key = _digest(_FITTING, options, *map(_bytes_of, (photos.f, photos.z, W)))
+            path = self.artifact(f"beyond/{safe_name(name)}-{key}.safetensors")
+            if not path.exists():
+                _whole(path, BeyondLogits.fit(photos.f, photos.z, W, **options).save)
+            self._beyond[name] = BeyondLogits.load(path)
+        return self._beyond[name]
 
     # --- data -------------------------------------------------------------------------------
 
@@ -641,7 +657,7 @@ def _sources_of(*modules: ModuleType) -> str:
     return hashlib.sha256(b"".join(Path(str(m.__file__)).read_bytes() for m in modules)).hexdigest()
 
 
-_FITTING = _sources_of(adamw, translator)
+_FITTING = _sources_of(adamw, beyond, translator)
 
 
 def all_pictures(root: Path, profile: Profile) -> PictureSource:

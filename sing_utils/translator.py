@@ -138,7 +138,7 @@ class Translator:
         Raises:
             SingError: for fewer than 2 rows, rows that do not pair up, NaN, or an unknown method.
         """
-        x, y = _pairs(f, z)
+        x, y = pairs(f, z)
         train, test = (rows.to(x.device) for rows in split_rows(len(x), held_out=held_out, seed=seed))
         parts = (x[train], y[train], x[test], y[test])
         if method == "ridge":
@@ -246,7 +246,7 @@ def split_rows(n_rows: int, *, held_out: float, seed: int) -> tuple[Tensor, Tens
 
 
 class TranslatorFitter:
-    """Streaming closed-form fit: the sums n, F^T F, F^T Z and Z^T Z add up over batches.
+    """Streaming closed-form fit: the sums n, F, Z, F^T F, F^T Z and Z^T Z add up over batches.
 
     Memory is O(m^2 + m n), whatever N. k fitters merged give what one gives.
 
@@ -258,6 +258,8 @@ class TranslatorFitter:
 
     def __init__(self, m: int, n: int, *, device: str | torch.device = "cpu") -> None:
         self.n_rows = 0
+        self.f_sum = torch.zeros(m, dtype=torch.float64, device=device)
+        self.z_sum = torch.zeros(n, dtype=torch.float64, device=device)
         self.ff = torch.zeros(m, m, dtype=torch.float64, device=device)
         self.fz = torch.zeros(m, n, dtype=torch.float64, device=device)
         self.zz = torch.zeros(n, n, dtype=torch.float64, device=device)
@@ -269,6 +271,8 @@ class TranslatorFitter:
         require_width(z, self.fz.shape[1], name="z")
         f, z = f.to(self.ff), z.to(self.ff)
         self.n_rows += len(f)
+        self.f_sum += f.sum(0)
+        self.z_sum += z.sum(0)
         self.ff += f.mT @ f
         self.fz += f.mT @ z
         self.zz += z.mT @ z
@@ -281,6 +285,8 @@ class TranslatorFitter:
                 f"{tuple(self.fz.shape)}: both must be of one classifier and one encoder."
             )
         self.n_rows += other.n_rows
+        self.f_sum += other.f_sum
+        self.z_sum += other.z_sum
         self.ff += other.ff
         self.fz += other.fz
         self.zz += other.zz
@@ -401,7 +407,8 @@ def _rows(f: Any, z: Any) -> tuple[Tensor, Tensor]:
     return x, y
 
 
-def _pairs(f: Any, z: Any) -> tuple[Tensor, Tensor]:
+def pairs(f: Any, z: Any) -> tuple[Tensor, Tensor]:
+    """Features (N, m) and embeddings (N, n) of the same N photos, at least 2, checked."""
     x, y = _rows(f, z)
     if len(x) < 2:
         raise SingError(f"f has {len(x)} row(s), expected at least 2: one to fit, one to hold out.")
