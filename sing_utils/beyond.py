@@ -120,7 +120,6 @@ class BeyondLogits:
         x, y = pairs(f, z)
         train, test = split_rows(len(x), held_out=held_out, seed=seed)
         offset = x[train].double().mean(0)  # sums of centred numbers lose nothing to a large mean
-        sums = []
         fitter, judge = (TranslatorFitter(x.shape[1], y.shape[1], device=x.device) for _ in range(2))
         fitter.update(x[train].double() - offset, y[train])
         judge.update(x[test].double() - offset, y[test])
