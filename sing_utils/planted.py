@@ -68,12 +68,12 @@ HEIGHT = 27.0  # of the centre, below the upper edge
 RESERVED = {42, 500, 700, *range(1000, 1005)}
 MOST = 1_000_000  # scenes of a source
 
-# The heads that the book looks at, and what they ignore; all else of a factor is in the principal space.
+# The heads that the book looks at, and the share of each factor that their logits do not say; else 0.
 _ALL_BUT_SHAPE = {f: 1.0 for f in FACTORS if f != "shape"}
 HEADS: dict[str, dict[str, Any]] = {
     "sees-all": {"ignored": {}},
     "clean": {"ignored": _ALL_BUT_SHAPE},
-    "leaky": {"ignored": _ALL_BUT_SHAPE | {"shape": 0.6}},
+    "leaky": {"ignored": _ALL_BUT_SHAPE | {"shape": 0.4}},
     "spurious": {"ignored": _ALL_BUT_SHAPE | {"background": 0.0}, "spurious": True},
 }
 
