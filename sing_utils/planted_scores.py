@@ -35,7 +35,7 @@ from sing_utils.planted_models import (
     load_planted_encoder,
     pooled,
 )
-from sing_utils.scores import attribute_score, contrast, image_score
+from sing_utils.scores import contrast, image_score, text_angles
 from sing_utils.translator import Translator
 
 LEVELS = [(f, v) for f, levels in FACTORS.items() for v in levels]  # 34 rows of every table of texts
@@ -259,23 +259,39 @@ def measure(
     - cosine: mean cosine of Tf and z on these scenes, which T never saw.
     """
     T = T or fit_translator(world, head, encoder=encoder)
-    own, levels = world.evaluation, torch.from_numpy(world.evaluation.levels)  # (N, 8)
-    f = head.features(own.h)  # (N, m)
+    f, z = head.features(world.evaluation.h), world.evaluation.z[encoder]  # (N, m), (N, n)
     removed = T(f), T.after_null_removal(head.spaces())(f)  # (N, n) each
     texts = world.texts(level_prompts(wording), encoder)  # (34, n)
-    table = pd.DataFrame({"factor": list(FACTORS), "planted": [head.ignored[f] for f in FACTORS]})
-    table = table.assign(seed=world.seed, head=head.name)
-    for name, (z, z_tilde) in {"": removed, " beyond": pair or beyond(world, head, encoder=encoder)}.items():
-        AS = attribute_score(z[:, None], z_tilde[:, None], texts)  # (N, 34)
-        parts = zip(AS.split([len(v) for v in FACTORS.values()], dim=1), levels.mT, strict=True)
-        found = [
-            (float(part.gather(1, at[:, None]).abs().quantile(0.5)), float(contrast(part, at).mean()))
-            for part, at in parts
-        ]
-        table[[f"|AS|{name}", f"contrast{name}"]] = found
-        table[f"IS{name}"] = float(image_score(z, z_tilde).quantile(0.5))
-    cosine = torch.cosine_similarity(removed[0], own.z[encoder], dim=-1).mean()
-    return table.assign(cosine=float(cosine))
+    scores = _scores(world, *removed, texts)
+    other = _scores(world, *(pair or beyond(world, head, encoder=encoder)), texts)
+    return pd.DataFrame(
+        {
+            "seed": world.seed,
+            "head": head.name,
+            "factor": list(FACTORS),
+            "planted": [head.ignored[f] for f in FACTORS],
+            **scores,
+            **{f"{name} beyond": value for name, value in other.items()},
+            "cosine": float(torch.cosine_similarity(removed[0], z, dim=-1).mean()),
+        }
+    )
+
+
+def _scores(world: World, z: Tensor, z_tilde: Tensor, texts: Tensor) -> dict[str, Any]:
+    """|AS| and contrast, a number a factor, and IS, of the evaluation scenes: degrees."""
+    AS = attribute_scores(z, z_tilde, texts)  # (N, 34)
+    parts = AS.split([len(v) for v in FACTORS.values()], dim=1)
+    both = list(zip(parts, torch.from_numpy(world.evaluation.levels).mT, strict=True))
+    return {
+        "|AS|": [float(part.gather(1, at[:, None]).abs().quantile(0.5)) for part, at in both],
+        "contrast": [float(contrast(part, at).mean()) for part, at in both],
+        "IS": float(image_score(z, z_tilde).quantile(0.5)),
+    }
+
+
+def attribute_scores(z: Tensor, z_tilde: Tensor, texts: Tensor) -> Tensor:
+    """AS toward each text (eq. 7), degrees: (N, n), (N, n), (K, n) -> (N, K)."""
+    return text_angles(z, texts) - text_angles(z_tilde, texts)
 
 
 def truth(world: World, head: Planted) -> dict[str, float]:

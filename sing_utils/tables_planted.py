@@ -136,8 +136,7 @@ def survey(
         for head in heads(world):
             pair = beyond(world, head, encoder=encoder, rows=rows)
             for name in bases:
-                M = None if name == GIVEN else basis(name, head, world.fit.h, seed=world.seed)
-                own = head if M is None else head.rewritten(M)
+                own = head.rewritten(basis(name, head, world.fit.h, seed=world.seed))
                 T = fit_translator(world, own, encoder=encoder, rows=rows, **fitting)
                 scores = measure(world, own, T, pair=pair, encoder=encoder, wording=wording)
                 frames.append(scores.assign(basis=name))
