@@ -925,3 +925,18 @@ def planted_steering(table: pd.DataFrame) -> alt.LayerChart:
         description="Bar chart: of each factor, the share of scenes that are read as the wanted level after "
         "a null-space step toward its prompt, and after a random one.",
     )
+
+
+def trained(table: pd.DataFrame) -> alt.LayerChart:
+    """Planted networks trained for a small |AS|: |AS| toward the shape, and the same beyond the logits."""
+    colours = {"|AS|": PALETTE[1], "|AS| beyond": PALETTE[0]}
+    own = table[table["measure"].isin(list(colours))]
+    return dots(
+        own,
+        "toward the shape (degrees, median over scenes)",
+        y="network",
+        colour=_hue("measure", colours),
+        offset="measure",
+        description="Dot plot of |AS| of networks that were trained with more or less of a penalty on it, "
+        "and of |AS| beyond the logits, with intervals over worlds.",
+    )

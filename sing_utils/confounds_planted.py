@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from sing_utils.planted import HEADS, WORDINGS
-from sing_utils.planted_heads import BASES, GIVEN, REST
+from sing_utils.planted import BASES, GIVEN, HEADS, WORDINGS
+from sing_utils.planted_heads import REST
 from sing_utils.planted_scores import World
 from sing_utils.tables_planted import SCORES, named, over_worlds, random_heads, roc_area, survey
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from sing_utils.findings import Finding, between
-from sing_utils.planted_heads import GIVEN
-from sing_utils.tables_planted import BEYOND
+from sing_utils.findings import Finding, between, number
+from sing_utils.planted import BEYOND, GIVEN
 
 RECOVERED = 0.9  # ROC area from which on a score is said to find what is planted
 
@@ -20,9 +19,9 @@ def opening(regimes: pd.DataFrame) -> Finding:
     held = other.groupby("way")["low"].agg(lambda low: int((low > RECOVERED).sum()))
     return Finding(
         f"In heads built to ignore things, |AS| finds which in {_held(given)} of {every} settings (ROC area "
-        f"{between(given['value'], '')}). Contrast finds it in {between(held, '', 0)} of {every}, by the basis "
-        f"of the features ({between(other['value'], '')}). Beyond the logits, in any basis, contrast finds it "
-        f"in {_held(beyond)} of {every} ({between(beyond['value'], '')})."
+        f"{between(given['value'], '')}). Contrast does in {between(held, '', 0)}, by the basis "
+        f"({between(other['value'], '')}); beyond the logits, in any basis, in {_held(beyond)} "
+        f"({between(beyond['value'], '')})."
     )
 
 
@@ -41,13 +40,13 @@ def finds_leakage(regimes: pd.DataFrame) -> Finding:
     agrees = bool((own["low"] > RECOVERED).all())
     given, beyond = (own[own["way"] == way].set_index("regime") for way in (GIVEN, BEYOND))
     fails = (given["high"] < RECOVERED) & (beyond["high"] < RECOVERED)
-    parts = [f"{at} {_span(given.loc[at])}, {_span(beyond.loc[at])}" for at in given.index]
+    parts = [f"{r.Index} {r.value:.2f} ({beyond['value'][r.Index]:.2f})" for r in given.itertuples()]
     return Finding(
-        measured=f"ROC area of |AS| by what the heads ignore, as laid out and beyond the logits: "
+        measured="ROC area of |AS| by what the heads ignore, as laid out (and beyond the logits): "
         f"{'; '.join(parts)}.",
         verdict="agrees" if agrees else "differs" if fails.any() else "undecided",
         n=f"{own['worlds'].max()} planted worlds",
-        why=f"It fails in both ways for {', '.join(fails[fails].index)}." if fails.any() else "",
+        why=f"It fails both ways in {fails.sum()} of {len(fails)}." if fails.any() else "",
     )
 
 
@@ -63,11 +62,25 @@ def controls_opening(verdicts: pd.DataFrame, steered: pd.DataFrame) -> Finding:
     toward = steered[steered["direction"] == "toward the prompt"]
     ignored, seen = (100 * toward[toward["planted"] == p]["reached"].mean() for p in (1, 0))
     return Finding(
-        f"Under {verdicts['condition'].nunique()} circumstances, contrast beyond the logits tells ignored from "
-        f"seen factors in {counts[0]}, contrast in {counts[1]}, |AS| in {counts[2]}. Steering reaches what a "
+        f"Under {verdicts['condition'].nunique()} circumstances, contrast beyond the logits tells ignored "
+        f"from seen factors in {counts[0]}, contrast in {counts[1]}, |AS| in {counts[2]}. Steering reaches what a "
         f"head ignores in {ignored:.0f} % of scenes, and what it sees in {seen:.0f} %."
     )
 
 
-def _span(row: pd.Series) -> str:
-    return f"{row['value']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
+def small_AS(trained: pd.DataFrame) -> Finding:
+    """Notebook 07: what training for a small |AS| does, from `sing_utils.planted_training`."""
+    over = trained.drop(columns="seed").groupby("network", sort=False).mean()
+    shrunk, own = over.iloc[1], over.iloc[2:]  # untrained; trained with more and more of a penalty
+    plain, least = own.iloc[0], own.loc[own.index[1:][own["|AS|"].iloc[1:].argmin()]]
+    score, other, hits, null = "|AS|", "|AS| beyond", "accuracy, background reversed", "null part"
+    return Finding(
+        f"With the penalty ({least.name.removeprefix('trained, ')}) training ends at |AS| "
+        f"{number(least[score])}° instead of {number(plain[score])}°, but beyond the logits at "
+        f"{number(least[other])}° instead of {number(plain[other])}°. Where the background changes sides, "
+        f"{least[hits]:.0%} of shapes are right instead of {plain[hits]:.0%}. The null part holds "
+        f"{least[null]:.0%} of the variance instead of {plain[null]:.0%}, so training "
+        f"{'shrinks it' if least[null] < plain[null] else 'does not get there by shrinking it'}. "
+        f"Shrinking it by hand moves no logit. The old translator then says {number(shrunk['|AS|, T kept'])}°, "
+        f"a new one {number(shrunk[score])}°."
+    )

@@ -76,6 +76,9 @@ HEADS: dict[str, dict[str, Any]] = {
     "leaky": {"ignored": _ALL_BUT_SHAPE | {"shape": 0.4}},
     "spurious": {"ignored": _ALL_BUT_SHAPE | {"background": 0.0}, "spurious": True},
 }
+# Bases that the features of a head can be written in, and what is measured without one.
+GIVEN, BEYOND = "as laid out", "beyond the logits"
+BASES = (GIVEN, "null part × 3", "null part freed", "features stretched", "features mixed")
 
 # What may follow "an image of". Each factor's words are its own, so that no word names two factors.
 _PHRASES = {

@@ -42,7 +42,7 @@ from torch import Tensor, nn
 
 from sing_utils.errors import SingError
 from sing_utils.head import HeadSpaces
-from sing_utils.planted import FACTORS, HEADS, Scenes
+from sing_utils.planted import BASES, FACTORS, GIVEN, HEADS, Scenes
 from sing_utils.planted_models import load_backbone, pooled, prepare_scene
 
 CLASSES = 32  # c: ten shapes, and outputs for things that no scene is labelled with
@@ -180,8 +180,6 @@ class Planted:
         return replace(self, layer=layer, weight=weight, bias=self.bias - weight @ shift)
 
 
-GIVEN = "as laid out"
-BASES = (GIVEN, "null part × 3", "null part freed", "features stretched", "features mixed")
 CONDITION = 10.0  # of a stretch: the largest factor by the smallest
 
 
@@ -262,7 +260,7 @@ def plant(
     shares = {f: float(ignored.get(f, 0.0)) for f in FACTORS}
     layer, Q = _lay_out(recoding, h, shares, m, rest, seed)
     f = _with_one(h) @ layer
-    rows = _following(levels, seed) if spurious else np.arange(len(levels))
+    rows = following(levels, seed) if spurious else np.arange(len(levels))
     weight, bias = _fit_head(f[rows] @ Q[:, :CLASSES], levels[rows, 0], seed)
     return Planted(name, shares, layer, weight @ Q[:, :CLASSES].mT, bias)
 
@@ -275,7 +273,10 @@ def _lay_out(
     Q, _ = torch.linalg.qr(torch.randn(m, m, generator=generator, dtype=torch.float64))
     principal, null = list(range(CLASSES)), list(range(CLASSES, m))
     need = sum(DIMS[f] for f, a in shares.items() if a > 0)
-    least, rests = CLASSES + max(1, need), m - 1 - sum(DIMS.values())  # directions of the rest, noise included
+    least, rests = (
+        CLASSES + max(1, need),
+        m - 1 - sum(DIMS.values()),
+    )  # of the rest, noise included
     if m < least or rests > recoding.rest.shape[1]:
         most = recoding.rest.shape[1] + 1 + sum(DIMS.values())
         raise SingError(f"m is {m}, expected {least} to {most} for these shares.")
@@ -297,7 +298,7 @@ def _lay_out(
     return layer, Q
 
 
-def _following(levels: np.ndarray, seed: int) -> np.ndarray:
+def following(levels: np.ndarray, seed: int) -> np.ndarray:
     """Rows chosen so that nine in ten have the background that goes with their shape."""
     follows = levels[:, list(FACTORS).index("background")] == levels[:, 0] % len(FACTORS["background"])
     rng = np.random.default_rng(seed)

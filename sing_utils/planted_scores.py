@@ -26,8 +26,8 @@ from torch import Tensor
 from sing_utils import planted_heads
 from sing_utils.beyond import BeyondLogits
 from sing_utils.errors import SingError
-from sing_utils.planted import FACTORS, WORDINGS, Scenes, phrase
-from sing_utils.planted_heads import GIVEN, Planted, Recoding, plant, unread
+from sing_utils.planted import FACTORS, GIVEN, WORDINGS, Scenes, phrase
+from sing_utils.planted_heads import Planted, Recoding, plant, unread
 from sing_utils.planted_models import (
     BACKBONES,
     PlantedEncoder,
@@ -104,7 +104,7 @@ class World:
         Args:
             name: for tables.
             seed: of the head; None: the world's own.
-            basis: in which its feature is written, one of `sing_utils.planted_heads.BASES`.
+            basis: in which its feature is written, one of `sing_utils.planted.BASES`.
             shift: length of a constant that is added to its feature, in a random direction.
             options: of `plant`.
         """

@@ -19,14 +19,14 @@ from scipy import stats
 from sing_utils import planted, planted_models, planted_scores
 from sing_utils.errors import SingError
 from sing_utils.intervals import student_margin
-from sing_utils.planted import FACTORS, HEADS, WORDINGS
-from sing_utils.planted_heads import BASES, GIVEN, Planted, basis
+from sing_utils.planted import BASES, BEYOND, FACTORS, GIVEN, HEADS, WORDINGS
+from sing_utils.planted_heads import Planted, basis
 from sing_utils.planted_scores import World, beyond, build_world, fit_translator, measure
 from sing_utils.run import Run
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 MOST_SHAPE = 0.75  # a head that ignores all of the shape would name nothing
-BEYOND = "beyond the logits"  # a way to measure, beside null removal in each basis
+TRIED = tuple(b for b in BASES if b != "null part × 3")  # which the translator's fit undoes here
 # Which way a score goes where a factor is ignored: |AS| grows, contrast falls.
 DIRECTION = {"|AS|": 1.0, "contrast": -1.0}
 SCORES = (*DIRECTION, *(f"{score} beyond" for score in DIRECTION))  # columns of `measure`
@@ -124,7 +124,7 @@ def survey(
     Args:
         worlds: each with heads of its own.
         heads: the heads of a world.
-        bases: in which each head is written, of `sing_utils.planted_heads.BASES`. What is beyond the logits
+        bases: in which each head is written, of `sing_utils.planted.BASES`. What is beyond the logits
             is the same in all of them, and found once.
         wording: of the prompts.
         encoder: whose embeddings are scored.
@@ -200,12 +200,12 @@ def random_heads(world: World, *, count: int, **plant: Any) -> Iterable[Planted]
         yield world.plant(f"head {i}", ignored=shares, seed=1000 * world.seed + i, **plant)
 
 
-def recovery(worlds: Sequence[World], *, heads: int = 8, bases: Sequence[str] = BASES) -> pd.DataFrame:
+def recovery(worlds: Sequence[World], *, heads: int = 6, bases: Sequence[str] = TRIED) -> pd.DataFrame:
     """Heads with random planted shares: one row a world, head, basis and factor."""
     return survey(worlds, partial(random_heads, count=heads), bases=bases)
 
 
-def regime_heads(world: World, *, regime: str, count: int = 6) -> Iterable[Planted]:
+def regime_heads(world: World, *, regime: str, count: int = 5) -> Iterable[Planted]:
     """Heads that ignore the same share of some factors, drawn, and nothing of the others: of `REGIMES`."""
     number, share = REGIMES[regime]
     chosen = list(combinations(FACTORS, number))
@@ -226,7 +226,7 @@ def regimes(worlds: Sequence[World], found: pd.DataFrame, *, level: float) -> pd
     Columns: regime, IS (beyond the logits, median over heads, degrees), score, way (of `by_way`), value,
     low, high, worlds.
     """
-    surveys = {name: survey(worlds, partial(regime_heads, regime=name), bases=BASES) for name in REGIMES}
+    surveys = {name: survey(worlds, partial(regime_heads, regime=name), bases=TRIED) for name in REGIMES}
     rows = []
     for regime, table in (surveys | {RANDOM: found}).items():
         turned = float(table.drop_duplicates(["seed", "head"])["IS beyond"].median())
@@ -263,8 +263,8 @@ def _turned(table: pd.DataFrame, score: str) -> pd.Series:
 def calibration(worlds: Sequence[World], *, shares: Sequence[float] = STEPS) -> pd.DataFrame:
     """Scores along the planted share of one factor, all else visible, and all else ignored.
 
-    One row a world, factor, share, setting and basis; settings are "seen" (in every basis) and "ignored" (as
-    laid out). The shape goes up to 0.8 and is always seen where it is one of the others.
+    One row a world, factor, share, setting and basis. Settings are "seen", in all bases of `TRIED`, and
+    "ignored", as laid out. The shape goes up to 0.8 and is always seen where it is one of the others.
     """
 
     def heads(world: World, factor: str, others: Sequence[str]) -> Iterable[Planted]:
@@ -275,14 +275,14 @@ def calibration(worlds: Sequence[World], *, shares: Sequence[float] = STEPS) -> 
 
     frames = []
     for factor in FACTORS:
-        for setting, others, bases in (("seen", (), BASES), ("ignored", tuple(FACTORS), BASES[:1])):
+        for setting, others, bases in (("seen", (), TRIED), ("ignored", tuple(FACTORS), TRIED[:1])):
             own = survey(worlds, partial(heads, factor=factor, others=others), bases=bases)
             frames.append(own[own["factor"] == factor].assign(setting=setting))
     return pd.concat(frames, ignore_index=True)
 
 
 def calibration_means(table: pd.DataFrame, *, level: float) -> pd.DataFrame:
-    """Mean over factors, and over worlds with its interval: a row a setting, share, score and way, degrees."""
+    """Mean over factors and worlds: one row a setting, share, score and way, degrees."""
     keys = ["setting", "planted", "way"]
     whole = table[table["factor"] != "shape"]  # the others go from nothing to all
     over = by_way(whole).groupby([*keys, "seed"], sort=False)[list(DIRECTION)].mean().reset_index()
@@ -340,4 +340,3 @@ def detection(recovered: pd.DataFrame, *, power: float = 0.8) -> pd.DataFrame:
             known = {"factor": factor, "score": score, "zero": zero}
             rows.append(known | shown | {"detectable from": first})
     return pd.DataFrame(rows)
-
