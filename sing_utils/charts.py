@@ -852,6 +852,7 @@ def truth(table: pd.DataFrame) -> alt.LayerChart:
 
 def recovery(table: pd.DataFrame) -> alt.LayerChart:
     """Ways to measure x what heads ignore: the ROC area of each score."""
+    table = table.sort_values("score", key=lambda s: s != "|AS|", kind="stable")
     row = table["score"] + ", " + table["way"]
     own = table.assign(row=row, column=table["regime"] + table["IS"].map(" (IS {:.0f}°)".format))
     scale = alt.Scale(domain=[0, 1], range=[AFTER, "#f2f2f2", BEFORE])
@@ -861,7 +862,7 @@ def recovery(table: pd.DataFrame) -> alt.LayerChart:
         alt.Text("value:Q", format=".2f"),
         "datum.value > 0.8 || datum.value < 0.2",
         _tips(own, "row", "column", **_INTERVAL),
-        names={"column": "what the heads ignore, and IS beyond the logits", "row": "score"},
+        names={"column": "what the heads ignore, and IS beyond the logits", "row": "measured by"},
         height=27 * row.nunique(),
         description="Table of scores by what the heads ignore, with the ROC area in each cell: 1 finds what "
         "is planted, 0.5 is chance, 0 points backwards.",

@@ -63,8 +63,8 @@ def controls_opening(verdicts: pd.DataFrame, steered: pd.DataFrame) -> Finding:
     ignored, seen = (100 * toward[toward["planted"] == p]["reached"].mean() for p in (1, 0))
     return Finding(
         f"Under {verdicts['condition'].nunique()} circumstances, contrast beyond the logits tells ignored "
-        f"from seen factors in {counts[0]}, contrast in {counts[1]}, |AS| in {counts[2]}. Steering reaches what a "
-        f"head ignores in {ignored:.0f} % of scenes, and what it sees in {seen:.0f} %."
+        f"from seen factors in {counts[0]}, contrast in {counts[1]}, |AS| in {counts[2]}. Steering reaches "
+        f"what a head ignores in {ignored:.0f} % of scenes, and what it sees in {seen:.0f} %."
     )
 
 
@@ -81,6 +81,6 @@ def small_AS(trained: pd.DataFrame) -> Finding:
         f"{least[hits]:.0%} of shapes are right instead of {plain[hits]:.0%}. The null part holds "
         f"{least[null]:.0%} of the variance instead of {plain[null]:.0%}, so training "
         f"{'shrinks it' if least[null] < plain[null] else 'does not get there by shrinking it'}. "
-        f"Shrinking it by hand moves no logit. The old translator then says {number(shrunk['|AS|, T kept'])}°, "
-        f"a new one {number(shrunk[score])}°."
+        f"Shrinking it by hand moves no logit; the old translator then says "
+        f"{number(shrunk['|AS|, T kept'])}°, a new one {number(shrunk[score])}°."
     )
