@@ -421,6 +421,7 @@ def test_a_swapped_sign_fails_it(worlds, monkeypatch):
     assert passed["logits"]
 
 
+@pytest.mark.filterwarnings("ignore:An input array is constant")
 def test_embeddings_of_other_scenes_fail_it(worlds, monkeypatch):
     for fitted in (Translator, BeyondLogits):
 
