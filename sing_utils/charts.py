@@ -901,43 +901,44 @@ def picture_changes(table: pd.DataFrame) -> alt.LayerChart:
 
 # --------------------------------------------------------------------------- a planted world
 
-_SCORES = {"contrast": PALETTE[0], "|AS|": PALETTE[1], "AS": PALETTE[3]}
-_SHARE = "planted share in the null space"
+_SHARE = "planted share"
 
 
 def truth(table: pd.DataFrame) -> alt.LayerChart:
-    """Heads x factors: how much of each factor the head ignores, by construction and in changed scenes."""
-    means = 100 * table.groupby(["head", "factor"], sort=False)[["planted", "counterfactual"]].mean()
+    """Heads x factors: how much of each factor the logits do not say, by construction and measured."""
+    means = 100 * table.groupby(["head", "factor"], sort=False)[["planted", "unread"]].mean()
     means = means.reset_index()
     scale = alt.Scale(domain=[0, 100], scheme="blues")
-    told = {"planted": "planted share (%)", "counterfactual": "found by changing scenes (%)"}
+    told = {"planted": "planted share (%)", "unread": "not said by the logits (%)"}
     return _heat(
         means,
-        alt.Color("planted:Q", title="planted share that is ignored (%)", scale=scale, legend=_ramp()),
-        alt.Text("counterfactual:Q", format=".0f"),
+        alt.Color("planted:Q", title="planted share (%)", scale=scale, legend=_ramp()),
+        alt.Text("unread:Q", format=".0f"),
         "datum.planted > 50",
         _tips(means, "head", "factor", **told),
         names={"factor": "factor", "head": "head"},
         height=46 * means["head"].nunique(),
-        description="Table of heads by factors. The colour is the planted share of the factor that the head "
-        "ignores, in percent; the number is what changing scenes shows.",
+        description="Table of heads by factors. The colour is the planted share of the factor, in percent; "
+        "the number is the share that the logits do not say of it on new scenes.",
     )
 
 
-def agreement(table: pd.DataFrame, statistic: str) -> alt.LayerChart:
-    """ROC area or rank correlation by factor, a dot a score, with intervals over worlds."""
-    area = statistic == "ROC area"
-    own = table.loc[table["statistic"] == statistic, ["factor", "score", "value", "low", "high"]]
-    return dots(
-        own,
-        f"{statistic} (no unit)",
-        y="factor",
-        colour=_hue("score", _SCORES),
-        offset="score",
-        line=0.5 if area else 0,
-        domain=[0, 1] if area else [-1, 1],
-        description=f"Dot plot of the {statistic} between what is planted and each score, by factor, with "
-        "intervals over worlds and a dashed line at chance; 1 is perfect.",
+def recovery(table: pd.DataFrame) -> alt.LayerChart:
+    """Ways to measure x what heads ignore: the ROC area of each score."""
+    table = table.sort_values("score", key=lambda s: s != "|AS|", kind="stable")
+    row = table["score"] + ", " + table["way"]
+    own = table.assign(row=row, column=table["regime"] + table["IS"].map(" (IS {:.0f}°)".format))
+    scale = alt.Scale(domain=[0, 1], range=[AFTER, "#f2f2f2", BEFORE])
+    return _heat(
+        own[["row", "column", "value", "low", "high"]],
+        alt.Color("value:Q", title="ROC area (no unit)", scale=scale, legend=_ramp()),
+        alt.Text("value:Q", format=".2f"),
+        "datum.value > 0.8 || datum.value < 0.2",
+        _tips(own, "row", "column", **_INTERVAL),
+        names={"column": "what the heads ignore, and IS beyond the logits", "row": "measured by"},
+        height=27 * row.nunique(),
+        description="Table of scores by what the heads ignore, with the ROC area in each cell: 1 finds what "
+        "is planted, 0.5 is chance, 0 points backwards.",
     )
 
 
@@ -947,17 +948,17 @@ def _with_first(table: pd.DataFrame, column: str, first: str) -> dict[str, list[
 
 
 def calibration(table: pd.DataFrame) -> alt.LayerChart:
-    """A score along the planted share, a line a factor; menus choose the score and what the rest does."""
+    """A score along the planted share, a line a way to measure; menus: the score, what else is ignored."""
     return _curves(
-        table.rename(columns={"setting": "other factors"}),
+        table.rename(columns={"setting": "other factors", "way": "measured"}),
         _x("planted", _SHARE),
-        _y("value", "score (degrees), mean over worlds"),
-        _tips(table, "factor", "planted", **_INTERVAL),
-        colour="factor",
+        _y("value", "score (degrees), mean over factors"),
+        _tips(table, "measured", "planted", **_INTERVAL),
+        colour="measured",
         band=True,
-        menus={"score": list(_SCORES), "other factors": ["others seen", "others ignored"]},
-        description="Line chart of a score in degrees over the planted share of one factor, with its "
-        "interval over worlds as a band.",
+        menus={"score": ["contrast", "|AS|"], "other factors": ["seen", "ignored"]},
+        description="Line chart of a score in degrees over the planted share of one factor, a line for each "
+        "way to measure it, with its interval over worlds as a band.",
     )
 
 
@@ -997,4 +998,19 @@ def planted_steering(table: pd.DataFrame) -> alt.LayerChart:
         tips=["IS", "step"],
         description="Bar chart: of each factor, the share of scenes that are read as the wanted level after "
         "a null-space step toward its prompt, and after a random one.",
+    )
+
+
+def trained(table: pd.DataFrame) -> alt.LayerChart:
+    """Planted networks trained for a small |AS|: |AS| toward the shape, and the same beyond the logits."""
+    colours = {"|AS|": PALETTE[1], "|AS| beyond": PALETTE[0]}
+    own = table[table["measure"].isin(list(colours))]
+    return dots(
+        own,
+        "toward the shape (degrees, median over scenes)",
+        y="network",
+        colour=_hue("measure", colours),
+        offset="measure",
+        description="Dot plot of |AS| of networks that were trained with more or less of a penalty on it, "
+        "and of |AS| beyond the logits, with intervals over worlds.",
     )
