@@ -89,8 +89,8 @@ class Screen:
         error = float((grey - (black + 0.2 * (white - black))).abs().max())
         if error > 1e-4 or float((white - black).abs().min()) == 0:
             raise SingError(
-                f"{classifier.name} does not see a picture as pixels times a number plus a number, expected a "
-                "transform that ends in such a normalisation: pictures can't be searched for another."
+                f"{classifier.name} does not see a picture as pixels times a number plus a number, expected "
+                "a transform that ends in such a normalisation: choose another classifier."
             )
         return cls(black, white)
 
@@ -186,7 +186,7 @@ def search(
     for start in range(0, len(pixels), _BATCH):
         rows = slice(start, start + _BATCH)
         x, goal = pixels[rows], wanted[rows].to(torch.float32)
-        options = {"budget": budget, "steps": steps, "weight": weight, "rate": rate}
+        options: dict[str, Any] = {"budget": budget, "steps": steps, "weight": weight, "rate": rate}
         path = keep and keep / f"{_digest(classifier.identity, x, goal, options)}.safetensors"
         if path is None or not path.exists():
             found = _search(classifier, spaces, x, goal, **options)

@@ -1,4 +1,4 @@
-"""Tidy tables of notebook 08: pictures searched for, as the translator, the judge and other classifiers see them.
+"""Tidy tables of notebook 08: pictures that were searched for, as translator, judge and others see them.
 
 One row a photograph, wanted feature, budget and witness; angles in degrees. A witness compares the found
 picture with its photograph, both in 8 bits at the searched classifier's resolution.
@@ -18,8 +18,9 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from sing_utils.intervals import bootstrap_means
-from sing_utils.pixels import WEIGHT, Budget, Screen, as_image, as_pixels, shuffled
+from sing_utils.gallery import Shown
+from sing_utils.intervals import student_margin
+from sing_utils.pixels import WEIGHT, Budget, Screen, as_image, as_pixels, difference, shuffled
 from sing_utils.profiles import project_root
 from sing_utils.run import Run
 from sing_utils.scores import attribute_score, image_score
@@ -30,7 +31,7 @@ from sing_utils.steering import (
     step_for_image_score,
     text_gradient,
 )
-from sing_utils.tables_pictures import choose_pairs, photo_scores
+from sing_utils.tables_pictures import Rows, choose_pairs, photo_scores
 
 STEP, NOISE, RANDOM, WHOLE, REMOVAL = (
     *("null step", "noise of that size", "random null step"),
@@ -76,9 +77,7 @@ class Photographs:
 
     def first(self, count: int) -> Photographs:
         """The first of them."""
-        return Photographs(
-            self.names[:count], self.own[:count], self.pixels[:count], self.features[:count]
-        )
+        return Photographs(self.names[:count], self.own[:count], self.pixels[:count], self.features[:count])
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,8 +157,8 @@ def searches(
     for way, pixels in pictures.items():
         goal, texts = goals[STEP if way == NOISE else way]
         after = _witnesses(run, name, pixels)
-        rows = {"classifier": name, "photo": photos.names, "own": photos.own, "wanted": way}
-        rows |= {"budget": str(budget), "steps": steps}
+        rows: dict[str, Any] = {"classifier": name, "photo": photos.names, "own": photos.own}
+        rows |= {"wanted": way, "budget": str(budget), "steps": steps}
         for witness, (z, logits) in after.items():
             z_0, logits_0 = before[witness]
             seen = {"seen by": witness, "IS": image_score(z_0, z), "AS": attribute_score(z_0, z, texts)}
@@ -252,7 +251,8 @@ def _searched_anew(run: Run) -> Searched:
                 searches(run, name, chosen, steps=p.search_steps, asked=[REMOVAL])[0].assign(group=kind)
             )
     count = f"{len(photos.names)} photograph{'s' if len(photos.names) > 1 else ''}"
-    note = f"Searched for in this run: {count}, {p.search_steps} steps."
+    why = "" if p.search_anew else ", as no stored search fits its settings"
+    note = f"The pictures were searched for in this run, near {count} and in {p.search_steps} steps{why}."
     return Searched(pd.concat(frames, ignore_index=True), photos, pictures, note)
 
 
@@ -287,32 +287,117 @@ def _stored(run: Run) -> Searched:
         for way in SHOWN
     }
     known = table["seen by"].isin([TRANSLATOR, JUDGE, *run.classifiers])
-    return Searched(table[known & table["classifier"].isin(run.classifiers)], photos, pictures, "")
+    table = table[known & table["classifier"].isin(run.classifiers)]
+    count = main_part(run, table)["photo"].nunique()
+    return Searched(table, photos, pictures, f"Stored searches are shown, near {count} photographs.")
 
 
 # ------------------------------------------------------------------------------ summaries
 
 
 def summary(run: Run, table: pd.DataFrame, by: Sequence[str] = ("wanted",)) -> pd.DataFrame:
-    """Means over photographs with bootstrap intervals: one row for `by`, witness and score.
+    """Means over photographs with Student's t intervals, since they may be few: a row for `by`, witness, score.
 
     `by`, seen by, score ("IS" or "AS"), value, low, high (degrees), photos.
     """
     rows = []
     for key, own in table.groupby([*by, "seen by"], sort=False):
-        x = own[["IS", "AS"]].to_numpy()
-        if len(x) < 2:
-            value, low, high = x[0], x[0] * float("nan"), x[0] * float("nan")
-        else:
-            p = run.profile
-            means = bootstrap_means(x, level=p.confidence, draws=p.bootstrap_draws, seed=p.seed)
-            value, low, high = means.value, means.low, means.high
-        for i, score in enumerate(("IS", "AS")):
-            rows.append(
-                dict(zip([*by, "seen by"], key, strict=True))
-                | {"score": score, "value": value[i], "low": low[i], "high": high[i], "photos": len(x)}
-            )
+        for score in ("IS", "AS"):
+            mean, n = own[score].mean(), len(own)
+            margin = float(student_margin(own[score].std(), n, level=run.profile.confidence))
+            interval = {"value": mean, "low": mean - margin, "high": mean + margin, "photos": n}
+            rows.append(dict(zip([*by, "seen by"], key, strict=True)) | {"score": score} | interval)
     return pd.DataFrame(rows)
+
+
+def gap(run: Run, table: pd.DataFrame) -> dict[str, float]:
+    """By how much the translator sees more of the null step than the judge: AS, paired; value, low, high (°)."""
+    steps = table[table["wanted"] == STEP].pivot(index="photo", columns="seen by", values="AS")
+    more = steps[TRANSLATOR] - steps[JUDGE]
+    row = summary(run, pd.DataFrame({"seen by": "", "IS": more, "AS": more}), []).iloc[0]
+    return row[["value", "low", "high"]].to_dict()
+
+
+def main_part(run: Run, table: pd.DataFrame) -> pd.DataFrame:
+    """The searches of the run's first classifier from the photographs that all wanted features share."""
+    return table[(table["group"] == "photos") & (table["classifier"] == run.classifiers[0])]
+
+
+def by_budget(run: Run, table: pd.DataFrame) -> pd.DataFrame:
+    """The first classifier's null steps at each budget, and in longer searches, from the same photographs."""
+    own = table[(table["classifier"] == run.classifiers[0]) & (table["wanted"] == STEP)]
+    few = own[own["group"] == "budgets"]["photo"].unique()
+    own = own[own["photo"].isin(few) & own["group"].isin(["photos", "budgets"])]
+    steps = own["steps"].astype(str).radd(", ") + " steps"
+    label = own["budget"] + steps.where(own["steps"] > own["steps"].min(), "")
+    order = own["budget"].str.extract(r" (\d+)")[0].astype(float)
+    return own.assign(search=label, order=order).sort_values(["order", "steps", "budget"], kind="stable")
+
+
+def by_classifier(run: Run, table: pd.DataFrame) -> pd.DataFrame:
+    """The null step searched for in each classifier that was, near the same photographs: one row each."""
+    steps = table[(table["group"] == "photos") & (table["wanted"] == STEP)]
+    searched = steps.groupby("photo")["classifier"].transform("nunique")
+    steps = steps[searched == searched.max()]
+    rows = []
+    for name, own in steps.groupby("classifier", sort=False):
+        seen = summary(run, own, ["classifier"]).set_index(["seen by", "score"])["value"]
+        row = {
+            f"{who}: {score} (°)": seen[who, score] for who in (TRANSLATOR, JUDGE) for score in ("IS", "AS")
+        }
+        way = ways(own, ["classifier"]).iloc[0]
+        told = {c: way[c] for c in ("step made (%)", "logits moved (%)", "photos")}
+        rows.append({"classifier": name} | row | told)
+    return pd.DataFrame(rows)
+
+
+def beside(seen: pd.DataFrame, ways: pd.DataFrame) -> pd.DataFrame:
+    """What was wanted, and what the translator and the judge see, side by side: one row for each."""
+    wide = seen.pivot(index="wanted", columns=["seen by", "score"], values="value")
+    table = pd.DataFrame(
+        {f"{w}: {score} (°)": wide[w, score] for w in (TRANSLATOR, JUDGE) for score in ("IS", "AS")}
+    )
+    kept = ways.set_index("wanted")
+    whole = kept["top-1 kept"].astype(int).astype(str) + " of " + kept["photos"].astype(str)
+    return (
+        table.assign(**{"top-1 kept": whole, "logits moved (%)": kept["logits moved (%)"]})
+        .loc[kept.index]
+        .reset_index()
+    )
+
+
+def pairs_shown(pairs: pd.DataFrame) -> pd.DataFrame:
+    """Searches for null removal of chosen photographs, a row each: what was wanted, found, and judged."""
+    of = {who: pairs[pairs["seen by"] == who].reset_index(drop=True) for who in (TRANSLATOR, JUDGE)}
+    own, judge = of[TRANSLATOR], of[JUDGE]
+    return pd.DataFrame(
+        {
+            "pair": own["group"] + ": " + own["own"],
+            "wanted IS (°)": own["wanted IS"],
+            "wanted AS (°)": own["wanted AS"],
+            "step made (%)": 100 * own["step made"],
+            "IS (°)": own["IS"],
+            "AS (°)": own["AS"],
+            "judge: IS (°)": judge["IS"],
+            "judge: AS (°)": judge["AS"],
+            "logits moved (%)": 100 * own["logits moved"],
+        }
+    )
+
+
+def picture_rows(searched: Searched, *, most: int = 2, times: float = 8) -> Rows:
+    """Photographs, the pictures found near them, and what was changed, in grey and enlarged."""
+    photos, rows = searched.photographs, []
+    for i, photo in enumerate(photos.names[:most]):
+        x0, words = photos.pixels[i], photo.rpartition("/")[2].partition(".")[0]
+        shown = [Shown(as_image(x0), "photograph", f"{words}, photograph", exact=True)]
+        for way in (STEP, WHOLE):
+            x = searched.pictures[way][i]
+            grey = as_image(difference(x, x0, times))
+            shown.append(Shown(as_image(x), way, f"{words}, found: {way}", exact=True))
+            shown.append(Shown(grey, f"its change, × {times:g}", f"{words}, change: {way}"))
+        rows.append((words, shown))
+    return rows
 
 
 def ways(table: pd.DataFrame, by: Sequence[str] = ("wanted",)) -> pd.DataFrame:

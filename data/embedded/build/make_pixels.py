@@ -20,7 +20,6 @@ from sing_utils.pixels import STEPS, Budget, as_image
 from sing_utils.run import Run, open_run
 from sing_utils.tables_pictures import choose_pairs, photo_scores
 from sing_utils.tables_pixels import (
-    ASKED,
     BUDGETS,
     REMOVAL,
     SHOWN,
@@ -82,7 +81,9 @@ def some_of_each_class(run: Run, name: str) -> pd.DataFrame:
     """
     index = run.photos(name).index.sort_values("path", kind="stable")
     index = index[index["class"] != run.targets[0]]
-    index = index.assign(rank=index.groupby("class").cumcount(), low=index["label"].isin(run.profile.low_resolution))
+    index = index.assign(
+        rank=index.groupby("class").cumcount(), low=index["label"].isin(run.profile.low_resolution)
+    )
     index = index[index["rank"] < 2 - index["low"]]
     return index.sort_values(["low", "rank", "path"], kind="stable")
 
