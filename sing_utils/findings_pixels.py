@@ -48,8 +48,8 @@ def opening(
         )
     else:
         second = (
-            "So the paper's warning holds on pictures too; that the judge sees less of it than the translator "
-            "is not shown by these photographs."
+            "So the paper's warning holds on pictures too; these photographs do not show that the judge sees "
+            "less of it than the translator."
         )
     return Finding(f"{first} {second}")
 

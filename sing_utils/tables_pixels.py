@@ -296,7 +296,7 @@ def _stored(run: Run) -> Searched:
 
 
 def summary(run: Run, table: pd.DataFrame, by: Sequence[str] = ("wanted",)) -> pd.DataFrame:
-    """Means over photographs with Student's t intervals, since they may be few: a row for `by`, witness, score.
+    """Means over photographs, with Student's t intervals: they may be few. A row for `by`, witness and score.
 
     `by`, seen by, score ("IS" or "AS"), value, low, high (degrees), photos.
     """
@@ -311,7 +311,7 @@ def summary(run: Run, table: pd.DataFrame, by: Sequence[str] = ("wanted",)) -> p
 
 
 def gap(run: Run, table: pd.DataFrame) -> dict[str, float]:
-    """By how much the translator sees more of the null step than the judge: AS, paired; value, low, high (°)."""
+    """The translator's AS of the null step less the judge's, by photograph: value, low, high (degrees)."""
     steps = table[table["wanted"] == STEP].pivot(index="photo", columns="seen by", values="AS")
     more = steps[TRANSLATOR] - steps[JUDGE]
     row = summary(run, pd.DataFrame({"seen by": "", "IS": more, "AS": more}), []).iloc[0]

@@ -119,6 +119,13 @@ MADE = {
         )
     ),
     "picture_changes": lambda: charts.picture_changes(CHANGES),
+    "witnesses": lambda: charts.witnesses(
+        interval(
+            crossed(wanted=["null step", "random null step"], who=["translator", "judge"]).rename(
+                columns={"who": "seen by"}
+            )
+        )
+    ),
     "truth": lambda: charts.truth(PLANTED),
     "agreement": lambda: charts.agreement(interval(AGREEMENT), "ROC area"),
     "calibration": lambda: charts.calibration(

@@ -84,6 +84,12 @@ def test_what_is_found_is_within_its_budget_after_rounding(classifier, spaces, p
     assert (size > budget.size / 3).all()  # and it is used
 
 
+def test_black_stays_black_where_it_can_not_be_blacker(classifier, spaces, photos, wanted):
+    plain = torch.cat([torch.zeros_like(photos[:1]), torch.full_like(photos[:1], 255)])
+    found = search(classifier, spaces, plain, wanted[:2], budget=Budget("L∞", 6), steps=9, rate=1.0)
+    assert (found.pixels.float() - plain.float()).abs().amax() <= 6
+
+
 def test_a_step_that_pictures_can_make_is_found_and_the_logits_stay(classifier, spaces, photos, wanted):
     found = search(classifier, spaces, photos, wanted, budget=Budget("L∞", 16), steps=120)
     f, made = features(classifier, photos), features(classifier, found.pixels)
