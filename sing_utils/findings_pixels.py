@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from sing_utils.findings import Finding, between, counted, number, span
+from sing_utils.findings import Finding, counted, number, span
 from sing_utils.tables_pixels import JUDGE, NOISE, REMOVAL, STEP, TRANSLATOR, WHOLE
 
 
@@ -69,15 +69,17 @@ def witnesses(seen: pd.DataFrame, ways: pd.DataFrame) -> Finding:
     )
 
 
-def budgets(seen: pd.DataFrame, ways: pd.DataFrame) -> Finding:
-    """What larger budgets, and longer searches, add: from a summary and `ways` by search."""
-    AS = seen[seen["score"] == "AS"].groupby("seen by")["value"]
-    made = ways["step made (%)"]
+def varied(seen: pd.DataFrame, ways: pd.DataFrame) -> Finding:
+    """What the search that goes farthest finds, and at what price: from a summary and `ways` by search."""
+    AS = seen[seen["score"] == "AS"].set_index(["seen by", "search"])
+    best = AS.loc[TRANSLATOR]["value"].idxmax()
+    way = ways.set_index("search").loc[best]
     return Finding(
-        f"From budget to budget the translator sees {between(AS.get_group(TRANSLATOR), '°', 1, sign=True)} "
-        f"toward the target, the judge {between(AS.get_group(JUDGE), '°', sign=True)}; "
-        f"{between(made, ' %', 0)} of the wanted null step are made, and logits move by "
-        f"{between(ways['logits moved (%)'], ' %', 1)} of the largest."
+        f"The search that goes farthest ({best}) brings the translator "
+        f"{span(AS.loc[(TRANSLATOR, best)], digits=1, sign=True)} toward the target and the judge "
+        f"{span(AS.loc[(JUDGE, best)], sign=True)}. It makes {number(way['step made (%)'], 0)} % of the "
+        f"wanted step, moves logits by {number(way['logits moved (%)'], 0)} % of the largest, and keeps the top "
+        f"class of {way['top-1 kept']} of {way['photos']} photographs."
     )
 
 

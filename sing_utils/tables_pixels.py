@@ -39,7 +39,11 @@ STEP, NOISE, RANDOM, WHOLE, REMOVAL = (
 )
 ASKED = (STEP, RANDOM, WHOLE, REMOVAL)
 TRANSLATOR, JUDGE = "translator", "judge"
-BUDGETS = (Budget("L∞", 4), Budget("L∞", 16), Budget("L2", 3))
+# Other budgets, and a principal part that weighs less or more.
+VARIED: tuple[dict[str, Any], ...] = (
+    *({"budget": Budget("L∞", 4)}, {"budget": Budget("L∞", 16)}, {"budget": Budget("L2", 3)}),
+    *({"weight": 1.0}, {"weight": 100.0}),
+)
 SHOWN = (STEP, RANDOM, WHOLE)  # whose pictures are kept
 STORED = Path("data", "embedded", "pixels")
 # What stored results hold for.
@@ -134,12 +138,13 @@ def searches(
     steps: int,
     asked: Sequence[str] = ASKED,
     budget: Budget | None = None,
+    weight: float = WEIGHT,
 ) -> tuple[pd.DataFrame, dict[str, Tensor]]:
     """Search for what is asked, and let all witnesses look; noise of the null step's size comes with it.
 
     Returns:
-        The table: classifier, photo, own, wanted, budget, steps, seen by, IS and AS (degrees, of the found
-        picture beside its photograph) and top-1 kept; for the translator also the wanted IS and AS, logits
+        The table: classifier, photo, own, wanted, budget, steps, weight, seen by, IS and AS (degrees, of the
+        found picture beside its photograph) and top-1 kept; for the translator also the wanted IS and AS, logits
         moved (the largest movement, as a share of the largest logit), step made (share of the wanted step
         in its direction), principal moved (share of the principal part's length), largest and rms (of 255).
         And the pictures, (B, 3, H, W) each.
@@ -148,8 +153,8 @@ def searches(
     before, frames, pictures = _witnesses(run, name, photos.pixels), [], {}
     for way in asked:
         goal, texts = goals[way]
-        weight = 1.0 if way == WHOLE else WEIGHT  # the whole feature, or above all the logits
-        found = run.search(name, photos.pixels, goal, budget=budget, steps=steps, weight=weight)
+        by = 1.0 if way == WHOLE else weight  # the whole feature alike, or above all the principal part
+        found = run.search(name, photos.pixels, goal, budget=budget, steps=steps, weight=by)
         pictures[way] = found.pixels
         if way == STEP:
             pairs = zip(found.pixels, photos.pixels, strict=True)
@@ -158,7 +163,7 @@ def searches(
         goal, texts = goals[STEP if way == NOISE else way]
         after = _witnesses(run, name, pixels)
         rows: dict[str, Any] = {"classifier": name, "photo": photos.names, "own": photos.own}
-        rows |= {"wanted": way, "budget": str(budget), "steps": steps}
+        rows |= {"wanted": way, "budget": str(budget), "steps": steps, "weight": weight}
         for witness, (z, logits) in after.items():
             z_0, logits_0 = before[witness]
             seen = {"seen by": witness, "IS": image_score(z_0, z), "AS": attribute_score(z_0, z, texts)}
@@ -240,9 +245,9 @@ def _searched_anew(run: Run) -> Searched:
     photos = Photographs.of(run, name, images, own).first(p.search_photos)
     table, pictures = searches(run, name, photos, steps=p.search_steps)
     frames = [table.assign(group="photos")]
-    for budget in BUDGETS:
-        other, _ = searches(run, name, photos, steps=p.search_steps, asked=[STEP], budget=budget)
-        frames.append(other.assign(group="budgets"))
+    for other in VARIED:
+        varied, _ = searches(run, name, photos, asked=[STEP], **{"steps": p.search_steps} | other)
+        frames.append(varied.assign(group="varied"))
     if p.pictures is not None:
         for kind, pair in choose_pairs(photo_scores(run, name), count=1).groupby("kind"):
             images = {path: image for path in pair["path"] if (image := run.original(path)) is not None}
@@ -323,15 +328,19 @@ def main_part(run: Run, table: pd.DataFrame) -> pd.DataFrame:
     return table[(table["group"] == "photos") & (table["classifier"] == run.classifiers[0])]
 
 
-def by_budget(run: Run, table: pd.DataFrame) -> pd.DataFrame:
-    """The first classifier's null steps at each budget, and in longer searches, from the same photographs."""
+def varied(run: Run, table: pd.DataFrame) -> pd.DataFrame:
+    """The first classifier's null steps in all searches from the same photographs; `search` names them."""
     own = table[(table["classifier"] == run.classifiers[0]) & (table["wanted"] == STEP)]
-    few = own[own["group"] == "budgets"]["photo"].unique()
-    own = own[own["photo"].isin(few) & own["group"].isin(["photos", "budgets"])]
+    few = own[own["group"] == "varied"]["photo"].unique()
+    own = own[own["photo"].isin(few) & own["group"].isin(["photos", "varied"])]
     steps = own["steps"].astype(str).radd(", ") + " steps"
+    weight = ", λ = " + own["weight"].map("{:g}".format)
     label = own["budget"] + steps.where(own["steps"] > own["steps"].min(), "")
-    order = own["budget"].str.extract(r" (\d+)")[0].astype(float)
-    return own.assign(search=label, order=order).sort_values(["order", "steps", "budget"], kind="stable")
+    label += weight.where(own["weight"] != WEIGHT, "")
+    size = own["budget"].str.extract(r" (\d+)")[0].astype(float)
+    order = [own["budget"].str[:2], size, -own["weight"], own["steps"]]
+    order = pd.concat(order, axis=1, keys=range(4)).sort_values([0, 1, 2, 3], kind="stable").index
+    return own.assign(search=label).loc[order]
 
 
 def by_classifier(run: Run, table: pd.DataFrame) -> pd.DataFrame:

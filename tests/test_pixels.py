@@ -201,7 +201,9 @@ def test_a_run_of_other_settings_searches_by_itself(small_run, searched):
     assert set(main["wanted"]) == {STEP, NOISE, RANDOM, WHOLE, REMOVAL}
     assert set(main["seen by"]) == {TRANSLATOR, JUDGE, "efficientnet_lite1"}
     assert set(table["budget"]) == {"L∞ 8/255", "L∞ 4/255", "L∞ 16/255", "L2 3/255"}
-    assert len(tables_pixels.by_budget(small_run, table)["search"].unique()) == 4
+    assert tables_pixels.varied(small_run, table)["search"].unique().tolist() == [
+        *("L2 3/255", "L∞ 4/255", "L∞ 8/255, λ = 100", "L∞ 8/255", "L∞ 8/255, λ = 1", "L∞ 16/255")
+    ]
 
 
 def test_equal_steps_are_wanted(small_run, searched):

@@ -16,14 +16,14 @@ from pathlib import Path
 import pandas as pd
 
 from sing_utils.decoding import read_picture
-from sing_utils.pixels import STEPS, Budget, as_image
+from sing_utils.pixels import STEPS, as_image
 from sing_utils.run import Run, open_run
 from sing_utils.tables_pictures import choose_pairs, photo_scores
 from sing_utils.tables_pixels import (
-    BUDGETS,
     REMOVAL,
     SHOWN,
     STEP,
+    VARIED,
     Photographs,
     picture_file,
     searches,
@@ -53,10 +53,9 @@ def main() -> None:
     chosen = some_of_each_class(run, name)
     photos, few = (of_files(run, name, index, args.photos) for index in (chosen, chosen[:FEW]))
     frames.append(searches(run, name, photos, steps=STEPS)[0].assign(group="photos"))
-    asked = [(b, STEPS) for b in BUDGETS] + [(Budget(), 4 * STEPS)]
-    for budget, steps in asked:
-        found, _ = searches(run, name, few, steps=steps, asked=[STEP], budget=budget)
-        frames.append(found.assign(group="budgets"))
+    for other in (*VARIED, {"steps": 4 * STEPS}):
+        found, _ = searches(run, name, few, asked=[STEP], **{"steps": STEPS} | other)
+        frames.append(found.assign(group="varied"))
     for kind, pairs in choose_pairs(photo_scores(run, name)).groupby("kind"):
         pair = of_files(run, name, pairs, args.photos)
         frames.append(searches(run, name, pair, steps=STEPS, asked=[REMOVAL])[0].assign(group=kind))
@@ -69,9 +68,9 @@ def main() -> None:
     whole.insert(2, "sha256", whole["photo"].map(sha256))
     whole.to_parquet(OUT / "searches.parquet", index=False)
     (OUT / "settings.json").write_text(json.dumps(settings(run), indent=1, ensure_ascii=False) + "\n")
-    print(whole.groupby(["group", "classifier", "wanted", "budget", "steps", "seen by"], sort=False)[
-        ["IS", "AS", "step made", "logits moved"]
-    ].mean().round(2).to_string())  # fmt: skip
+    by = ["group", "classifier", "wanted", "budget", "steps", "weight", "seen by"]
+    means = whole.groupby(by, sort=False)[["IS", "AS", "step made", "logits moved"]].mean()
+    print(means.round(2).to_string())
 
 
 def some_of_each_class(run: Run, name: str) -> pd.DataFrame:
