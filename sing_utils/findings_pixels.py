@@ -29,7 +29,8 @@ def opening(
     own, judge, way = AS.loc[TRANSLATOR], AS.loc[JUDGE], ways.set_index("wanted").loc[STEP]
     first = (
         f"Pictures within {budget} of a photograph bring its translated feature "
-        f"{span(own, digits=1, sign=True)} toward “{target}” while logits move by "
+        f"{span(own, digits=1, sign=True)} toward “{target}”, of "
+        f"{number(way['wanted AS'], 1, sign=True)}° wanted, while logits move by "
         f"{number(way['logits moved (%)'], 1)} % of the largest; the "
         f"judge, which looks at the pictures, sees {span(judge, sign=True)}."
     )
@@ -78,8 +79,8 @@ def varied(seen: pd.DataFrame, ways: pd.DataFrame) -> Finding:
         f"The search that goes farthest ({best}) brings the translator "
         f"{span(AS.loc[(TRANSLATOR, best)], digits=1, sign=True)} toward the target and the judge "
         f"{span(AS.loc[(JUDGE, best)], sign=True)}. It makes {number(way['step made (%)'], 0)} % of the "
-        f"wanted step, moves logits by {number(way['logits moved (%)'], 0)} % of the largest, and keeps the top "
-        f"class of {way['top-1 kept']} of {way['photos']} photographs."
+        f"wanted step, moves logits by {number(way['logits moved (%)'], 0)} % of the largest, and keeps the "
+        f"top class of {int(way['top-1 kept'])} of {int(way['photos'])} photographs."
     )
 
 

@@ -14,7 +14,10 @@ from PIL import Image
 
 @dataclass(frozen=True)
 class Shown:
-    """One picture of a row: caption below it, alternative text instead of it; `exact`: to the last bit."""
+    """One picture of a row: caption below it, alternative text instead of it.
+
+    `exact`: pixel by pixel, without loss.
+    """
 
     image: Image.Image
     caption: str
@@ -68,7 +71,8 @@ def _row(name: str, shown: Sequence[Shown]) -> str:
 
 def _figure(shown: Shown) -> str:
     alt, caption = html.escape(shown.alt, quote=True), html.escape(shown.caption)
+    size = f' style="width: max({shown.image.width}px, 8.75rem)"' if shown.exact else ""
     return (
-        f'<figure><img alt="{alt}" src="{image_source(shown.image, exact=shown.exact)}">'
+        f'<figure{size}><img alt="{alt}" src="{image_source(shown.image, exact=shown.exact)}">'
         f"<figcaption>{caption}</figcaption></figure>"
     )

@@ -144,10 +144,10 @@ def searches(
 
     Returns:
         The table: classifier, photo, own, wanted, budget, steps, weight, seen by, IS and AS (degrees, of the
-        found picture beside its photograph) and top-1 kept; for the translator also the wanted IS and AS, logits
-        moved (the largest movement, as a share of the largest logit), step made (share of the wanted step
-        in its direction), principal moved (share of the principal part's length), largest and rms (of 255).
-        And the pictures, (B, 3, H, W) each.
+        found picture beside its photograph) and top-1 kept; for the translator also the wanted IS and AS,
+        logits moved (the largest movement, as a share of the largest logit), step made (share of the wanted
+        step in its direction), principal moved (share of the principal part's length), largest and rms (of
+        255). And the pictures, (B, 3, H, W) each.
     """
     budget, goals = budget or Budget(), wanted_features(run, name, photos)
     before, frames, pictures = _witnesses(run, name, photos.pixels), [], {}
@@ -404,7 +404,7 @@ def picture_rows(searched: Searched, *, most: int = 2, times: float = 8) -> Rows
             x = searched.pictures[way][i]
             grey = as_image(difference(x, x0, times))
             shown.append(Shown(as_image(x), way, f"{words}, found: {way}", exact=True))
-            shown.append(Shown(grey, f"its change, × {times:g}", f"{words}, change: {way}"))
+            shown.append(Shown(grey, f"its change, × {times:g}", f"{words}, change: {way}", exact=True))
         rows.append((words, shown))
     return rows
 
