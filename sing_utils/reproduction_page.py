@@ -110,7 +110,9 @@ def _claim_row(claim: Claim, row: Mapping[str, str]) -> str:
 def _figures(claims: Iterable[Claim]) -> str:
     lines = (
         f"<tr><td>{figure}</td><td>"
-        + ", ".join(f'<a href="../notebooks/{p}.html">notebook {text(p.partition("_")[0])}</a>' for p in pages)
+        + ", ".join(
+            f'<a href="../notebooks/{p}.html">notebook {text(p.partition("_")[0])}</a>' for p in pages
+        )
         + "</td></tr>"
         for figure, pages in figures(claims).items()
     )
