@@ -34,6 +34,7 @@ def opening(
         f"{number(way['logits moved (%)'], 1)} % of the largest; the "
         f"judge, which looks at the pictures, sees {span(judge, sign=True)}."
     )
+    share = f"{number(100 * own['value'] / way['wanted AS'], 0)} %"
     if pd.isna(own["low"]):
         second = "One photograph says nothing of others."
     elif own["low"] <= 0:
@@ -43,14 +44,14 @@ def opening(
         )
     elif gap["low"] > 0:
         second = (
-            "So the paper's warning holds on pictures too, for whoever reads the feature; and as the judge "
-            "does not see what the translator reads, the translator alone is no witness of what a picture "
-            "shows."
+            f"So pictures carry out {share} of what the paper warns of, for whoever reads the feature; and as "
+            "the judge does not see what the translator reads, the translator alone is no witness of what a "
+            "picture shows."
         )
     else:
         second = (
-            "So the paper's warning holds on pictures too; these photographs do not show that the judge sees "
-            "less of it than the translator."
+            f"So pictures carry out {share} of what the paper warns of; these photographs do not show that the "
+            "judge sees less of it than the translator."
         )
     return Finding(f"{first} {second}")
 
