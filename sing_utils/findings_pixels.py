@@ -44,14 +44,14 @@ def opening(
         )
     elif gap["low"] > 0:
         second = (
-            f"So pictures carry out {share} of what the paper warns of, for whoever reads the feature; and as "
-            "the judge does not see what the translator reads, the translator alone is no witness of what a "
-            "picture shows."
+            f"So pictures carry out {share} of what the paper warns of, for whoever reads the feature; and "
+            "as the judge does not see what the translator reads, the translator alone is no witness of what "
+            "a picture shows."
         )
     else:
         second = (
-            f"So pictures carry out {share} of what the paper warns of; these photographs do not show that the "
-            "judge sees less of it than the translator."
+            f"So pictures carry out {share} of what the paper warns of; these photographs do not show that "
+            "the judge sees less of it than the translator."
         )
     return Finding(f"{first} {second}")
 
