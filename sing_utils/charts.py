@@ -522,29 +522,14 @@ def _equal(points: pd.DataFrame) -> tuple[alt.X, alt.Y]:
     )
 
 
-def ratio_bars(table: pd.DataFrame) -> alt.LayerChart:
-    """IS/AS ratio of each classifier with its interval (Figure 3b); the definition can be chosen."""
-    return dots(
-        table,
-        "IS/AS ratio (no unit)",
-        bars=True,
-        colour=_hue(columns=0),
-        menus=["definition"],
-        step=46,
-        description="Bar chart of the ratio of Image Score to Attribute Score for each classifier, with "
-        "bootstrap intervals.",
-    )
-
-
 def subspaces(draws: pd.DataFrame) -> alt.LayerChart:
     """Scores after removing random subspaces (ticks) and the null space (diamonds).
 
     Args:
-        draws: of `subspace_draws` or `subspace_steering`.
+        draws: of `subspace_draws`.
     """
     names = {"contrast": "mean contrast", "|AS|": "median |AS|", "AS": "mean AS", "IS": "median IS"}
-    scores = [s for s in names if s in draws and (s != "IS" or "|AS|" in draws)]  # a step's IS is given
-    long = draws.melt(["classifier", "kind", "draw"], scores, "score").dropna(subset="value")
+    long = draws.melt(["classifier", "kind", "draw"], list(names), "score").dropna(subset="value")
     return _strip(
         long.assign(score=long["score"].map(names), own=long["draw"] < 0).drop(columns="draw"),
         lambda base: base.mark_tick(thickness=1.5, size=22, opacity=0.7),

@@ -70,11 +70,11 @@ HEADLINES = {
             "mean AS (°)": "mean AS (°)",
             "median |AS| (°)": "median |AS| (°)",
             "median IS (°)": "median IS (°)",
+            "IS / |AS|": "IS / |AS|",
             "log variance ratio": "log (Var IS / Var AS)",
         },
         intervals=("log variance ratio",),
     ),
-    "ratios": Headline("How much larger IS is than |AS|", intervals=("value",), across="classifier"),
     "class_medians": Headline(
         "Median |AS| of each class (°)",
         {"classifier": "classifier", "class": "class", "value": "median |AS| (°)"},
@@ -117,9 +117,8 @@ HEADLINES = {
     ),
     "encoder_control": Headline("Control: other encoders as the judge"),
     "rank_control": Headline("Control: other rules for the rank"),
-    "steering_subspace_control": Headline(
-        "Control: steering in random subspaces instead of the null space", intervals=("chance",)
-    ),
+    "steering_best": Headline("The best null step beside the gradient"),
+    "steering_beyond": Headline("Steering beyond the logits, in standard deviations"),
 }
 _DEGREES = {"AS", "IS", "|AS|", "|AS| mean", "|AS| sd", "AS mean", "AS sd"}
 _SIGNIFICANT = 4

@@ -23,6 +23,7 @@ Verdict = Literal["", "agrees", "differs", "undecided", "holds", "fails", "not c
 SIGNIFICANCE = 0.05
 PAPER_IS, PAPER_AS = 10.0, 3.0  # appendix C: where the paper sees a change, degrees
 _SMALL_GAIN, _LARGE_RATIO = 0.02, 1.5  # of cosines, of squared errors: what serves, what does not
+_USEFUL = 0.7  # ROC area from which on a score is said to help
 _DIRECTED, _RANDOM = "toward the text", "random"  # ways of a step in the tables of steering
 
 
@@ -174,34 +175,26 @@ _APART = ("gain", "ratio")
 # ------------------------------------------------------------------ notebooks 02 and 03
 
 
-def ratio_order(ratios: pd.DataFrame) -> Finding:
-    """Does the order of classifiers by IS/AS depend on the ratio's definition? (Figure 3b)"""
-    orders: dict[str, str] = {}
-    held = 0
-    for definition, own in ratios.groupby("definition", sort=False):
-        order = own.sort_values("value", ascending=False)["classifier"].tolist()
-        ranked = " > ".join(order)
-        orders[ranked] = ", ".join(filter(None, [orders.get(ranked, ""), str(definition)]))
-        held += (order[0], order[-1]) == ("DINO-ViT", "ResNeXt101")
-    first = ratios[ratios["definition"] == ratios["definition"].iloc[0]].sort_values("value", ascending=False)
-    apart = sum(a["low"] > b["high"] for a, b in itertools.pairwise(first.to_dict("records")))
-    count = ratios["definition"].nunique()
-    verdict: Verdict = "agrees" if held == count else "undecided" if held else "differs"
-    if len(first) < 2:
+def ratio_order(spreads: pd.DataFrame) -> Finding:
+    """Which classifier has the largest IS/AS ratio, which the least? (Figure 3b)"""
+    own = spreads.sort_values("IS / |AS|", ascending=False)
+    if len(own) < 2:
         return Finding("One classifier has no order.", "not comparable")
+    hits = (own["classifier"].iloc[0] == "DINO-ViT") + (own["classifier"].iloc[-1] == "ResNeXt101")
+    apart = sum(a["ratio low"] > b["ratio high"] for a, b in itertools.pairwise(own.to_dict("records")))
+    ends = {"IS / |AS|": "value", "ratio low": "low", "ratio high": "high"}
+    rows = own.set_index("classifier")[list(ends)].rename(columns=ends)
     return Finding(
-        f"{'; '.join(f'{order} by {names}' for order, names in orders.items())}. By "
-        f"{first['definition'].iloc[0]}, the intervals of {apart} of {len(first) - 1} neighbouring pairs do "
-        "not overlap.",
-        verdict,
-        f"{count} definitions of the ratio",
+        f"Mean IS / mean |AS|, largest first: {_listed({n: span(r, '', 1) for n, r in rows.iterrows()})} The "
+        f"intervals of {apart} of {len(own) - 1} neighbouring pairs do not overlap.",
+        "agrees" if hits == 2 else "undecided" if hits else "differs",
+        counted(own["photos"]),
     )
 
 
-def elongation(spreads: pd.DataFrame, ratios: pd.DataFrame) -> Finding:
+def elongation(spreads: pd.DataFrame) -> Finding:
     """Is the classifier with the best ratio the only one whose ellipse is taller than wide? (Figure 3a)"""
-    first = ratios[ratios["definition"] == ratios["definition"].iloc[0]]
-    best = first.sort_values("value").iloc[-1]
+    best = spreads.sort_values("IS / |AS|").iloc[-1]
     taller = set(spreads[spreads["low"] > 0]["classifier"])
     wider = set(spreads[spreads["high"] < 0]["classifier"])
     others = set(spreads["classifier"]) - {best["classifier"]}
@@ -214,7 +207,7 @@ def elongation(spreads: pd.DataFrame, ratios: pd.DataFrame) -> Finding:
     rows = np.exp(spreads.set_index("classifier")[list(columns)]).rename(columns=columns)
     shown = _listed({name: span(row, "") for name, row in rows.iterrows()})
     return Finding(
-        f"Var(IS) / Var(AS): {shown} By {best['definition']}, the best ratio has {best['classifier']}.",
+        f"Var(IS) / Var(AS): {shown} The best ratio of IS to |AS| has {best['classifier']}.",
         verdict,
         counted(spreads["photos"]),
     )
@@ -234,6 +227,25 @@ def class_order(correlations: pd.DataFrame) -> Finding:
     why = "" if differs else "so few classes can hide a correlation"
     return Finding(
         _listed(parts), "differs" if differs else "undecided", counted(own["classes"], "classes"), why
+    )
+
+
+def failures(areas: pd.DataFrame) -> Finding:
+    """Does |AS| tell photos that are misnamed? From `tables.failures` (Section 3.5)."""
+    if areas.empty:
+        return Finding("", "not run", why="no head has labels of these classes, or none is ever wrong")
+    of = dict(list(areas.groupby("score")))
+    low, high = (of["|AS|"][end] for end in ("low", "high"))
+    verdict: Verdict = "undecided"
+    if (low > _USEFUL).all():
+        verdict = "agrees"
+    elif (high < _USEFUL).all():
+        verdict = "differs"
+    parts = {row["classifier"]: span(row, "") for row in of["|AS|"].to_dict("records")}
+    return Finding(
+        f"ROC area of |AS| for misnamed photos: {_listed(parts)} Of IS: {between(of['IS']['value'], '')}.",
+        verdict,
+        f"{counted(areas['misnamed'], 'misnamed')} of {counted(areas['photos'])}",
     )
 
 
@@ -319,19 +331,16 @@ def steerable(table: pd.DataFrame) -> Finding:
     )
 
 
-def whole_gradient(table: pd.DataFrame) -> Finding:
-    """What staying in the null space costs, and what it spares (eq. 12); no claim of the paper."""
-    parts = {
-        r["classifier"]: f"{number(r['AS along the whole gradient'], 1)}° against "
-        f"{number(r['AS in the null space'], 1)}° in the null space, and {r['top-1 changes']} of "
-        f"{r['photos']} photos change their top-1 class"
-        for r in table[table["photos"] > 0].to_dict("records")
-    }
-    if not parts:
-        return Finding("", "not run", why="no photo reaches this IS in both ways")
+def steered_beyond(table: pd.DataFrame, degrees: float) -> Finding:
+    """How far beyond photos a step reaches that no basis can shorten; no claim of the paper."""
+    own = table.dropna()
+    if own.empty:
+        return Finding("Beyond the logits no step reaches this angle.")
+    times = own["step (sd)"] / own["photos (sd)"]
     return Finding(
-        f"AS of steps of IS = {table['IS'].iloc[0]:g}° along the whole text gradient: {_listed(parts)}",
-        n=counted(table["photos"]),
+        f"To turn what stands in the place of Tf by {degrees:g}°, a step must be {between(times, '', 0)} "
+        "times as long as what photos have beyond their logits. It then comes "
+        f"{between(own['AS (°)'], '°', 1)} nearer to the text."
     )
 
 

@@ -40,18 +40,21 @@ def translators(fits: pd.DataFrame) -> Finding:
 
 
 def comparison(scores: pd.DataFrame, ridges: pd.DataFrame) -> Finding:
-    """How far null removal turns the meaning, and what of that is the translator's: from `photo_scores`
-    and `ridge_sensitivity`.
+    """How far null removal turns the meaning, and what of that hangs on the basis and on the translator.
+
+    Args:
+        scores: of `photo_scores`.
+        ridges: of `ridge_sensitivity`.
     """
-    IS = scores.groupby("classifier", sort=False)["IS"].median()
-    size = scores["AS"].abs().groupby(scores["classifier"], sort=False).median()
+    IS, beyond = (scores.groupby("classifier", sort=False)[column].median() for column in ("IS", "IS beyond"))
     near = ridges[ridges["ridge, × chosen"].between(0.1, 10)].groupby("classifier", sort=False)
     factor = near["median IS (°)"].max() / near["median IS (°)"].min()
     cosine = near["cosine of Tf and z"].max() - near["cosine of Tf and z"].min()
     return Finding(
-        f"Without its null component a photo's meaning turns by {between(IS, '°', 1)} (median), and "
-        f"{between(size, '°', 2)} toward or away from its class. These degrees are the translator's as well: "
-        f"ridges from a tenth to ten times as large change IS by a factor of {between(factor, '', 1)}, and "
+        f"Without its null component a photo's meaning turns by {between(IS, '°', 1)} (median) in its "
+        f"network's own basis, and by {between(beyond, '°', 1)} in a reading that every basis shares. The "
+        "degrees are the translator's as well: ridges from a tenth to ten times as large change IS by a "
+        f"factor of {between(factor, '', 1)}, and "
         f"the cosine by {number(cosine.max())} at most."
     )
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sing_utils.findings import Finding, Verdict, counted, number, span, tiny
+from sing_utils.findings import Finding, Verdict, between, counted, number, span, tiny
 from sing_utils.intervals import bootstrap, student_margin
 
 Judge = Callable[..., Finding]  # of the run's confidence level and of tables
@@ -62,6 +62,21 @@ def _steps(level: float, steering: pd.DataFrame) -> Finding:
     return Finding(
         words, "holds" if within and not flips else "fails", f"{steering['certified'].sum()} steps"
     )
+
+
+@judges("figure-6-small", "steering", "heads")
+def _small(level: float, steering: pd.DataFrame, heads: pd.DataFrame) -> Finding:
+    steps = steering[steering["direction"] == "toward the text"].set_index("classifier")["length"].dropna()
+    null = (heads.set_index("classifier")["ignored (%)"] / 100) ** 0.5  # its length, in the feature's
+    times = steps / null.loc[steps.index]
+    if times.empty:
+        return Finding("", "not run", why="no photo reaches this IS")
+    verdict: Verdict = "agrees" if (times < 1).all() else "undecided" if (times < 1).any() else "differs"
+    words = (
+        f"The step is {between(steps, '', 1)} times as long as the feature, and "
+        f"{between(times, '', 1)} times as long as its null component."
+    )
+    return Finding(words, verdict, counted(steering["reached"].loc[lambda x: x > 0], "steps"))
 
 
 @judges("same-noise", "picture_changes")

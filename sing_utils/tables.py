@@ -26,14 +26,6 @@ from sing_utils.scores import attribute_score, contrast, image_score, pairwise_a
 from sing_utils.shown_controls import page
 from sing_utils.translator import Translator, TranslatorFitter, quality, split_rows
 
-# Definitions of the IS/AS ratio. The paper gives none; a conclusion should survive all.
-RATIOS = {
-    "mean IS / mean |AS|": lambda i, a: i.mean(-1) / np.abs(a).mean(-1),
-    "median IS / median |AS|": lambda i, a: np.median(i, -1) / np.median(np.abs(a), -1),
-    "median of IS / |AS|": lambda i, a: np.median(i / np.abs(a).clip(1e-12), -1),
-    "rms IS / rms AS": lambda i, a: np.sqrt((i**2).mean(-1) / (a**2).mean(-1)),
-}
-
 _PLACES = ("place", "place low", "place high")
 
 
@@ -131,8 +123,7 @@ def compare_losses(run: Run, name: str) -> tuple[pd.DataFrame, pd.DataFrame]:
 
     The row "exact" is the minimiser of the squared error, in closed form. The others stand beside it: gain,
     mean difference of the cosines; ratio, of the mean squared errors; each with its interval over evaluation
-    photos. converged: the held-out error of what was minimised fell by less than 1 % in the last tenth of the
-    epochs.
+    photos. converged: training stopped by itself, before the profile's last epoch.
     """
     p, fit, evaluation = run.profile, run.photos(name, "fit"), run.photos(name)
     options: dict[str, Any] = {"held_out": p.held_out, "seed": p.seed, "epochs": p.adamw_epochs}
@@ -147,7 +138,9 @@ def compare_losses(run: Run, name: str) -> tuple[pd.DataFrame, pd.DataFrame]:
         if loss != "exact":
             curve = pd.DataFrame(T.report.history).assign(loss=loss)
             curves.append(curve)
-            row |= _fits_apart(run, exact, _photo_fits(T, evaluation)) | {"converged": _converged(curve)}
+            row |= _fits_apart(run, exact, _photo_fits(T, evaluation)) | {
+                "converged": curve["epoch"].max() < p.adamw_epochs
+            }
         rows.append(row)
     return pd.DataFrame(rows), pd.concat(curves, ignore_index=True)
 
@@ -159,14 +152,6 @@ def exact_minimum(run: Run, name: str) -> dict[str, float]:
     _, held = split_rows(len(fit), held_out=T.report.held_out, seed=T.report.seed)
     error = (T(fit.f[held]) - fit.z[held]).square().sum(-1).mean()
     return {"mse": float(error), "cosine": T.report.held_out_cosine}
-
-
-def _converged(curve: pd.DataFrame) -> bool:
-    """Whether training changed what it minimises by less than 1 % in its last tenth."""
-    own = curve[curve["split"] == "held out"].sort_values("epoch")
-    error = {"mse": own["mse"], "cosine": 1 - own["cosine"], "both": own["mse"] + 1 - own["cosine"]}
-    last = error[own["loss"].iloc[0]].to_numpy()
-    return bool(abs(last[-1 - max(1, len(last) // 10)] / last[-1] - 1) < 0.01)
 
 
 def _photo_fits(T: Translator, evaluation: Photos) -> tuple[np.ndarray, np.ndarray]:
@@ -210,25 +195,48 @@ def _fit_row(name: str, T: Translator, evaluation: Photos) -> dict[str, Any]:
 def photo_scores(run: Run) -> pd.DataFrame:
     """AS toward the true class prompt, its contrast to the other classes' prompts, and IS: degrees.
 
-    One row a classifier and evaluation photo.
+    The same beyond the logits. One row a classifier and evaluation photo.
     """
     frames = []
     for name in run.profile.classifiers:
         data, T, spaces = run.photos(name), run.translator(name), run.spaces(name)
         texts = run.texts(name, run.prompts)  # (C, n)
         Tf, Tf_tilde = T(data.f), T.after_null_removal(spaces)(data.f)  # (N, n) each
-        own = data.own  # (N,)
-        AS = pairwise_angle(Tf, texts) - pairwise_angle(Tf_tilde, texts)  # (N, C), eq. 7
         frames.append(
             data.index[["class", "label", "path"]].assign(
                 classifier=name,
-                AS=AS.gather(1, own[:, None])[:, 0].numpy(),
-                contrast=contrast(AS, own).numpy(),
-                IS=image_score(Tf, Tf_tilde).numpy(),
+                **_scores(Tf, Tf_tilde, texts, data.own),
+                **_scores(*run.beyond(name)(data.f), texts, data.own, " beyond"),
                 cosine=torch.cosine_similarity(Tf, data.z, dim=-1).numpy(),
             )
         )
     return pd.concat(frames, ignore_index=True)
+
+
+def _scores(before: Tensor, after: Tensor, texts: Tensor, own: Tensor, tail: str = "") -> dict[str, Any]:
+    """AS toward the own class, its contrast, and IS of pairs (N, n), with texts (C, n) and own (N,)."""
+    AS = pairwise_angle(before, texts) - pairwise_angle(after, texts)  # (N, C), eq. 7
+    return {
+        f"AS{tail}": AS.gather(1, own[:, None])[:, 0].numpy(),
+        f"contrast{tail}": contrast(AS, own).numpy(),
+        f"IS{tail}": image_score(before, after).numpy(),
+    }
+
+
+def beyond_by_chance(run: Run, *, draws: int = 10) -> pd.DataFrame:
+    """What is found beyond the logits where nothing is: means over worlds, one row a classifier.
+
+    Mean IS, |AS| and contrast over evaluation photos, degrees.
+    """
+    rows = []
+    for name in run.classifiers:
+        fit, new, B = run.photos(name, "fit"), run.photos(name), run.beyond(name)
+        worlds = B.by_chance(fit.f, fit.z, draws=draws, held_out=run.profile.held_out, seed=run.seed)
+        given = run.texts(name, run.prompts), new.own
+        found = pd.concat([pd.DataFrame(_scores(*world(new.f), *given)) for world in worlds])
+        row = {"IS (°)": found["IS"], "|AS| (°)": found["AS"].abs(), "contrast (°)": found["contrast"]}
+        rows.append({"classifier": name, **{k: v.mean() for k, v in row.items()}})
+    return pd.DataFrame(rows)
 
 
 def ridge_sensitivity(run: Run, *, factors: Sequence[float] = (0.01, 0.1, 1, 10, 100)) -> pd.DataFrame:
@@ -263,18 +271,10 @@ def ridge_sensitivity(run: Run, *, factors: Sequence[float] = (0.01, 0.1, 1, 10,
     return pd.DataFrame(rows)
 
 
-def ratios(scores: pd.DataFrame, run: Run) -> pd.DataFrame:
-    """IS/AS ratio of each classifier under each definition, with bootstrap intervals by photo."""
-    rows = []
-    for name, own in scores.groupby("classifier", sort=False):
-        for definition, statistic in RATIOS.items():
-            ci = _bootstrap(run, statistic, own["IS"], own["AS"])
-            rows.append({"classifier": name, "definition": definition, **_interval(ci)})
-    return pd.DataFrame(rows)
-
-
 def spreads(scores: pd.DataFrame, run: Run) -> pd.DataFrame:
-    """One row a classifier: means, medians, contrast and log(Var IS / Var AS) with their intervals.
+    """One row a classifier: means, medians, contrast, mean IS / mean |AS| and log(Var IS / Var AS).
+
+    The last three with intervals over photos.
 
     Above 0 the confidence ellipse of Figure 3 is taller than wide.
     """
@@ -283,6 +283,7 @@ def spreads(scores: pd.DataFrame, run: Run) -> pd.DataFrame:
         with np.errstate(divide="ignore", invalid="ignore"):  # a draw of one photo again and again
             ci = _bootstrap(run, lambda i, a: np.log(i.var(-1) / a.var(-1)), own["IS"], own["AS"])
         own_class = _bootstrap(run, lambda c: c.mean(-1), own["contrast"])
+        ratio = _bootstrap(run, lambda i, a: i.mean(-1) / np.abs(a).mean(-1), own["IS"], own["AS"])
         rows.append(
             {
                 "classifier": name,
@@ -295,6 +296,9 @@ def spreads(scores: pd.DataFrame, run: Run) -> pd.DataFrame:
                 "median IS (°)": own["IS"].median(),
                 "sd AS (°)": own["AS"].std(),
                 "sd IS (°)": own["IS"].std(),
+                "IS / |AS|": ratio.value,
+                "ratio low": ratio.low,
+                "ratio high": ratio.high,
                 "log variance ratio": ci.value,
                 "low": ci.low,
                 "high": ci.high,
@@ -437,6 +441,41 @@ def class_angles(run: Run, name: str, c: str, texts: Tensor) -> tuple[Tensor, Te
         pairwise_angle(after(own.f), texts),
         own.index["path"].to_list(),
     )
+
+
+def failures(run: Run, scores: pd.DataFrame) -> pd.DataFrame:
+    """Do |AS| and IS tell the photos that a classifier misnames from those that it names rightly?
+
+    One row a classifier and score: ROC area (0.5 is chance) with its interval over photos, photos, misnamed.
+    Classes that the head has no output for, by its labels, are left out; a head without labels wholly.
+
+    Args:
+        run: whose classifiers.
+        scores: of `photo_scores`.
+    """
+    rows = []
+    for name, own in scores.groupby("classifier", sort=False):
+        head = run.head(name)
+        outputs = {label.split(",")[0].lower(): i for i, label in enumerate(head.labels or ())}
+        true = own["class"].str.lower().map(outputs)
+        named = head.logits(run.photos(name).f).argmax(-1).numpy()
+        known = true.notna().to_numpy()
+        wrong = (named != true)[known].to_numpy()
+        if not 0 < wrong.sum() < len(wrong):
+            continue  # nothing to tell apart
+        for score in ("AS", "IS"):
+            ci = _bootstrap(run, _roc_area, own[score].abs()[known], wrong)
+            row = {"classifier": name, "score": "|AS|" if score == "AS" else score, **_interval(ci)}
+            rows.append(row | {"photos": len(wrong), "misnamed": int(wrong.sum())})
+    return pd.DataFrame(rows, columns=["classifier", "score", "value", "low", "high", "photos", "misnamed"])
+
+
+def _roc_area(score: np.ndarray, positive: np.ndarray) -> np.ndarray:
+    """Area under the ROC curve, by ranks: (..., N) twice -> (...,); NaN where all are of one kind."""
+    ranks, n = stats.rankdata(score, axis=-1), positive.sum(-1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        area: np.ndarray = ((ranks * positive).sum(-1) - n * (n + 1) / 2) / (n * (score.shape[-1] - n))
+    return area
 
 
 # --------------------------------------------------------------------------------- shared

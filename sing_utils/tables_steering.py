@@ -16,10 +16,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from sing_utils.controls import SUBSPACES, energy_share, random_bases
 from sing_utils.errors import SingError, UnreachableWarning
 from sing_utils.head import Certificate
 from sing_utils.profiles import worded
+from sing_utils.published import Published
 from sing_utils.run import Run
 from sing_utils.scores import attribute_score, pairwise_angle
 from sing_utils.steering import (
@@ -31,7 +31,6 @@ from sing_utils.steering import (
     step_for_image_score,
     text_gradient,
 )
-from sing_utils.translator import Translator
 
 DIRECTIONS = ("toward the text", "random")
 
@@ -111,41 +110,14 @@ def whole_gradient(run: Run, degrees: float) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def subspace_steering(run: Run, degrees: float, *, draws: int) -> pd.DataFrame:
-    """Steering in random subspaces of the null space's dimension: mean AS at IS = `degrees`.
-
-    One row a classifier, kind and draw; draw -1 is the null space. In the other subspaces the logits move.
-    reached: photos whose steps get that far, over which AS is a mean (NaN for none).
-    """
-    target, rows = run.profile.targets[0], []
-    for name in run.profile.classifiers:
-        f, _ = _source(run, name)
-        spaces, text, T = run.spaces(name), _targets(run, name)[target], run.translator(name)
-        g = text_gradient(f.double(), text.double(), T)
-        energy = energy_share(f.double(), spaces.null_basis)
-        options: dict[str, Any] = {"dim": spaces.null_dim, "draws": draws, "seed": run.profile.seed}
-        options["like"] = run.photos(name, "fit").f
-        for kind, share in zip(SUBSPACES, (None, energy), strict=True):
-            bases = [spaces.null_basis, *random_bases(f, **options, energy=share)]
-            for draw, Q in enumerate(bases, start=-1):
-                score = _steer_within(Q, f, g, text, T, degrees)
-                row = {"classifier": name, "kind": kind, "draw": draw, "target": target, "IS": degrees}
-                rows.append(row | {"AS": _mean(score), "reached": int((~score.isnan()).sum())})
-    return pd.DataFrame(rows)
-
-
-def _steer_within(Q: Tensor, f: Tensor, g: Tensor, text: Tensor, T: Translator, degrees: float) -> Tensor:
-    """AS at an IS by the text gradient g within the span of Q's columns; NaN out of reach: (N,)."""
-    f, Q = f.double(), Q.double()
-    d = torch.nn.functional.normalize((g @ Q) @ Q.mT, dim=-1)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UnreachableWarning)  # they are counted
-        epsilon = step_for_image_score(f, d, T, degrees=degrees)
-    score, reached = epsilon * torch.nan, ~epsilon.isnan()
-    if bool(reached.any()):
-        moved = (f + epsilon[:, None] * d)[reached]
-        score[reached] = attribute_score(T(f[reached]), T(moved), text.double())
-    return score
+def published_step(run: Run) -> pd.DataFrame:
+    """The paper's Table 1 beside the null dimension of its heads: classifier, null directions, |AS| (°)."""
+    published = Published(run.root)
+    table = published.numbers["table-1"].values
+    dims = {name: published.classifiers[name].null_dimension for name in table}
+    return pd.DataFrame(
+        {"classifier": table.keys(), "null directions": dims.values(), "published |AS| (°)": table.values()}
+    )
 
 
 def steered_wordings(run: Run, degrees: float) -> pd.DataFrame:
@@ -299,7 +271,3 @@ def with_certificates(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(
         {k: v for k, v in row.items() if k != "certificate"} | certified(row["certificate"]) for row in rows
     )
-
-
-def _mean(values: Tensor) -> float:
-    return float(values.nanmean())

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pandas as pd
 import torch
 
-from sing_utils import HeadSpaces, Translator
+from sing_utils import BeyondLogits, HeadSpaces, Translator
 from sing_utils.classifiers import LinearHead
 from sing_utils.profiles import worded
 from sing_utils.run import Photos
@@ -88,6 +88,10 @@ class PlantedRun:
         whole = Photos(self.f, self.embeddings(name), own, self.index)
         evaluation = self.index["evaluation"]
         return {"all": whole, "fit": whole.rows(~evaluation), "evaluation": whole.rows(evaluation)}[part]
+
+    def beyond(self, name):
+        fit = self.photos(name, "fit")
+        return BeyondLogits.fit(fit.f, fit.z, self.head(name).weight, held_out=self.profile.held_out)
 
     def translator(self, name, method="ridge"):
         if method == "ridge":

@@ -96,9 +96,7 @@ MADE = {
     "training_curves": lambda: charts.training_curves(CURVES.assign(mse=1.5), {"mse": 0.2, "cosine": 0.9}),
     "translator_cosines": lambda: charts.translator_cosines(made_scores().assign(cosine=lambda t: t["AS"])),
     "linked": lambda: charts.linked(made_scores()),
-    "ratio_bars": lambda: charts.ratio_bars(interval(crossed(classifier=NAMES, definition=["mean", "rms"]))),
     "subspaces": lambda: charts.subspaces(numbers(DRAWS, **{"|AS|": 1, "AS": 1, "contrast": 1, "IS": 1})),
-    "subspaces of steps": lambda: charts.subspaces(numbers(DRAWS, AS=1).assign(IS=40.0)),
     "wordings": lambda: charts.wordings(
         numbers(
             crossed(classifier=NAMES, wording=["a {}", "an image of a {}"], class_=["all", "tench"]),
@@ -160,9 +158,7 @@ def test_no_chart_goes_untested():
     public = {
         k for k, v in vars(charts).items() if callable(v) and getattr(v, "__module__", "") == charts.__name__
     }
-    assert {k for k in public if k[0].islower() and k[0] != "_"} == {*MADE, "dots", "captioned"} - {
-        "subspaces of steps"
-    }
+    assert {k for k in public if k[0].islower() and k[0] != "_"} == {*MADE, "dots", "captioned"}
 
 
 @pytest.mark.parametrize("name", MADE)

@@ -231,8 +231,8 @@ def two_runs(tmp_path, root):
     for name, value in (("one", 0.25), ("two", 0.75)):
         folder = tmp_path / "_build" / "runs" / name / "results"
         folder.mkdir(parents=True)
-        ratios = pd.DataFrame({"classifier": ["x"], "definition": ["mean"], "value": [value]})
-        ratios.assign(low=0.1, high=0.5).to_parquet(folder / "ratios.parquet", index=False)
+        medians = pd.DataFrame({"classifier": ["x"], "class": ["ant"], "value": [value]})
+        medians.assign(low=0.1, high=0.5).to_parquet(folder / "class_medians.parquet", index=False)
         pd.DataFrame({"path": [f"photo {i}" for i in range(200)]}).to_parquet(folder / "photos.parquet")
     return tmp_path
 
@@ -244,18 +244,21 @@ def test_results_of_a_run(sing, two_runs):
     assert "Further tables, for --table: photos." in shown.out
     whole = sing("results", "--run", "_build/runs/one", "--table", "photos")
     assert all(f"photo {i}\n" in whole.out for i in range(200))
-    csv = sing("results", "--run", "two", "--table", "ratios", "--format", "csv")
-    assert csv.out == "classifier,definition,value,low,high\nx,mean,0.75,0.1,0.5\n"
+    csv = sing("results", "--run", "two", "--table", "class_medians", "--format", "csv")
+    assert csv.out == "classifier,class,value,low,high\nx,ant,0.75,0.1,0.5\n"
     assert csv.err.startswith("Run two;")
-    markdown = sing("results", "--run", "two", "--table", "ratios", "--format", "markdown")
-    assert "| x | mean | 0.750 | 0.100 | 0.500 |" in markdown.out
+    markdown = sing("results", "--run", "two", "--table", "class_medians", "--format", "markdown")
+    assert "| x | ant | 0.750 | 0.100 | 0.500 |" in markdown.out
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["--run", "three"], ["no results of a run 'three'", "one of one, two"]),
-        (["--run", "one", "--table", "ratio"], ["no table 'ratio'", "did you mean 'ratios'"]),
+        (
+            ["--run", "one", "--table", "class_median"],
+            ["no table 'class_median'", "did you mean 'class_medians'"],
+        ),
         (["--run", "one", "--format", "csv"], ["without --table", "a CSV holds one table"]),
     ],
 )
@@ -270,8 +273,8 @@ def test_compare_says_by_its_exit_code_whether_runs_differ(sing, two_runs):
     differ = sing("compare", "one", "two")
     assert (differ.code, differ.err) == (1, "")
     assert "The runs differ: 1 column of 1 table; 2 tables in both." in differ.out
-    row = next(line for line in differ.out.splitlines() if line.startswith("ratios"))
-    assert " ".join(row.split()) == "ratios value 1 of 1 0.500 0.500 classifier x 1 of 1"
+    row = next(line for line in differ.out.splitlines() if line.startswith("class_medians"))
+    assert " ".join(row.split()) == "class_medians value 1 of 1 0.500 0.500 classifier x 1 of 1"
     assert sing("compare", "one", "two", "--tolerance", 0.5).code == 0
     assert_refused(sing("compare", "one", "three"), "no results of a run 'three'")
     assert_refused(sing("compare", "one", "two", "--tolerance", "-1"), "tolerance is -1.0")

@@ -69,29 +69,27 @@ def test_losses_are_judged_beside_the_exact_minimiser(gain, ratio, converged, ve
 # ---------------------------------------------------------------------------------- ratios
 
 
-def ratio_table(second=(1.0, 2.0), names=("a", "b")):
-    rows = []
-    for definition, values in (("first", (1.0, 2.0)), ("second", second)):
-        for name, value in zip(names, values, strict=True):
-            rows.append((name, definition, value, value - 0.1, value + 0.1))
-    return pd.DataFrame(rows, columns=["classifier", "definition", "value", "low", "high"])
+def ratio_table(names=("a", "b")):
+    ends = {"IS / |AS|": [1.0, 2.0], "ratio low": [0.9, 1.9], "ratio high": [1.1, 2.1]}
+    return pd.DataFrame({"classifier": names, "photos": 50, **ends})
 
 
 @pytest.mark.parametrize(
-    ("names", "second", "verdict"),
+    ("names", "verdict"),
     [
-        (("ResNeXt101", "DINO-ViT"), (1.0, 2.0), "agrees"),
-        (("ResNeXt101", "DINO-ViT"), (2.0, 1.0), "undecided"),
-        (("DINO-ViT", "ResNeXt101"), (1.0, 2.0), "differs"),
+        (("ResNeXt101", "DINO-ViT"), "agrees"),
+        (("ResNet50", "DINO-ViT"), "undecided"),
+        (("DINO-ViT", "ResNeXt101"), "differs"),
     ],
 )
-def test_ratio_order(names, second, verdict):
-    finding = findings.ratio_order(ratio_table(second, names))
+def test_ratio_order(names, verdict):
+    finding = findings.ratio_order(ratio_table(names))
     assert finding.verdict == verdict
-    assert ("by first, second." in finding.measured) == (second == (1.0, 2.0))
-    assert "the intervals of 1 of 1" in finding.measured
-    wide = ratio_table(second, names).assign(low=0.0, high=9.0)
-    assert "the intervals of 0 of 1" in findings.ratio_order(wide).measured
+    assert f"{names[1]} 2.0 (1.9 to 2.1); {names[0]}" in finding.measured
+    assert "intervals of 1 of 1" in finding.measured
+    wide = ratio_table(names).assign(**{"ratio low": 0.0, "ratio high": 9.0})
+    assert "intervals of 0 of 1" in findings.ratio_order(wide).measured
+    assert findings.ratio_order(wide[:1]).verdict == "not comparable"
 
 
 @pytest.mark.parametrize(
@@ -106,12 +104,12 @@ def test_ratio_order(names, second, verdict):
     ],
 )
 def test_elongation(best, other, verdict):
-    spreads = pd.DataFrame({"classifier": ["a", "b"], "photos": 50})  # b has the higher ratio
+    spreads = ratio_table()  # b has the higher ratio
     ends = {"low": [other[0], best[0]], "high": [other[1], best[1]]}
     spreads = spreads.assign(**ends, **{"log variance ratio": [np.mean(other), np.mean(best)]})
-    finding = findings.elongation(spreads, ratio_table())
+    finding = findings.elongation(spreads)
     assert finding.verdict == verdict
-    assert "By first, the best ratio has b." in finding.measured
+    assert "The best ratio of IS to |AS| has b." in finding.measured
     assert f"({np.exp(best[0]):.2f} to {np.exp(best[1]):.2f})" in finding.measured
 
 
@@ -202,10 +200,11 @@ def test_steerable(table, verdict):
 
 def test_steps_beside_chance():
     assert "x 10.00 ± 0.30° (random null directions 0.10 ± 0.30°)" in findings.table_1(steps()).measured
-    whole = pd.DataFrame({"classifier": ["x"], "IS": 40.0, "photos": 50, "top-1 changes": 7})
-    whole = whole.assign(**{"AS along the whole gradient": 13.0, "AS in the null space": 10.9})
-    assert "x 13.0° against 10.9° in the null space, and 7 of 50" in findings.whole_gradient(whole).measured
-    assert findings.whole_gradient(whole.assign(photos=0)).verdict == "not run"
+    beyond = pd.DataFrame(
+        {"classifier": ["x"], "AS (°)": [15.0], "step (sd)": [200.0], "photos (sd)": [20.0]}
+    )
+    assert "must be 10 times as long" in findings.steered_beyond(beyond, 40.0).measured
+    assert "no step" in findings.steered_beyond(beyond[:0], 40.0).measured
 
 
 @pytest.mark.parametrize(
@@ -311,3 +310,15 @@ def test_a_finding_with_a_claim_is_a_box_and_one_without_is_a_sentence():
     assert CLAIM.rule in rule
     assert "9 photos" in rule
     assert findings.html(Finding("m")) == '<p class="sing-said">m</p>'
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"), [(0.75, 0.9, "agrees"), (0.4, 0.6, "differs"), (0.6, 0.8, "undecided")]
+)
+def test_failures_are_judged_by_the_area_of_the_attribute_score(low, high, verdict):
+    rows = [
+        {"classifier": "x", "score": s, "value": 0.5, "photos": 90, "misnamed": 9} for s in ("|AS|", "IS")
+    ]
+    table = pd.DataFrame(rows).assign(low=[low, 0.9], high=[high, 1.0])  # IS does not decide
+    assert findings.failures(table).verdict == verdict
+    assert findings.failures(table[:0]).verdict == "not run"

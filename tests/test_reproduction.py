@@ -48,6 +48,7 @@ def paper_tables() -> dict[str, pd.DataFrame]:
             ends = {"value": value, "low": value - 0.05, "high": value + 0.05}
             medians.append({"classifier": name, "class": c, "photos": 50} | ends)
         row = {"classifier": name, "IS": 40.0, "moved": 1e-9, "bound": 1e-6, "flips": 0, "certified": 50}
+        row |= {"length": 0.2}
         for way, mean in (("toward the text", PUBLISHED.numbers["table-1"].values[name]), ("random", 1.0)):
             steering.append(row | {"direction": way, "|AS| mean": mean, "|AS| sd": 0.3, "reached": 50})
     said = [{"id": i, "measured": f"{i} is 1", "verdict": "agrees", "n": "9 photos", "why": ""} for i in SAID]
@@ -56,6 +57,7 @@ def paper_tables() -> dict[str, pd.DataFrame]:
         "photo_scores": pd.concat(scores, ignore_index=True),
         "class_medians": pd.DataFrame(medians),
         "steering": pd.DataFrame(steering),
+        "heads": pd.DataFrame({"classifier": list(FIVE), "ignored (%)": 25.0}),  # half as long as the feature
         "picture_changes": pd.DataFrame({"IS": [0.0, 20.0], "turned": [0.0, 30.0], "pictures": 16}),
         "findings": pd.DataFrame(said),
     }
@@ -193,6 +195,8 @@ CHANGES = [
     ("steering-logits", put("steering", "moved", 1e-3), "fails"),
     ("steering-logits", put("steering", "flips", 1, "DINO-ViT"), "fails"),
     ("same-noise", put("picture_changes", "turned", 3.0), "fails"),
+    ("figure-6-small", put("steering", "length", 0.6), "differs"),
+    ("figure-6-small", put("steering", "length", 0.6, "ResNet50"), "undecided"),
     ("abstract-resnet50", scale("photo_scores", ["AS"], 0.1, "ResNet50"), "differs"),
     ("abstract-resnet50", scale("photo_scores", ["AS"], 0.4 / 1.5, "ResNet50"), "undecided"),
     ("resnext101-variance", put("photo_scores", "AS", 3.0, "ResNeXt101"), "undecided"),  # large, all alike

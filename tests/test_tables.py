@@ -12,6 +12,7 @@ from planted_run import PlantedRun
 from scipy import stats
 
 from sing_utils import Translator, tables
+from sing_utils.classifiers import LinearHead
 from sing_utils.run import _evaluation
 from sing_utils.scores import angle
 
@@ -113,12 +114,28 @@ def test_losses_stand_beside_the_exact_minimum(run):
         assert own["gain low"] < own["gain"] < own["gain high"]
         assert own["ratio low"] < own["ratio"] < own["ratio high"]
     assert curves.groupby("loss")["epoch"].max().to_dict() == {"mse": 2, "cosine": 2, "both": 2}
-    for loss, own in curves.groupby("loss"):
-        assert tables._converged(own.assign(mse=1.0, cosine=0.5))
-        assert not tables._converged(own.assign(mse=3.0 - own["epoch"], cosine=own["epoch"] / 3)), loss
+    assert not t.loc[["mse", "cosine", "both"], "converged"].any()  # stopped by the profile's last epoch
 
 
 # ---------------------------------------------------------------------------------- scores
+
+
+def test_failures_are_photos_that_the_head_misnames(run, monkeypatch):
+    scores = tables.photo_scores(run)
+    assert tables.failures(run, scores).empty  # no output is called "zero" or "first"
+    head = run.head("one")
+    labelled = LinearHead(head.weight, head.bias, ("Zero, or nought", "first"), head.sha256, 0.0)
+    monkeypatch.setattr(run, "head", lambda name: labelled)
+    table = tables.failures(run, scores).set_index(["classifier", "score"])
+    own = scores[scores["classifier"] == "one"]
+    photos = run.photos("one")
+    wrong = head.logits(photos.f).argmax(1).numpy() != (own["class"] == "first").to_numpy()
+    sizes = own["AS"].abs().to_numpy()
+    pairs = [(a > b) + (a == b) / 2 for a in sizes[wrong] for b in sizes[~wrong]]
+    row = table.loc["one", "|AS|"]
+    assert row["value"] == pytest.approx(np.mean(pairs))
+    assert row["low"] < row["value"] < row["high"]
+    assert (row["misnamed"], row["photos"]) == (wrong.sum(), 20)
 
 
 def test_photo_scores_equal_the_definitions(run):
@@ -133,6 +150,10 @@ def test_photo_scores_equal_the_definitions(run):
             assert row["AS"] == pytest.approx(float(angle(z, text) - angle(z_tilde, text)), abs=1e-9)
             assert row["IS"] == pytest.approx(float(angle(z, z_tilde)), abs=1e-9)
             assert row["class"] == run.index["class"][i]
+            whole, logits = run.beyond(name)(run.f[i])
+            turned = float(angle(whole, text) - angle(logits, text))
+            assert row["AS beyond"] == pytest.approx(turned, abs=1e-9)
+            assert row["IS beyond"] == pytest.approx(float(angle(whole, logits)), abs=1e-9)
     assert table["cosine"].min() > 1 - 1e-9  # z is exactly T f here
 
 
@@ -217,7 +238,7 @@ def test_margin_of_one_photo_is_unknown():
         assert margin.isnan().all()
 
 
-# ---------------------------------------------------------------------------------- ratios
+# --------------------------------------------------------------------------------- spreads
 
 HAND = pd.DataFrame(
     {
@@ -231,23 +252,15 @@ HAND = pd.DataFrame(
 )
 
 
-def test_ratio_definitions_by_hand(run):
-    table = tables.ratios(HAND, run).set_index("definition")["value"]
-    assert table["mean IS / mean |AS|"] == pytest.approx(5 / 3)
-    assert table["median IS / median |AS|"] == pytest.approx(2.0)
-    assert table["median of IS / |AS|"] == pytest.approx(1.5)  # of 4, 1, 1.5
-    assert table["rms IS / rms AS"] == pytest.approx((101 / 41) ** 0.5)
-    assert len(table) == len(tables.RATIOS) == 4
-
-
 def test_intervals_hold_their_value_and_follow_the_seed(run, rng):
     scores = pd.DataFrame({"classifier": "a", "AS": rng.standard_normal(80), "IS": rng.exponential(size=80)})
-    table = tables.ratios(scores, run)
-    assert (table["low"] < table["value"]).all()
-    assert (table["value"] < table["high"]).all()
-    pd.testing.assert_frame_equal(table, tables.ratios(scores, run))
+    scores["contrast"] = scores["AS"]
+    table = tables.spreads(scores, run)
+    assert (table["ratio low"] < table["IS / |AS|"]).all()
+    assert (table["IS / |AS|"] < table["ratio high"]).all()
+    pd.testing.assert_frame_equal(table, tables.spreads(scores, run))
     run.profile.seed = 1
-    assert not table.equals(tables.ratios(scores, run))
+    assert not table.equals(tables.spreads(scores, run))
 
 
 def test_spreads_by_hand(run):
@@ -258,6 +271,7 @@ def test_spreads_by_hand(run):
     assert row["sd AS (°)"] == pytest.approx(np.std([1, -2, 6], ddof=1))
     assert row["log variance ratio"] == pytest.approx(np.log(np.var([4, 2, 9]) / np.var([1, -2, 6])))
     assert row["mean contrast (°)"] == pytest.approx(1.0)
+    assert row["IS / |AS|"] == pytest.approx(5 / 3)
     assert row["contrast low"] < 1.0 < row["contrast high"]
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from planted_run import PlantedRun
 
-from sing_utils import Translator, charts, shown_controls, steer, tables, tables_steering
+from sing_utils import Translator, charts, shown_controls, tables, tables_steering
 from sing_utils import tables_controls as controls
 from sing_utils.cases import cases
 from sing_utils.classifiers import LinearHead
@@ -129,34 +129,6 @@ def test_the_null_space_among_random_ones(run):
     assert (row["low"], row["chance"], row["high"]) == pytest.approx(
         drawn.quantile([0.025, 0.5, 0.975]).tolist()
     )
-
-
-def test_steering_in_random_subspaces(run, monkeypatch):
-    table = tables_steering.subspace_steering(run, 4.0, draws=19)
-    assert len(table) == 2 * 2 * 20
-    own = by(table, classifier="one", draw=-1).iloc[0]
-    f, u = run.photos("one").of("ant").f, run.texts("one", [run.prompt("bee")])[0]
-    toward = steer(f, u, run.translator("one"), run.spaces("one"), degrees=4.0).AS
-    assert own["AS"] == pytest.approx(float(toward.nanmean()), abs=1e-6)
-    assert own["reached"] == int((~toward.isnan()).sum())
-    control = controls.subspace_control(table, ["AS"])
-    assert set(control["statistic"]) == {"AS"}
-    energies = []
-    given = tables_steering.random_bases
-
-    def watched(f, **options):
-        energies.append(options["energy"])
-        return given(f, **options)
-
-    monkeypatch.setattr(tables_steering, "random_bases", watched)
-    tables_steering.subspace_steering(run, 4.0, draws=2)
-    f, _ = tables_steering._source(run, "one")
-    share = float(run.spaces("one").null_energy(f).mean())
-    assert energies[:2] == [None, pytest.approx(share)]
-    lost = tables_steering.subspace_steering(run, 179.0, draws=19)
-    assert lost["AS"].isna().all()
-    nothing = controls.subspace_control(lost, ["AS"])
-    assert nothing["percentile"].isna().all()
 
 
 def test_steps_measured_in_other_words(run):

@@ -225,6 +225,24 @@ def test_the_folded_map_is_the_two_layers(monkeypatch):
     assert torch.linalg.matrix_rank(T) == N
 
 
+@pytest.mark.parametrize("loss", ["mse", "cosine", "both"])
+def test_adamw_stops_where_the_held_out_loss_falls_no_more_and_keeps_the_best(loss):
+    f, z, _ = pairs(60, noise=2.0)  # few rows and much noise: it soon learns them by heart
+    options = {"lr": 1e-2, "epochs": 200, "patience": 5, "hidden": 7, "loss": loss}
+    T, details = fit_adamw(f[:40], z[:40], f[40:], z[40:], **options)
+    held = [r for r in details["history"] if r["split"] == "held out"]
+    errors = [
+        {"mse": r["mse"], "cosine": 1 - r["cosine"], "both": r["mse"] + 1 - r["cosine"]}[loss] for r in held
+    ]
+    best = min(range(1, len(errors)), key=errors.__getitem__)
+    assert held[-1]["epoch"] < 200
+    assert min(errors[-5:]) >= 0.999 * min(errors[1:-5])
+    out = f[40:].float() @ T.mT
+    assert quality(out, z[40:]).cosine == pytest.approx(held[best]["cosine"], rel=1e-5)
+    cut, _ = fit_adamw(f[:40], z[:40], f[40:], z[40:], **(options | {"epochs": best}))
+    assert torch.equal(cut, T)
+
+
 def test_history_is_tidy_and_goes_down():
     f, z, _ = pairs(100)
     T = Translator.fit(f, z, method="adamw", epochs=5, lr=1e-2)
