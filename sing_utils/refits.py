@@ -49,8 +49,7 @@ class Halves:
         sigma: singular values of the head, (r,).
         ridge: of T, as chosen on all photos.
         ridge_beyond: of ẑ, as chosen on all photos.
-        gains: of the photos set aside, by which the shrinkage was chosen: along the increment, how much of it
-            would help, and its squared length, (H, 2).
+        x_held, z_held: of the photos set aside, by which the shrinkage is chosen, (H, m) and (H, n).
     """
 
     x: Tensor
@@ -59,7 +58,8 @@ class Halves:
     sigma: Tensor
     ridge: float
     ridge_beyond: float
-    gains: Tensor
+    x_held: Tensor
+    z_held: Tensor
 
     @classmethod
     def of(cls, f: Tensor, z: Tensor, T: Translator, B: BeyondLogits, spaces: HeadSpaces) -> Halves:
@@ -71,10 +71,8 @@ class Halves:
         fit, held = split_rows(len(f), held_out=T.report.held_out, seed=T.report.seed)
         basis = torch.cat([spaces.principal_basis, spaces.null_basis], 1).double()
         sigma = spaces.singular_values[: spaces.rank].double()
-        known, added = B(f[held].double())[1], B.rest(f[held].double()) @ B.gamma.mT
-        gains = torch.stack([(added * (z[held].double() - known)).sum(-1), added.square().sum(-1)], 1)
-        x = f[fit].double() @ basis
-        return cls(x, z[fit].double(), basis, sigma, T.report.ridge, B.ridge, gains)
+        x, z = f.double() @ basis, z.double()
+        return cls(x[fit], z[fit], basis, sigma, T.report.ridge, B.ridge, x[held], z[held])
 
     def whole(self) -> Maps:
         """The fit on all of them."""
@@ -96,12 +94,11 @@ class Halves:
         for rows in order.tensor_split(count):
             yield self._solve(_Sums.over(self.x[rows], self.z[rows]))
 
-    def shrinkages(self, count: int, *, seed: int = 0) -> Tensor:
-        """The shrinkage as other photos set aside would choose it (bootstrap), (count,)."""
-        generator = torch.Generator().manual_seed(seed)
-        rows = torch.randint(len(self.gains), (count, len(self.gains)), generator=generator)
-        along, size = self.gains[rows].sum(1).unbind(-1)
-        return (along / size).nan_to_num(0.0).clamp(0.0, 1.0)
+    def shrinkages(self, maps: Maps, rows: Tensor) -> Tensor:
+        """The shrinkage of Γ u that some of the photos set aside choose, rows (..., H) -> (...)."""
+        _, _, known, added = maps(self.x_held)
+        along, size = (added * (self.z_held - known)).sum(-1), added.square().sum(-1)  # (H,)
+        return (along[rows].sum(-1) / size[rows].sum(-1)).nan_to_num(0.0).clamp(0.0, 1.0)
 
     @property
     def nearness(self) -> float:
@@ -216,13 +213,14 @@ class Refits:
             seed: of the halves.
         """
         x, given = f.double() @ halves.basis, (texts, own, classes)
-        whole, near = halves.whole()(x), halves.nearness
+        maps, near, H = halves.whole(), halves.nearness, len(halves.x_held)
+        # The shrinkage as other photos set aside would have chosen it.
+        rows = torch.randint(H, (count, H), generator=torch.Generator().manual_seed(seed))
+        whole, shrinkages = maps(x), halves.shrinkages(maps, rows)
         distance = torch.tensor([1.0, 1.0, near, near]).double()[:, None, None]
         scores = [
-            _scored(whole + distance * (half(x) - whole), shrinkage, *given)
-            for half, shrinkage in zip(
-                halves.pairs(count, seed=seed), halves.shrinkages(count, seed=seed), strict=True
-            )
+            scored(whole + distance * (half(x) - whole), shrinkage, *given)
+            for half, shrinkage in zip(halves.pairs(count, seed=seed), shrinkages, strict=True)
         ]
         return cls(**{k: torch.stack([s[k] for s in scores]) for k in scores[0]})
 
@@ -249,7 +247,7 @@ class Refits:
         return cls(**load_file(path))
 
 
-def _scored(z: Tensor, shrinkage: Tensor, texts: Tensor, own: Tensor, classes: int) -> dict[str, Tensor]:
+def scored(z: Tensor, shrinkage: Tensor, texts: Tensor, own: Tensor, classes: int) -> dict[str, Tensor]:
     """Scores of what `Maps` gives, (4, N, n)."""
     found: dict[str, Tensor] = {}
     for tail, whole, part in (("", z[0], z[1]), ("_beyond", z[2] + shrinkage * z[3], z[2])):
