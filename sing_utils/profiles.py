@@ -77,8 +77,7 @@ class Profile(BaseModel):
         permutations: of each permutation test, whose p value can't be less than 1 / (permutations + 1).
         controls: which controls of notebooks 02b, 04 and 06b are run: "subspace", "translator", "prompts",
             "encoder", "rank"; an empty list turns all of them off.
-        control_draws: random subspaces of each kind; a third as many worlds where null directions mean
-            nothing.
+        control_draws: random subspaces of each kind.
         prompt_wordings: further wordings of the class prompt, each with one {}; the spread over them stands
             beside every AS.
         second_encoder: name for `load_encoder`, to repeat the tables with; None: only the single towers of

@@ -369,9 +369,9 @@ def class_medians(scores: pd.DataFrame, run: Run) -> pd.DataFrame:
 def rank_correlations(scores: pd.DataFrame, run: Run) -> pd.DataFrame:
     """Spearman correlation of the classes' median |AS| for each pair of classifiers.
 
-    The interval (of Fisher's z) joins photos, resampled within their classes, and the translators, refitted on
-    the same halves for both. p tests rho = 0 by exchanging the classes of one classifier; q is corrected for
-    all pairs (false discovery rate). beyond the logits, not enlarged: rho of those scores, of those classes.
+    The interval (of Fisher's z) joins photos, resampled within their classes, and the translators, refitted
+    on the same halves for both. p tests rho = 0 by exchanging the classes of one classifier; q is corrected
+    for all pairs (false discovery rate). beyond the logits, not enlarged: rho of those scores, those classes.
     """
     rng = np.random.default_rng(run.profile.seed)
     draws = run.profile.bootstrap_draws
