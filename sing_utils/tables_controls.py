@@ -273,10 +273,10 @@ def photo_curve(run: Run, *, parts: Sequence[int] = (8, 4, 2, 1)) -> pd.DataFram
             ]
             own = [AS.gather(1, new.own[:, None]) for AS in (s["AS"] for s in found)]
             scores = {
-                "median IS": [s["IS"].median() for s in found],
-                "median |AS|": [AS.abs().median() for AS in own],
+                "median IS": [s["IS"].quantile(0.5) for s in found],
+                "median |AS|": [AS.abs().quantile(0.5) for AS in own],
                 "mean contrast": [s["contrast"].mean() for s in found],
-                "median IS, beyond the logits": [s["IS_beyond"].median() for s in found],
+                "median IS, beyond the logits": [s["IS_beyond"].quantile(0.5) for s in found],
             }
             known = {"classifier": name, "photos": len(halves.x) // count}
             rows += [known | {"score": k, "value": float(np.mean(v))} for k, v in scores.items()]
