@@ -544,6 +544,94 @@ def subspaces(draws: pd.DataFrame) -> alt.LayerChart:
     )
 
 
+def basis_stretches(table: pd.DataFrame, logits: pd.DataFrame) -> alt.VConcatChart:
+    """Scores over the stretch s of the null component, and one photo's logits at the s of a slider.
+
+    Args:
+        table: of `tables_basis.stretches`.
+        logits: of `tables_basis.some_logits`, at the same s.
+    """
+    scales = sorted(table["s"].unique())
+    table, logits = (t.assign(place=t["s"].map(scales.index)) for t in (table, logits))
+    slider = alt.binding_range(min=0, max=len(scales) - 1, step=1, name="stretch of the null component: ")
+    place = alt.param(name="place", value=scales.index(1.0), bind=slider)
+    parameter, only = _menu("classifier", table["classifier"].unique())
+    x = _x("s", "s, the null component's factor (log scale)", type="log", domain=[scales[0], scales[-1]])
+    panels = []
+    for score in ("IS", "|AS|", "contrast"):
+        own = table[["classifier", "place", "s"]].assign(
+            removal=table[score], beyond=table[f"{score} beyond"], logits=table["logits moved"]
+        )
+        data, unfold = _packed(own)
+        base = alt.Chart(data, transform=[unfold, alt.FilterTransform(only)]).encode(x=x)
+        kind = {"IS": "median IS", "|AS|": "median |AS|", "contrast": "mean contrast"}[score]
+        y = _y("removal", f"{kind} (degrees)")
+        tips = _tips(own, "s", removal=f"{kind}, null removal (°)", beyond=f"{kind}, beyond the logits (°)")
+        here = base.transform_filter("datum.place === place")
+        words = here.transform_calculate(
+            label=f"format(datum.removal, '.{1 if score == 'IS' else 2}f') + '°'"
+        )
+        layers = [
+            base.mark_line(strokeWidth=2.5, color=BEFORE).encode(y=y, tooltip=tips),
+            base.mark_line(strokeWidth=2, strokeDash=[5, 4], color=GREY).encode(y="beyond:Q", tooltip=tips),
+            here.mark_circle(size=130, color=AFTER, opacity=1).encode(y="removal:Q", tooltip=tips),
+            words.mark_text(dy=-14, color=AFTER, fontWeight=600).encode(y="removal:Q", text="label:N"),
+        ]
+        panels.append(alt.layer(*layers).properties(width=WIDTH // 3 - 50, height=220))
+    data, unfold = _packed(logits[["classifier", "place", "class", "logit"]])
+    bars = (
+        alt.Chart(
+            data, transform=[unfold, alt.FilterTransform(only), alt.FilterTransform("datum.place === place")]
+        )
+        .mark_bar(color=GREY)
+        .encode(
+            x=_x("logit", "logit of one photo (no unit)", zero=True),
+            y=alt.Y("class:N", title=None, sort="-x", axis=alt.Axis(labelLimit=200)),
+            tooltip=_tips(logits, "class", "logit"),
+        )
+        .properties(width=WIDTH - 180, height=110)
+    )
+    return (
+        alt.vconcat(alt.hconcat(*panels), bars)
+        .add_params(place, parameter)
+        .properties(
+            description="Three line charts of the median Image Score, the median size of the Attribute Score "
+            "and the mean contrast in degrees, over the factor that stretches the null component, and a bar "
+            "chart of one photo's logits, which stay. A slider chooses the factor, a menu the classifier."
+        )
+    )
+
+
+def more_outputs(table: pd.DataFrame) -> alt.LayerChart:
+    """What k more outputs would tell beyond the logits, beside worlds in which there is nothing.
+
+    Args:
+        table: of `tables_basis.more_outputs`, with a column "head".
+    """
+    long = table.rename(columns={"R²": "these photos", "by chance": "nothing there"})
+    long = long.melt(["head", "outputs"], ["these photos", "nothing there"], "fit", "share")
+    long["share"] *= 100
+    ticks = alt.Axis(values=[0, 0.01, 0.1, 1, 10, 100], format="~g")
+    y = alt.Y(
+        "share:Q",
+        title="of the embeddings' variance, beyond the logits (%)",
+        scale=alt.Scale(type="symlog", constant=0.01, domain=[-0.02, 100], clamp=True),
+        axis=ticks,
+    )
+    return _curves(
+        long.rename(columns={"head": "classifier"}),
+        _x("outputs", "outputs added to the head (log scale)", type="log", nice=False),
+        y,
+        _tips(
+            long.rename(columns={"head": "classifier"}), "classifier", "fit", "outputs", share="variance (%)"
+        ),
+        dash=alt.StrokeDash("fit:N", sort=["these photos", "nothing there"], legend=alt.Legend(orient="top")),
+        height=300,
+        description="Line chart of the share of the embeddings' variance in percent that further outputs of "
+        "a head would tell beyond its logits, over their number, beside fits where there is nothing to tell.",
+    )
+
+
 def wordings(table: pd.DataFrame, chosen: str) -> alt.LayerChart:
     """Scores of each classifier in all wordings of the class prompt.
 
@@ -832,43 +920,44 @@ def picture_changes(table: pd.DataFrame) -> alt.LayerChart:
 
 # --------------------------------------------------------------------------- a planted world
 
-_SCORES = {"contrast": PALETTE[0], "|AS|": PALETTE[1], "AS": PALETTE[3]}
-_SHARE = "planted share in the null space"
+_SHARE = "planted share"
 
 
 def truth(table: pd.DataFrame) -> alt.LayerChart:
-    """Heads x factors: how much of each factor the head ignores, by construction and in changed scenes."""
-    means = 100 * table.groupby(["head", "factor"], sort=False)[["planted", "counterfactual"]].mean()
+    """Heads x factors: how much of each factor the logits do not say, by construction and measured."""
+    means = 100 * table.groupby(["head", "factor"], sort=False)[["planted", "unread"]].mean()
     means = means.reset_index()
     scale = alt.Scale(domain=[0, 100], scheme="blues")
-    told = {"planted": "planted share (%)", "counterfactual": "found by changing scenes (%)"}
+    told = {"planted": "planted share (%)", "unread": "not said by the logits (%)"}
     return _heat(
         means,
-        alt.Color("planted:Q", title="planted share that is ignored (%)", scale=scale, legend=_ramp()),
-        alt.Text("counterfactual:Q", format=".0f"),
+        alt.Color("planted:Q", title="planted share (%)", scale=scale, legend=_ramp()),
+        alt.Text("unread:Q", format=".0f"),
         "datum.planted > 50",
         _tips(means, "head", "factor", **told),
         names={"factor": "factor", "head": "head"},
         height=46 * means["head"].nunique(),
-        description="Table of heads by factors. The colour is the planted share of the factor that the head "
-        "ignores, in percent; the number is what changing scenes shows.",
+        description="Table of heads by factors. The colour is the planted share of the factor, in percent; "
+        "the number is the share that the logits do not say of it on new scenes.",
     )
 
 
-def agreement(table: pd.DataFrame, statistic: str) -> alt.LayerChart:
-    """ROC area or rank correlation by factor, a dot a score, with intervals over worlds."""
-    area = statistic == "ROC area"
-    own = table.loc[table["statistic"] == statistic, ["factor", "score", "value", "low", "high"]]
-    return dots(
-        own,
-        f"{statistic} (no unit)",
-        y="factor",
-        colour=_hue("score", _SCORES),
-        offset="score",
-        line=0.5 if area else 0,
-        domain=[0, 1] if area else [-1, 1],
-        description=f"Dot plot of the {statistic} between what is planted and each score, by factor, with "
-        "intervals over worlds and a dashed line at chance; 1 is perfect.",
+def recovery(table: pd.DataFrame) -> alt.LayerChart:
+    """Ways to measure x what heads ignore: the ROC area of each score."""
+    table = table.sort_values("score", key=lambda s: s != "|AS|", kind="stable")
+    row = table["score"] + ", " + table["way"]
+    own = table.assign(row=row, column=table["regime"] + table["IS"].map(" (IS {:.0f}°)".format))
+    scale = alt.Scale(domain=[0, 1], range=[AFTER, "#f2f2f2", BEFORE])
+    return _heat(
+        own[["row", "column", "value", "low", "high"]],
+        alt.Color("value:Q", title="ROC area (no unit)", scale=scale, legend=_ramp()),
+        alt.Text("value:Q", format=".2f"),
+        "datum.value > 0.8 || datum.value < 0.2",
+        _tips(own, "row", "column", **_INTERVAL),
+        names={"column": "what the heads ignore, and IS beyond the logits", "row": "measured by"},
+        height=27 * row.nunique(),
+        description="Table of scores by what the heads ignore, with the ROC area in each cell: 1 finds what "
+        "is planted, 0.5 is chance, 0 points backwards.",
     )
 
 
@@ -878,17 +967,17 @@ def _with_first(table: pd.DataFrame, column: str, first: str) -> dict[str, list[
 
 
 def calibration(table: pd.DataFrame) -> alt.LayerChart:
-    """A score along the planted share, a line a factor; menus choose the score and what the rest does."""
+    """A score along the planted share, a line a way to measure; menus: the score, what else is ignored."""
     return _curves(
-        table.rename(columns={"setting": "other factors"}),
+        table.rename(columns={"setting": "other factors", "way": "measured"}),
         _x("planted", _SHARE),
-        _y("value", "score (degrees), mean over worlds"),
-        _tips(table, "factor", "planted", **_INTERVAL),
-        colour="factor",
+        _y("value", "score (degrees), mean over factors"),
+        _tips(table, "measured", "planted", **_INTERVAL),
+        colour="measured",
         band=True,
-        menus={"score": list(_SCORES), "other factors": ["others seen", "others ignored"]},
-        description="Line chart of a score in degrees over the planted share of one factor, with its "
-        "interval over worlds as a band.",
+        menus={"score": ["contrast", "|AS|"], "other factors": ["seen", "ignored"]},
+        description="Line chart of a score in degrees over the planted share of one factor, a line for each "
+        "way to measure it, with its interval over worlds as a band.",
     )
 
 
@@ -928,4 +1017,19 @@ def planted_steering(table: pd.DataFrame) -> alt.LayerChart:
         tips=["IS", "step"],
         description="Bar chart: of each factor, the share of scenes that are read as the wanted level after "
         "a null-space step toward its prompt, and after a random one.",
+    )
+
+
+def trained(table: pd.DataFrame) -> alt.LayerChart:
+    """Planted networks trained for a small |AS|: |AS| toward the shape, and the same beyond the logits."""
+    colours = {"|AS|": PALETTE[1], "|AS| beyond": PALETTE[0]}
+    own = table[table["measure"].isin(list(colours))]
+    return dots(
+        own,
+        "toward the shape (degrees, median over scenes)",
+        y="network",
+        colour=_hue("measure", colours),
+        offset="measure",
+        description="Dot plot of |AS| of networks that were trained with more or less of a penalty on it, "
+        "and of |AS| beyond the logits, with intervals over worlds.",
     )

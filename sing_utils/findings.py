@@ -222,6 +222,31 @@ def elongation(spreads: pd.DataFrame) -> Finding:
     )
 
 
+def basis_orders(table: pd.DataFrame) -> Finding:
+    """Does the order of classifiers survive a change of basis? From `tables_basis.orders`."""
+    of = int(table["of"].iloc[0])
+    if table["by chance"].iloc[0] >= of:
+        return Finding("One classifier has no order that a basis could change.")
+    kept = {row["score"]: row["order kept"] for row in table.to_dict("records")}
+    return Finding(
+        "Each classifier in a random basis of its own, the order of classifiers is as given in "
+        f"{kept['IS']} of {of} draws by IS, in {kept['|AS|']} by |AS| and in {kept['contrast']} by contrast; "
+        f"chance would give {number(table['by chance'].iloc[0], 1)}."
+    )
+
+
+def more_outputs(table: pd.DataFrame) -> Finding:
+    """What would more outputs tell? Of classifiers and one planted head."""
+    last = table.groupby("head", sort=False)[["R²", "by chance"]].max()
+    planted = last.index.str.startswith("planted")
+    own, known = last[~planted], last[planted]
+    return Finding(
+        f"All that these heads ignore tells {between(100 * own['R²'], ' %', 2)} of the embeddings' variance "
+        f"beyond the logits, and {between(100 * own['by chance'], ' %', 2)} where there is nothing to tell. "
+        f"What the planted head ignores tells {between(100 * known['R²'], ' %', 0)}."
+    )
+
+
 def class_order(correlations: pd.DataFrame) -> Finding:
     """Do classifiers leak in the same classes? Of the paper's pair, where the run has it (Section 4.3)."""
     if correlations.empty or int(correlations["classes"].min()) < 4:

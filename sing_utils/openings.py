@@ -120,3 +120,20 @@ def pictures(pairs: pd.DataFrame, changes: pd.DataFrame) -> Finding:
         f"{pairs['AS'].abs().max():.1f}° toward or away from their class. Half of the steered pictures are "
         f"seen as another class {seen}."
     )
+
+
+def basis(stretched: pd.DataFrame, extremes: pd.DataFrame) -> Finding:
+    """What a change of basis does: from `basis_stretches` and `basis_extremes`."""
+    contrast = extremes[extremes["score"] == "contrast"].dropna()
+    beyond = stretched.drop_duplicates("classifier")["IS beyond"]
+    second = "One class has no contrast."
+    if len(contrast):
+        second = (
+            "Coordinates rescaled by at most three make the contrast of one classifier anything from "
+            f"{number(contrast['least'].min(), 1)} to {number(contrast['most'].max(), 1)}°."
+        )
+    return Finding(
+        "Written in another basis, a network with the same logits has a median IS of "
+        f"{between(stretched['IS'], '°', 1)}; beyond the logits it stays at {between(beyond, '°', 1)}. "
+        f"{second}"
+    )

@@ -68,14 +68,17 @@ HEIGHT = 27.0  # of the centre, below the upper edge
 RESERVED = {42, 500, 700, *range(1000, 1005)}
 MOST = 1_000_000  # scenes of a source
 
-# The heads that the book looks at, and what they ignore; all else of a factor is in the principal space.
+# The heads that the book looks at, and the share of each factor that their logits do not say; else 0.
 _ALL_BUT_SHAPE = {f: 1.0 for f in FACTORS if f != "shape"}
 HEADS: dict[str, dict[str, Any]] = {
     "sees-all": {"ignored": {}},
     "clean": {"ignored": _ALL_BUT_SHAPE},
-    "leaky": {"ignored": _ALL_BUT_SHAPE | {"shape": 0.6}},
+    "leaky": {"ignored": _ALL_BUT_SHAPE | {"shape": 0.4}},
     "spurious": {"ignored": _ALL_BUT_SHAPE | {"background": 0.0}, "spurious": True},
 }
+# Bases that the features of a head can be written in, and what is measured without one.
+GIVEN, BEYOND = "as laid out", "beyond the logits"
+BASES = (GIVEN, "null part × 3", "null part freed", "features stretched", "features mixed")
 
 # What may follow "an image of". Each factor's words are its own, so that no word names two factors.
 _PHRASES = {

@@ -1,30 +1,38 @@
-"""Heads whose null space is planted: for each factor, the share that the head ignores is known exactly.
+"""Heads whose null space is planted: for each factor, the share that the logits cannot say is known.
 
 A trained backbone's pooled features h are recoded, by one linear layer, into a *code* for each factor
 (its best linear prediction from h), a constant, and a *rest* that is uncorrelated with every factor. A
 feature f lays these along orthonormal directions, some of which the head reads (its principal space) and
-some of which it does not (its null space). Code k of a factor with the planted share a goes along
+some of which it does not (its null space). Of a factor with the planted share a there are two copies:
 
-    sqrt(1 - a) p_k + sqrt(a) n_k,     p_k in the principal space, n_k in the null space,
+    sqrt(1 - a) code + sqrt(a) noise    in the principal space,
+    sqrt(a) code                        in the null space.
 
-so that of every scene's code exactly the share a of the energy lies in the null space.
+The noise is a part of the rest, so it too follows from the picture. It lies nowhere else in f, and spreads
+as the code does. So the share a of the code's variance is what no map of the logits gives back linearly:
+
+    a = 1 - R²(code | logits).
+
+This is no matter of the basis: `Planted.rewritten` writes the same network in any other.
 
 >>> import torch
->>> recoding = Recoding.fit(torch.randn(500, 128), Scenes(500).levels)
->>> planted = plant(recoding, torch.randn(500, 128), Scenes(500).levels, ignored={"background": 0.25})
->>> f = planted.features(torch.randn(3, 128))  # (B, m)
+>>> h, levels = torch.randn(500, 128), Scenes(500).levels
+>>> recoding = Recoding.fit(h, levels)
+>>> planted = plant(recoding, h, levels, ignored={"background": 0.25})
+>>> f = planted.features(h)  # (B, m)
 >>> f.shape, planted.spaces().null_dim
-(torch.Size([3, 96]), 64)
->>> code = planted.directions["background"]  # (4, m): unit steps of the background's code
->>> planted.spaces().null_energy(code)
-tensor([0.2500, 0.2500, 0.2500, 0.2500], dtype=torch.float64)
+(torch.Size([500, 96]), 64)
+>>> share = unread(recoding.codes_of(h), planted.logits(f))
+>>> abs(share["background"] - 0.25) < 0.05, share["shape"] < 1e-9
+(True, True)
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -34,7 +42,7 @@ from torch import Tensor, nn
 
 from sing_utils.errors import SingError
 from sing_utils.head import HeadSpaces
-from sing_utils.planted import FACTORS, HEADS, Scenes
+from sing_utils.planted import BASES, FACTORS, GIVEN, HEADS, Scenes
 from sing_utils.planted_models import load_backbone, pooled, prepare_scene
 
 CLASSES = 32  # c: ten shapes, and outputs for things that no scene is labelled with
@@ -99,9 +107,33 @@ class Recoding:
         x = _with_one(h)
         return x @ self.codes, x @ self.rest
 
+    def codes_of(self, h: Tensor) -> dict[str, Tensor]:
+        """Factor -> its code: (N, 128) -> (N, levels - 1)."""
+        codes = _with_one(h) @ self.codes
+        return dict(zip(DIMS, codes.split(list(DIMS.values()), dim=1), strict=True))
+
 
 def _with_one(h: Tensor) -> Tensor:
     return torch.cat([h.double(), torch.ones(len(h), 1, dtype=torch.float64)], 1)
+
+
+def unread(
+    codes: Mapping[str, Tensor], logits: Tensor, *, new: tuple[Mapping[str, Tensor], Tensor] | None = None
+) -> dict[str, float]:
+    """Factor -> 1 - R²(code | logits): the share of a code that least squares on the logits does not give.
+
+    Args:
+        codes: of `Recoding.codes_of`, (N, levels - 1) each.
+        logits: of the same scenes, (N, c).
+        new: codes and logits of other scenes to judge on; None: those that it was fitted on.
+    """
+    A = torch.linalg.lstsq(_with_one(logits), torch.cat([*codes.values()], 1), driver="gelsd").solution
+    judged, logits = new or (codes, logits)
+    guessed = (_with_one(logits) @ A).split([c.shape[1] for c in codes.values()], dim=1)
+    return {
+        factor: float((code - guess).square().sum() / (code - code.mean(0)).square().sum())
+        for (factor, code), guess in zip(judged.items(), guessed, strict=True)
+    }
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,12 +142,10 @@ class Planted:
 
     Attributes:
         name: for tables.
-        ignored: factor -> planted share of its code in the null space, 0..1.
+        ignored: factor -> planted share of its code that the logits do not say, 0..1.
         layer: (129, m): h with a 1 behind it -> f.
         weight: W, (32, m), float64.
         bias: b, (32,).
-        directions: factor -> (levels - 1, m), a unit step of each of its codes.
-        mean_ignored: whether the constant part lies in the null space.
     """
 
     name: str
@@ -123,8 +153,6 @@ class Planted:
     layer: Tensor
     weight: Tensor
     bias: Tensor
-    directions: Mapping[str, Tensor]
-    mean_ignored: bool = False
 
     def features(self, h: Tensor) -> Tensor:
         """Pooled features (B, 128) -> f (B, m), float64."""
@@ -138,6 +166,60 @@ class Planted:
         """Principal and null space, found from W as for any head."""
         return HeadSpaces.from_weight(self.weight)
 
+    def rewritten(self, M: Tensor, shift: Tensor | None = None) -> Planted:
+        """The same network with the features M f + shift: every logit of every picture stays.
+
+        Args:
+            M: invertible, (m, m).
+            shift: (m,); None: 0.
+        """
+        layer, weight = self.layer @ M.mT, torch.linalg.solve(M, self.weight, left=False)
+        if shift is None:
+            return replace(self, layer=layer, weight=weight)
+        layer[-1] += shift
+        return replace(self, layer=layer, weight=weight, bias=self.bias - weight @ shift)
+
+
+CONDITION = 10.0  # of a stretch: the largest factor by the smallest
+
+
+def basis(name: str, head: Planted, h: Tensor, *, seed: int = 0) -> Tensor:
+    """M of one of `BASES`, for `Planted.rewritten`: (m, m).
+
+    "null part freed" takes from the null part what the logits say of it by least squares. "features
+    stretched" multiplies each entry of f by a factor of its own, from 1 to 10; "features mixed" does so in
+    random directions.
+
+    Args:
+        name: of the basis.
+        head: to be written in it.
+        h: pooled features of scenes to free the null part on, (N, 128).
+        seed: of what is random.
+
+    Raises:
+        SingError: for an unknown name.
+    """
+    m = head.layer.shape[1]
+    one, generator = torch.eye(m, dtype=torch.float64), torch.Generator().manual_seed(seed)
+    factors = torch.logspace(0, math.log10(CONDITION), m, dtype=torch.float64)
+    stretch = factors[torch.randperm(m, generator=generator)].diag()
+    V_p, V_n = head.spaces().principal_basis, head.spaces().null_basis
+    if name == GIVEN:
+        return one
+    if name == "null part × 3":
+        return one + 2 * V_n @ V_n.mT
+    if name == "null part freed":
+        f = head.features(h)
+        f = f - f.mean(0)
+        said = torch.linalg.lstsq(f @ V_p, f @ V_n, driver="gelsd").solution  # (r, m - r)
+        return one - V_n @ said.mT @ V_p.mT
+    if name == "features stretched":
+        return stretch
+    if name == "features mixed":
+        left, right = (torch.linalg.qr(torch.randn(m, m, generator=generator).double())[0] for _ in "ab")
+        return left @ stretch @ right
+    raise SingError(f"there is no basis {name!r}, expected one of {', '.join(BASES)}.")
+
 
 def plant(
     recoding: Recoding,
@@ -148,11 +230,10 @@ def plant(
     name: str = "planted",
     m: int = FEATURES,
     spurious: bool = False,
-    mean_ignored: bool = False,
     rest: float = REST,
     seed: int = 0,
 ) -> Planted:
-    """Make a head that ignores the given shares of the factors' linear codes, and nothing else of them.
+    """Make a head whose logits lack the given shares of the factors' linear codes, and nothing else of them.
 
     The rest of f may hold more of a factor, in ways that are not linear: it is only uncorrelated with it.
 
@@ -160,11 +241,10 @@ def plant(
         recoding: of the backbone.
         h: pooled features of scenes to fit the head on, (N, 128).
         levels: of these scenes, (N, 8).
-        ignored: factor -> share of its code in the null space, 0 (the default) to 1.
+        ignored: factor -> share of its code that the logits do not say, 0 (the default) to 1.
         name: for tables.
         m: width of f; what is above the codes and the 32 principal directions is filled with the rest.
         spurious: fit on scenes chosen so that the background mostly follows the shape.
-        mean_ignored: put the constant part of f in the null space instead of the principal space.
         rest: standard deviation of each direction of the rest; a factor's code has about 1 in all.
         seed: of the directions and of the outputs for other things.
 
@@ -178,45 +258,47 @@ def plant(
                 "0 and 1."
             )
     shares = {f: float(ignored.get(f, 0.0)) for f in FACTORS}
-    layer, directions, Q = _lay_out(recoding, shares, m, mean_ignored, rest, seed)
+    layer, Q = _lay_out(recoding, h, shares, m, rest, seed)
     f = _with_one(h) @ layer
-    rows = _following(levels, seed) if spurious else np.arange(len(levels))
+    rows = following(levels, seed) if spurious else np.arange(len(levels))
     weight, bias = _fit_head(f[rows] @ Q[:, :CLASSES], levels[rows, 0], seed)
-    return Planted(name, shares, layer, weight @ Q[:, :CLASSES].mT, bias, directions, mean_ignored)
+    return Planted(name, shares, layer, weight @ Q[:, :CLASSES].mT, bias)
 
 
 def _lay_out(
-    recoding: Recoding, shares: Mapping[str, float], m: int, mean_ignored: bool, rest: float, seed: int
-) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-    """The layer (129, m), each factor's directions, and the orthonormal basis Q (m, m).
-
-    The first 32 columns of Q span the principal space.
-    """
+    recoding: Recoding, h: Tensor, shares: Mapping[str, float], m: int, rest: float, seed: int
+) -> tuple[Tensor, Tensor]:
+    """The layer (129, m), and the orthonormal basis Q (m, m), whose first 32 columns the head reads."""
     generator = torch.Generator().manual_seed(seed)
     Q, _ = torch.linalg.qr(torch.randn(m, m, generator=generator, dtype=torch.float64))
     principal, null = list(range(CLASSES)), list(range(CLASSES, m))
-    need = sum(DIMS[f] for f, a in shares.items() if a > 0) + mean_ignored
-    most = (
-        recoding.rest.shape[1] + sum(DIMS.values()) + 1 + sum(DIMS[f] for f, a in shares.items() if 0 < a < 1)
-    )
-    if m < CLASSES + max(1, need) or m > most:
-        raise SingError(f"m is {m}, expected {CLASSES + max(1, need)} to {most} for these shares.")
+    need = sum(DIMS[f] for f, a in shares.items() if a > 0)
+    least, rests = (
+        CLASSES + max(1, need),
+        m - 1 - sum(DIMS.values()),
+    )  # of the rest, noise included
+    if m < least or rests > recoding.rest.shape[1]:
+        most = recoding.rest.shape[1] + 1 + sum(DIMS.values())
+        raise SingError(f"m is {m}, expected {least} to {most} for these shares.")
+    rest_of = list(recoding.rest[:, :rests].mT)  # the last ones become noise, the others fill f
     layer = torch.zeros(len(recoding.codes), m, dtype=torch.float64)
-    layer[-1] += _MEAN * Q[:, (null if mean_ignored else principal).pop(0)]
-    directions, start = {}, 0
-    for factor, d in DIMS.items():
-        share = shares[factor]
-        p = Q[:, [principal.pop(0) for _ in range(d)]] if share < 1 else torch.zeros(m, d, dtype=Q.dtype)
-        n = Q[:, [null.pop(0) for _ in range(d)]] if share > 0 else torch.zeros(m, d, dtype=Q.dtype)
-        directions[factor] = (np.sqrt(1 - share) * p + np.sqrt(share) * n).mT  # (d, m)
-        layer += recoding.codes[:, start : start + d] @ directions[factor]
-        start += d
-    free = principal + null  # what is left is filled with the rest
-    layer += rest * recoding.rest[:, : len(free)] @ Q[:, free].mT
-    return layer, directions, Q
+    layer[-1] += _MEAN * Q[:, principal.pop(0)]
+    maps = recoding.codes.split(list(DIMS.values()), dim=1)  # (129, d) each
+    for code, (factor, seen) in zip(maps, recoding.codes_of(h).items(), strict=True):
+        share, d = shares[factor], code.shape[1]
+        if share < 1:
+            read = np.sqrt(1 - share) * code
+            if share > 0:
+                spread = torch.linalg.cholesky(seen.mT.cov(correction=0).reshape(d, d))
+                read = read + np.sqrt(share) * torch.stack([rest_of.pop() for _ in range(d)], 1) @ spread.mT
+            layer += read @ Q[:, [principal.pop(0) for _ in range(d)]].mT
+        if share > 0:
+            layer += np.sqrt(share) * code @ Q[:, [null.pop(0) for _ in range(d)]].mT
+    layer += rest * torch.stack(rest_of, 1) @ Q[:, principal + null].mT  # fills what is left
+    return layer, Q
 
 
-def _following(levels: np.ndarray, seed: int) -> np.ndarray:
+def following(levels: np.ndarray, seed: int) -> np.ndarray:
     """Rows chosen so that nine in ten have the background that goes with their shape."""
     follows = levels[:, list(FACTORS).index("background")] == levels[:, 0] % len(FACTORS["background"])
     rng = np.random.default_rng(seed)

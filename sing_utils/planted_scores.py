@@ -23,9 +23,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from sing_utils import planted_heads
+from sing_utils.beyond import BeyondLogits
 from sing_utils.errors import SingError
-from sing_utils.planted import FACTORS, WORDINGS, Scenes, phrase
-from sing_utils.planted_heads import Planted, Recoding, plant
+from sing_utils.planted import FACTORS, GIVEN, WORDINGS, Scenes, phrase
+from sing_utils.planted_heads import Planted, Recoding, plant, unread
 from sing_utils.planted_models import (
     BACKBONES,
     PlantedEncoder,
@@ -33,12 +35,11 @@ from sing_utils.planted_models import (
     load_planted_encoder,
     pooled,
 )
-from sing_utils.scores import attribute_score, contrast, image_score
+from sing_utils.scores import contrast, image_score, text_angles
 from sing_utils.translator import Translator
 
 LEVELS = [(f, v) for f, levels in FACTORS.items() for v in levels]  # 34 rows of every table of texts
 LEAST = 400  # scenes to fit on
-COUNTERFACTUALS = 60  # scenes in which one factor at a time is changed
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,8 +86,6 @@ class World:
         fit: scenes to fit heads and translators on.
         evaluation: scenes that nothing is fitted on.
         recoding: of the backbone, fitted on `fit`.
-        pairs: factor -> mean h of scenes that all have one level of it, and of the same scenes with another
-            level, (2, 128): everything else is the same in both.
         encoders: name -> encoder.
     """
 
@@ -94,14 +93,28 @@ class World:
     fit: Sample
     evaluation: Sample
     recoding: Recoding
-    pairs: dict[str, Tensor]
     encoders: dict[str, PlantedEncoder]
     _texts: dict[tuple[str, ...], Tensor] = field(default_factory=dict, repr=False)
 
-    def plant(self, name: str, *, seed: int | None = None, **options: Any) -> Planted:
-        """A planted head of this world; see `sing_utils.planted_heads.plant`."""
+    def plant(
+        self, name: str, *, seed: int | None = None, basis: str = GIVEN, shift: float = 0.0, **options: Any
+    ) -> Planted:
+        """A planted head of this world; see `sing_utils.planted_heads.plant`.
+
+        Args:
+            name: for tables.
+            seed: of the head; None: the world's own.
+            basis: in which its feature is written, one of `sing_utils.planted.BASES`.
+            shift: length of a constant that is added to its feature, in a random direction.
+            options: of `plant`.
+        """
         own = 100 * self.seed + 17 if seed is None else seed
-        return plant(self.recoding, self.fit.h, self.fit.levels, name=name, seed=own, **options)
+        head = plant(self.recoding, self.fit.h, self.fit.levels, name=name, seed=own, **options)
+        if basis == GIVEN and not shift:
+            return head
+        M = planted_heads.basis(basis, head, self.fit.h, seed=own)
+        drawn = torch.randn(len(M), generator=torch.Generator().manual_seed(own)).double()
+        return head.rewritten(M, shift * drawn / drawn.norm())
 
     def photos(self, head: Planted, part: Literal["evaluation", "fit"] = "evaluation") -> ScenePhotos:
         """The scenes as a head sees them: those that nothing is fitted on, or those to fit on."""
@@ -156,28 +169,16 @@ def build_world(
         Sample(own, seen[f"{part} h"], {name: seen[f"{part} {name}"].double() for name in encoders})
         for part, own in drawn.items()
     )
-    pairs = {factor: seen[f"pairs {factor}"] for factor in FACTORS}
-    return World(seed, fit, held, Recoding.fit(fit.h, fit.levels), pairs, loaded)
+    return World(seed, fit, held, Recoding.fit(fit.h, fit.levels), loaded)
 
 
 def _look(seed: int, drawn: dict[str, Scenes], encoders: dict[str, PlantedEncoder]) -> dict[str, Tensor]:
-    """What a world's networks see: pooled features, embeddings, and the means of changed scenes."""
+    """What a world's networks see: pooled features and embeddings."""
     backbone, seen = load_backbone(seed % BACKBONES), {}
     for part, scenes in drawn.items():
         pictures = scenes.pictures()
         seen[f"{part} h"] = pooled(backbone, pictures)
         seen |= {f"{part} {name}": e.encode_pictures(pictures) for name, e in encoders.items()}
-    held = drawn["evaluation"]
-    few = [held[i] for i in range(min(COUNTERFACTUALS, len(held)))]
-    rng = np.random.default_rng(seed)
-    for factor, levels in FACTORS.items():
-        means = [
-            pooled(backbone, np.stack([np.asarray(s.changed(factor, v).picture()) for s in few]))
-            .double()
-            .mean(0)
-            for v in rng.choice(levels, 2, replace=False)
-        ]
-        seen[f"pairs {factor}"] = torch.stack(means)  # (2, 128)
     return seen
 
 
@@ -213,53 +214,89 @@ def fit_translator(
     return Translator.fit(f, z, method="ridge", seed=world.seed, ridges=[ridge * T.report.ridge / unit])
 
 
+def beyond(
+    world: World, head: Planted, *, encoder: str = "planted", rows: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """What stands in the place of T f and T f~ beyond the logits, on the evaluation scenes: (N, n) twice.
+
+    Args:
+        world, head, encoder, rows: as in `fit_translator`.
+    """
+    f, z = head.features(world.fit.h)[:rows], world.fit.z[encoder][:rows]
+    z_whole, z_logits = BeyondLogits.fit(f, z, head.weight, seed=world.seed)(
+        head.features(world.evaluation.h)
+    )
+    return z_whole, z_logits
+
+
 def measure(
     world: World,
     head: Planted,
     T: Translator | None = None,
     *,
+    pair: tuple[Tensor, Tensor] | None = None,
     encoder: str = "planted",
     wording: str = WORDINGS[0],
 ) -> pd.DataFrame:
     """Scores of a head toward each factor's prompts, beside the truth; one row a factor.
 
+    Args:
+        world: whose evaluation scenes are scored.
+        head: of this world.
+        T: its translator; None: `fit_translator`.
+        pair: its `beyond`; None: found here.
+        encoder: whose embeddings are scored.
+        wording: of the prompts.
+
     Columns:
 
-    - planted: share of the factor's code in the null space, by construction.
-    - counterfactual: share of the mean change of f that lies in the null space, when only this factor of
-      scenes is changed and the scenes are drawn anew.
+    - planted: share of the factor's code that the logits do not say, by construction.
     - |AS|: median over scenes of |AS| toward the prompt of the scene's own level, degrees.
-    - AS: mean of the same, with its sign; below 0: without the null component, the prompt is farther.
     - contrast: mean over scenes of AS toward the own level minus the mean AS toward the factor's other
       levels, degrees; below 0: the own level lost more than the others.
     - IS: median over scenes, degrees.
+    - |AS| beyond, contrast beyond, IS beyond: the same of what f says and its logits do not.
     - cosine: mean cosine of Tf and z on these scenes, which T never saw.
     """
     T = T or fit_translator(world, head, encoder=encoder)
-    spaces, own = head.spaces(), world.evaluation
-    f, levels = head.features(own.h), torch.from_numpy(own.levels)  # (N, m), (N, 8)
-    Tf, Tf_tilde = T(f), T.after_null_removal(spaces)(f)  # (N, n) each
+    f, z = head.features(world.evaluation.h), world.evaluation.z[encoder]  # (N, m), (N, n)
+    removed = T(f), T.after_null_removal(head.spaces())(f)  # (N, n) each
     texts = world.texts(level_prompts(wording), encoder)  # (34, n)
-    AS = attribute_score(Tf[:, None], Tf_tilde[:, None], texts)  # (N, 34)
-    turned = float(image_score(Tf, Tf_tilde).quantile(0.5))
-    cosine = float(torch.cosine_similarity(Tf, own.z[encoder], dim=-1).mean())
-    rows = []
+    scores = _scores(world, *removed, texts)
+    other = _scores(world, *(pair or beyond(world, head, encoder=encoder)), texts)
+    return pd.DataFrame(
+        {
+            "seed": world.seed,
+            "head": head.name,
+            "factor": list(FACTORS),
+            "planted": [head.ignored[f] for f in FACTORS],
+            **scores,
+            **{f"{name} beyond": value for name, value in other.items()},
+            "cosine": float(torch.cosine_similarity(removed[0], z, dim=-1).mean()),
+        }
+    )
+
+
+def _scores(world: World, z: Tensor, z_tilde: Tensor, texts: Tensor) -> dict[str, Any]:
+    """|AS| and contrast, a number a factor, and IS, of the evaluation scenes: degrees."""
+    AS = attribute_scores(z, z_tilde, texts)  # (N, 34)
     parts = AS.split([len(v) for v in FACTORS.values()], dim=1)
-    for factor, part, at in zip(FACTORS, parts, levels.mT, strict=True):
-        true = part.gather(1, at[:, None])[:, 0]  # (N,)
-        change = head.features(world.pairs[factor]).diff(dim=0)  # (1, m)
-        rows.append(
-            {
-                "seed": world.seed,
-                "head": head.name,
-                "factor": factor,
-                "planted": head.ignored[factor],
-                "counterfactual": float(spaces.null_energy(change)[0]),
-                "|AS|": float(true.abs().quantile(0.5)),
-                "AS": float(true.mean()),
-                "contrast": float(contrast(part, at).mean()),
-                "IS": turned,
-                "cosine": cosine,
-            }
-        )
-    return pd.DataFrame(rows)
+    both = list(zip(parts, torch.from_numpy(world.evaluation.levels).mT, strict=True))
+    return {
+        "|AS|": [float(part.gather(1, at[:, None]).abs().quantile(0.5)) for part, at in both],
+        "contrast": [float(contrast(part, at).mean()) for part, at in both],
+        "IS": float(image_score(z, z_tilde).quantile(0.5)),
+    }
+
+
+def attribute_scores(z: Tensor, z_tilde: Tensor, texts: Tensor) -> Tensor:
+    """AS toward each text (eq. 7), degrees: (N, n), (N, n), (K, n) -> (N, K)."""
+    return text_angles(z, texts) - text_angles(z_tilde, texts)
+
+
+def truth(world: World, head: Planted) -> dict[str, float]:
+    """Factor -> 1 - R²(code | logits) on scenes that nothing is fitted on: what is planted, measured."""
+    (codes, logits), new = (
+        (world.recoding.codes_of(s.h), head.logits(head.features(s.h))) for s in (world.fit, world.evaluation)
+    )
+    return unread(codes, logits, new=new)

@@ -458,7 +458,7 @@ class Run:
         display(HTML(_opening("This notebook says here what it found, once it has run.")), display_id=name)
 
     def say(self, finding: findings.Finding, *, claim: str | None = None, opening: str | None = None) -> None:
-        """Show a finding, and keep it as one row of the run's table `findings`.
+        """Show a finding; what answers a claim or opens a page is kept as one row of the table `findings`.
 
         The introduction and the page of claims read that table, so that nothing is phrased twice.
 
@@ -475,13 +475,14 @@ class Run:
             finding = judge(entry, facts, finding)
         for name, short in self.short.items():
             finding = replace(finding, measured=finding.measured.replace(name, short))
-        row = pd.DataFrame([{"id": claim or opening, **asdict(finding)}])
-        path = self.folder / "results" / "findings.parquet"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.folder / ".findings.lock"):  # notebooks may run side by side
-            kept = pd.read_parquet(path) if path.exists() else row[:0]
-            rows = pd.concat([kept[kept["id"] != row["id"].item()], row], ignore_index=True)
-            self.save_table("findings", rows.sort_values("id"))
+        if key := claim or opening:
+            row = pd.DataFrame([{"id": key, **asdict(finding)}])
+            path = self.folder / "results" / "findings.parquet"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(self.folder / ".findings.lock"):  # notebooks may run side by side
+                kept = pd.read_parquet(path) if path.exists() else row[:0]
+                rows = pd.concat([kept[kept["id"] != key], row], ignore_index=True)
+                self.save_table("findings", rows.sort_values("id"))
         if opening is not None:
             update_display(HTML(_opening(finding.measured)), display_id=opening)
         else:

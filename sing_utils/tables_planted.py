@@ -16,22 +16,31 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from sing_utils import planted, planted_models
+from sing_utils import planted, planted_models, planted_scores
 from sing_utils.errors import SingError
 from sing_utils.intervals import student_margin
-from sing_utils.planted import FACTORS, HEADS, WORDINGS
-from sing_utils.planted_heads import Planted
-from sing_utils.planted_scores import World, build_world, fit_translator, measure
+from sing_utils.planted import BASES, BEYOND, FACTORS, GIVEN, HEADS, WORDINGS
+from sing_utils.planted_heads import Planted, basis
+from sing_utils.planted_scores import World, beyond, build_world, fit_translator, measure
 from sing_utils.run import Run
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 MOST_SHAPE = 0.75  # a head that ignores all of the shape would name nothing
-SCORES = ("|AS|", "AS", "contrast")
-# Which way a score goes where a factor is ignored: |AS| grows, the two others fall.
-DIRECTION = {"|AS|": 1.0, "AS": -1.0, "contrast": -1.0}
-STEPS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-# How many of the eight factors a head ignores, and which share of each.
-REGIMES = {"1 of 8": (1, 1.0), "2 of 8": (2, 1.0), "4 of 8": (4, 1.0), "4 of 8, a fifth each": (4, 0.2)}
+TRIED = tuple(b for b in BASES if b != "null part × 3")  # which the translator's fit undoes here
+# Which way a score goes where a factor is ignored: |AS| grows, contrast falls.
+DIRECTION = {"|AS|": 1.0, "contrast": -1.0}
+SCORES = (*DIRECTION, *(f"{score} beyond" for score in DIRECTION))  # columns of `measure`
+STEPS = (0.0, 0.05, 0.2, 0.5, 0.8, 1.0)
+# How many of the eight factors a head ignores, and which share of each. The last turns the embedding about
+# as little, beyond the logits, as the heads of real classifiers do.
+REGIMES = {
+    "1 of 8": (1, 1.0),
+    "2 of 8": (2, 1.0),
+    "4 of 8": (4, 1.0),
+    "4 of 8, a fifth each": (4, 0.2),
+    "4 of 8, a twentieth each": (4, 0.05),
+    "1 of 8, a fiftieth": (1, 0.02),
+}
 RANDOM = "random shares"  # a further regime: `random_heads`
 _ENCODERS = ("planted", "planted:weak")
 
@@ -104,22 +113,46 @@ def survey(
     worlds: Sequence[World],
     heads: Callable[[World], Iterable[Planted]],
     *,
+    bases: Sequence[str] = (GIVEN,),
     wording: str = WORDINGS[0],
+    encoder: str = "planted",
+    rows: int | None = None,
     **fitting: Any,
 ) -> pd.DataFrame:
-    """Measure some heads of every world: one row a world, head and factor.
+    """Measure some heads of every world: one row a world, head, basis and factor.
 
     Args:
         worlds: each with heads of its own.
         heads: the heads of a world.
+        bases: in which each head is written, of `sing_utils.planted.BASES`. What is beyond the logits
+            is the same in all of them, and found once.
         wording: of the prompts.
-        fitting: options of `fit_translator` (rows, without_null, ridge, encoder).
+        encoder: whose embeddings are scored.
+        rows: how many scenes to fit on; None: all.
+        fitting: further options of `fit_translator` (without_null, ridge).
     """
-    options = {"encoder": fitting.get("encoder", "planted"), "wording": wording}
-    return pd.concat(
-        [measure(w, h, fit_translator(w, h, **fitting), **options) for w in worlds for h in heads(w)],
-        ignore_index=True,
-    )
+    frames = []
+    for world in worlds:
+        for head in heads(world):
+            pair = beyond(world, head, encoder=encoder, rows=rows)
+            for name in bases:
+                own = head.rewritten(basis(name, head, world.fit.h, seed=world.seed))
+                T = fit_translator(world, own, encoder=encoder, rows=rows, **fitting)
+                scores = measure(world, own, T, pair=pair, encoder=encoder, wording=wording)
+                frames.append(scores.assign(basis=name))
+    return pd.concat(frames, ignore_index=True)
+
+
+def by_way(table: pd.DataFrame) -> pd.DataFrame:
+    """A survey with a row for each way to measure a score: its columns are named in `DIRECTION`.
+
+    Ways are null removal in each basis, and "beyond the logits", which is the same in all.
+    """
+    known = table.drop(columns=[c for c in table if c.endswith(" beyond")]).rename(columns={"basis": "way"})
+    other = table[table["basis"] == table["basis"].iloc[0]].assign(way=BEYOND)
+    for score in DIRECTION:
+        other[score] = other[f"{score} beyond"]
+    return pd.concat([known, other[known.columns]], ignore_index=True)
 
 
 def named(world: World, **plant: Any) -> list[Planted]:
@@ -136,6 +169,18 @@ def named_heads(worlds: Sequence[World], *, level: float) -> pd.DataFrame:
     ]
     found = means(pd.DataFrame(rows), ["head", "null dimension"], "accuracy", level=level, bounds=(0.0, 1.0))
     return found.rename(columns={"value": "accuracy"})[["head", "accuracy", "low", "high", "null dimension"]]
+
+
+def truth(worlds: Sequence[World]) -> pd.DataFrame:
+    """The named heads: what is planted, and 1 - R²(code | logits) on scenes that nothing is fitted on."""
+    return pd.DataFrame(
+        [
+            {"seed": w.seed, "head": h.name, "factor": f, "planted": h.ignored[f], "unread": share}
+            for w in worlds
+            for h in named(w)
+            for f, share in planted_scores.truth(w, h).items()
+        ]
+    )
 
 
 def _accuracy(world: World, head: Planted) -> float:
@@ -155,13 +200,13 @@ def random_heads(world: World, *, count: int, **plant: Any) -> Iterable[Planted]
         yield world.plant(f"head {i}", ignored=shares, seed=1000 * world.seed + i, **plant)
 
 
-def recovery(worlds: Sequence[World], *, heads: int = 24) -> pd.DataFrame:
-    """Heads with random planted shares: one row a world, head and factor."""
-    return survey(worlds, partial(random_heads, count=heads))
+def recovery(worlds: Sequence[World], *, heads: int = 6, bases: Sequence[str] = TRIED) -> pd.DataFrame:
+    """Heads with random planted shares: one row a world, head, basis and factor."""
+    return survey(worlds, partial(random_heads, count=heads), bases=bases)
 
 
-def regime_heads(world: World, *, regime: str, count: int = 16) -> Iterable[Planted]:
-    """Heads that ignore the same share of some factors and nothing of the others, one of `REGIMES`."""
+def regime_heads(world: World, *, regime: str, count: int = 5) -> Iterable[Planted]:
+    """Heads that ignore the same share of some factors, drawn, and nothing of the others: of `REGIMES`."""
     number, share = REGIMES[regime]
     chosen = list(combinations(FACTORS, number))
     order = np.random.default_rng([world.seed, 2]).permutation(len(chosen))[:count]
@@ -171,69 +216,45 @@ def regime_heads(world: World, *, regime: str, count: int = 16) -> Iterable[Plan
 
 
 def regimes(worlds: Sequence[World], found: pd.DataFrame, *, level: float) -> pd.DataFrame:
-    """ROC area of each score by what the heads ignore: some factors, a fifth of some, or random shares.
+    """ROC area of each score, by what the heads ignore and by the way it is measured.
 
     Args:
         worlds: each with heads of its own.
         found: `recovery` of the same worlds.
         level: of the intervals.
 
-    Columns: regime, whole (is a factor ignored as a whole or not at all?), IS (median over heads, degrees),
-    score, value, low, high, worlds.
+    Columns: regime, IS (beyond the logits, median over heads, degrees), score, way (of `by_way`), value,
+    low, high, worlds.
     """
-    surveys = {name: survey(worlds, partial(regime_heads, regime=name)) for name in REGIMES}
+    surveys = {name: survey(worlds, partial(regime_heads, regime=name), bases=TRIED) for name in REGIMES}
     rows = []
     for regime, table in (surveys | {RANDOM: found}).items():
-        known = {"regime": regime, "whole": set(table["planted"]) == {0.0, 1.0}}
-        known["IS"] = float(table.drop_duplicates(["seed", "head"])["IS"].median())
+        turned = float(table.drop_duplicates(["seed", "head"])["IS beyond"].median())
         least = min(MOST_SHAPE, table["planted"].max())
-        for score in SCORES:
-            areas = [roc_area(g, score, least=least) for _, g in table.groupby("seed")]
-            rows.append(known | {"score": score} | over_worlds(areas, level=level, bounds=(0.0, 1.0)))
+        for way, own in by_way(table).groupby("way", sort=False):
+            for score in DIRECTION:
+                areas = [roc_area(g, score, least=least) for _, g in own.groupby("seed")]
+                known = {"regime": regime, "IS": turned, "score": score, "way": way}
+                rows.append(known | over_worlds(areas, level=level, bounds=(0.0, 1.0)))
     return pd.DataFrame(rows)
-
-
-def shown_regimes(table: pd.DataFrame) -> pd.DataFrame:
-    """`regimes` as the chart of `agreement` takes them, each with its IS."""
-    label = table["regime"] + table["IS"].map(" (IS {:.0f}°)".format)
-    return table.assign(factor=label, statistic="ROC area")
-
-
-def agreement(table: pd.DataFrame, *, level: float) -> pd.DataFrame:
-    """How well each score recovers what is planted: rank correlation and ROC area, factor by factor.
-
-    The ROC area asks whether a head ignores most of a factor (a share of 0.75 or more) or nothing of it;
-    heads between are left out. 0.5 is chance, 1 is perfect. Also with all factors together ("all").
-    """
-    rows = []
-    for factor in ("all", *FACTORS):
-        own = table if factor == "all" else table[table["factor"] == factor]
-        for score in SCORES:
-            for name, statistic, lowest in (
-                ("rank correlation", rank_correlation, -1.0),
-                ("ROC area", roc_area, 0.0),
-            ):
-                found = [statistic(g, score) for _, g in own.groupby("seed")]
-                known = {"factor": factor, "score": score, "statistic": name}
-                rows.append(known | over_worlds(found, level=level, bounds=(lowest, 1.0)))
-    return pd.DataFrame(rows)
-
-
-def rank_correlation(table: pd.DataFrame, score: str) -> float:
-    """Spearman's rho of the planted share and a score, turned so that 1 is perfect; no unit."""
-    if table["planted"].nunique() < 2 or table[score].nunique() < 2:
-        return float("nan")
-    return float(DIRECTION[score] * stats.spearmanr(table["planted"], table[score])[0])
 
 
 def roc_area(table: pd.DataFrame, score: str, *, least: float = MOST_SHAPE) -> float:
-    """Area under the ROC curve of "at least this share of the factor is ignored" by a score; no unit."""
-    turned, ignored = DIRECTION[score] * table[score], table["planted"] >= least
+    """Area under the ROC curve of "at least this share of the factor is ignored" by a score; no unit.
+
+    Heads that ignore less than that, and more than nothing, are left out. 0.5 is chance, 1 is perfect.
+    """
+    turned, ignored = _turned(table, score), table["planted"] >= least
     seen = table["planted"] == 0
     if not seen.any() or not ignored.any():
         return float("nan")
     above = stats.mannwhitneyu(turned[ignored], turned[seen]).statistic
     return float(above / (ignored.sum() * seen.sum()))
+
+
+def _turned(table: pd.DataFrame, score: str) -> pd.Series:
+    """A score with the sign that makes more of it mean ignored."""
+    return DIRECTION[score.removesuffix(" beyond")] * table[score]
 
 
 # ------------------------------------------------------------------------------ calibration
@@ -242,54 +263,56 @@ def roc_area(table: pd.DataFrame, score: str, *, least: float = MOST_SHAPE) -> f
 def calibration(worlds: Sequence[World], *, shares: Sequence[float] = STEPS) -> pd.DataFrame:
     """Scores along the planted share of one factor, all else visible, and all else ignored.
 
-    One row a world, factor, share and setting; settings are "others seen" and "others ignored". The shape
-    goes up to 0.9 and is always seen where it is one of the others.
+    One row a world, factor, share, setting and basis. Settings are "seen", in all bases of `TRIED`, and
+    "ignored", as laid out. The shape goes up to 0.8 and is always seen where it is one of the others.
     """
+
+    def heads(world: World, factor: str, others: Sequence[str]) -> Iterable[Planted]:
+        base = dict.fromkeys([f for f in others if f not in (factor, "shape")], 1.0)
+        for share in shares:
+            if factor != "shape" or share < 0.9:
+                yield world.plant("calibration", ignored={**base, factor: share})
+
     frames = []
-    for world in worlds:
-        for factor in FACTORS:
-            others = [f for f in FACTORS if f not in (factor, "shape")]
-            for setting, base in (("others seen", {}), ("others ignored", dict.fromkeys(others, 1.0))):
-                for share in shares:
-                    if factor == "shape" and share > 0.9:
-                        continue
-                    own = measure(world, world.plant("calibration", ignored={**base, factor: share}))
-                    own.insert(0, "setting", setting)
-                    frames.append(own[own["factor"] == factor])
+    for factor in FACTORS:
+        for setting, others, bases in (("seen", (), TRIED), ("ignored", tuple(FACTORS), TRIED[:1])):
+            own = survey(worlds, partial(heads, factor=factor, others=others), bases=bases)
+            frames.append(own[own["factor"] == factor].assign(setting=setting))
     return pd.concat(frames, ignore_index=True)
 
 
 def calibration_means(table: pd.DataFrame, *, level: float) -> pd.DataFrame:
-    """Mean over worlds with its interval: one row a factor, setting, share and score, degrees."""
-    keys = ["factor", "setting", "planted"]
-    long = table.melt([*keys, "seed"], list(SCORES), var_name="score", value_name="degrees")
+    """Mean over factors and worlds: one row a setting, share, score and way, degrees."""
+    keys = ["setting", "planted", "way"]
+    whole = table[table["factor"] != "shape"]  # the others go from nothing to all
+    over = by_way(whole).groupby([*keys, "seed"], sort=False)[list(DIRECTION)].mean().reset_index()
+    long = over.melt([*keys, "seed"], list(DIRECTION), var_name="score", value_name="degrees")
     return means(long, [*keys, "score"], "degrees", level=level)
 
 
 def calibration_summary(table: pd.DataFrame) -> pd.DataFrame:
-    """One row a factor, setting and score: is it monotone, and is it linear?
+    """One row a factor, setting, score and way: is it monotone, and is it linear?
 
     Columns:
 
     - monotone: share of worlds and steps in which more planted gives a more extreme score.
-    - linear: R^2 of a straight line through the means over worlds.
-    - nothing of it, all of it: the mean score where the factor is ignored least and most, degrees.
+    - linear: R² of a straight line through the means over worlds.
+    - nothing of it, a fifth, all of it: the mean score at these planted shares (all: the most), degrees.
     """
     rows = []
-    for (factor, setting), own in table.groupby(["factor", "setting"], sort=False):
-        for score in SCORES:
+    for (factor, setting, way), own in by_way(table).groupby(["factor", "setting", "way"], sort=False):
+        for score, direction in DIRECTION.items():
             wide = own.pivot(index="seed", columns="planted", values=score)  # (worlds, shares)
-            over, shares = wide.mean().to_numpy(), wide.columns.to_numpy()
-            onward = DIRECTION[score] * np.diff(wide.to_numpy(), axis=1) > 0
+            over, shares = wide.mean(), wide.columns.to_numpy()
+            known = {"factor": factor, "setting": setting, "score": score, "way": way}
             rows.append(
-                {
-                    "factor": factor,
-                    "setting": setting,
-                    "score": score,
-                    "monotone": float(onward.mean()),
+                known
+                | {
+                    "monotone": float((direction * np.diff(wide.to_numpy(), axis=1) > 0).mean()),
                     "linear": float(stats.pearsonr(shares, over)[0] ** 2),
-                    "nothing of it": float(over[0]),
-                    "all of it": float(over[-1]),
+                    "nothing of it": float(over.iloc[0]),
+                    "a fifth": float(over.get(0.2, np.nan)),
+                    "all of it": float(over.iloc[-1]),
                 }
             )
     return pd.DataFrame(rows)
@@ -300,7 +323,7 @@ def detection(recovered: pd.DataFrame, *, power: float = 0.8) -> pd.DataFrame:
 
     Columns:
 
-    - zero: what 95 % of the heads with share 0 stay below (|AS|) or above (the others), degrees.
+    - zero: what |AS|, or minus the contrast, stays below in 95 % of the heads with share 0, degrees.
     - 0.25, 0.5, 0.75, 1.0: share of the heads with that planted share whose score is beyond `zero`.
     - detectable from: smallest share from which on that is at least `power`; NaN: none.
     """
@@ -308,20 +331,12 @@ def detection(recovered: pd.DataFrame, *, power: float = 0.8) -> pd.DataFrame:
     for factor in FACTORS:
         own = recovered[recovered["factor"] == factor]
         for score in SCORES:
-            turned = DIRECTION[score] * own[score]
+            turned = _turned(own, score)
             zero = float(np.quantile(turned[own["planted"] == 0], 0.95))
             beyond = (turned > zero).groupby(own["planted"]).mean().drop(0.0)
             enough = np.logical_and.accumulate((beyond >= power).to_numpy()[::-1])[::-1]
             first = float(beyond.index[enough][0]) if enough.any() else float("nan")
             shown = {f"{share:g}": float(beyond.get(share, np.nan)) for share in SHARES[1:]}
-            known = {"factor": factor, "score": score, "zero": DIRECTION[score] * zero}
+            known = {"factor": factor, "score": score, "zero": zero}
             rows.append(known | shown | {"detectable from": first})
     return pd.DataFrame(rows)
-
-
-def mean_features(run: Run, worlds: Sequence[World]) -> pd.DataFrame:
-    """Share of the mean feature's energy in the null space: planted heads of one world, the run's own."""
-    features = {f"planted: {h.name}": (h.spaces(), worlds[0].photos(h, "fit").f) for h in named(worlds[0])}
-    features |= {n: (run.spaces(n), run.photos(n, "fit").f.double()) for n in run.classifiers}
-    shares = {name: float(spaces.null_energy(f.mean(0))) for name, (spaces, f) in features.items()}
-    return pd.DataFrame({"head": shares.keys(), "share of the mean feature ignored": shares.values()})

@@ -76,11 +76,11 @@ CURVES = numbers(
     crossed(loss=["mse", "cosine", "both"], split=["fit", "held out"], epoch=[0, 1, 2]), cosine=0.1
 )
 PLANTED = crossed(head=["sees-all", "clean"], seed=[0, 1], factor=["shape", "background"], planted=[0.0, 0.5])
-PLANTED = numbers(PLANTED, counterfactual=0.1, AS=1, contrast=1).assign(**{"|AS|": lambda t: t["AS"].abs()})
+PLANTED = numbers(PLANTED, unread=0.1)
 CHANGES = pd.DataFrame({"IS": [0.0, 5.0], "turned": [0, 5.5], "low": [0, 4.0], "high": [0, 7.0]})
 CHANGES = CHANGES.assign(changed=[0, 12.5], pictures=16, noise=37.4)
 DRAWS = crossed(classifier=NAMES, kind=["same dimension", "same energy"], draw=[-1, 0, 1, 2])
-AGREEMENT = crossed(factor=["all", "shape"], score=["|AS|", "AS", "contrast"], statistic=["ROC area", "rank"])
+WAYS = {"score": ["|AS|", "contrast"], "way": ["as laid out", "beyond the logits"]}
 CONCLUSIONS = crossed(condition=["as it should be", "weak encoder"], short=["leaky by |AS|", "sees-all"])
 REACHED = crossed(
     head=["sees-all", "clean"], factor=["shape", "cloud"], direction=["toward the prompt", "random"]
@@ -97,6 +97,18 @@ MADE = {
     "translator_cosines": lambda: charts.translator_cosines(made_scores().assign(cosine=lambda t: t["AS"])),
     "linked": lambda: charts.linked(made_scores()),
     "subspaces": lambda: charts.subspaces(numbers(DRAWS, **{"|AS|": 1, "AS": 1, "contrast": 1, "IS": 1})),
+    "basis_stretches": lambda: charts.basis_stretches(
+        numbers(
+            crossed(classifier=NAMES, s=[0.5, 1.0, 2.0]),
+            **dict.fromkeys(
+                ("IS", "|AS|", "contrast", "IS beyond", "|AS| beyond", "contrast beyond", "logits moved"), 1
+            ),
+        ),
+        numbers(crossed(classifier=NAMES, s=[0.5, 1.0, 2.0], class_=["tench", "goldfish"]), logit=1),
+    ),
+    "more_outputs": lambda: charts.more_outputs(
+        numbers(crossed(head=NAMES, outputs=[1, 10]), **{"R²": 1, "by chance": 1})
+    ),
     "wordings": lambda: charts.wordings(
         numbers(
             crossed(classifier=NAMES, wording=["a {}", "an image of a {}"], class_=["all", "tench"]),
@@ -115,20 +127,18 @@ MADE = {
     ),
     "picture_changes": lambda: charts.picture_changes(CHANGES),
     "truth": lambda: charts.truth(PLANTED),
-    "agreement": lambda: charts.agreement(interval(AGREEMENT), "ROC area"),
+    "recovery": lambda: charts.recovery(
+        interval(crossed(regime=["1 of 8", "4 of 8"], **WAYS)).assign(IS=5.0)
+    ),
     "calibration": lambda: charts.calibration(
-        interval(
-            crossed(
-                factor=["shape", "cloud"],
-                setting=["others seen", "others ignored"],
-                planted=[0.0, 1.0],
-                score=["|AS|", "AS", "contrast"],
-            )
-        )
+        interval(crossed(setting=["seen", "ignored"], planted=[0.0, 1.0], **WAYS))
     ),
     "conclusions": lambda: charts.conclusions(CONCLUSIONS.assign(conclusion="so", worlds=4, of=5)),
     "planted_steering": lambda: charts.planted_steering(
         interval(REACHED).assign(planted=lambda t: (t["head"] == "clean") * 1.0, IS=40.0, step=1.0)
+    ),
+    "trained": lambda: charts.trained(
+        interval(crossed(measure=["|AS|", "|AS| beyond"], network=["as planted", "trained, λ = 1"]))
     ),
 }
 

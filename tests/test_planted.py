@@ -9,12 +9,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from sing_utils import (
+    BeyondLogits,
     confounds_planted,
     findings_planted,
     pictures_planted,
     planted_scores,
+    planted_training,
     steering_planted,
     tables_planted,
 )
@@ -23,11 +27,12 @@ from sing_utils.encoders import load_encoder
 from sing_utils.errors import SingError
 from sing_utils.head import HeadSpaces
 from sing_utils.pictures import load_pictures
-from sing_utils.planted import FACTORS, HEADS, WORDINGS, Scenes, caption, phrase
-from sing_utils.planted_heads import DIMS, Recoding, contrasts, plant
+from sing_utils.planted import BASES, BEYOND, FACTORS, GIVEN, HEADS, WORDINGS, Scenes, caption, phrase
+from sing_utils.planted_heads import DIMS, Recoding, basis, contrasts, plant, unread
 from sing_utils.planted_models import load_backbone, load_reader, pooled
 from sing_utils.planted_scores import build_world, fit_translator, measure
 from sing_utils.runner import run_profile
+from sing_utils.scores import attribute_score
 from sing_utils.sources import open_source
 from sing_utils.translator import Translator
 
@@ -179,7 +184,8 @@ def test_planted_classifiers_load_like_any_other(name, unseen):
     batch = torch.stack([classifier.prepare(scenes[i].picture()) for i in range(200)])
     out = classifier(batch)
     accuracy = (out.logits.argmax(1).numpy() == scenes.levels[:200, 0]).mean()
-    assert accuracy > (0.7 if name == "spurious" else 0.9)
+    least, most = {"spurious": (0.7, 0.9), "leaky": (0.7, 0.9)}.get(name, (0.9, 1.0))
+    assert least < accuracy <= most
     assert out.logits[:, 10:].max() < out.logits.max(1).values.min()  # other things are never named
 
 
@@ -211,21 +217,58 @@ def test_the_rest_says_nothing_linear_of_any_factor(recoded):
     )
 
 
-@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 1.0])
-@pytest.mark.parametrize("factor", ["colour", "cloud"])
-def test_exactly_the_planted_share_is_in_the_null_space(recoded, factor, share):
+@settings(max_examples=8, deadline=None)
+@given(seed=st.integers(0, 10_000), share=st.floats(0.02, 0.98), other=st.sampled_from([0.0, 0.3, 1.0]))
+def test_the_logits_lack_the_planted_share_in_every_basis(recoded, seed, share, other):
+    """0.06: what 800 scenes say by chance of a code, from 26 others; nothing of that hangs on the basis."""
     recoding, h, levels = recoded
-    planted = plant(recoding, h, levels, ignored={factor: share, "texture": 1.0})
-    spaces = planted.spaces()
-    found = spaces.null_energy(planted.directions[factor])
-    torch.testing.assert_close(found, torch.full_like(found, share), atol=1e-9, rtol=0)
-    assert float(spaces.null_energy(planted.directions["texture"]).min()) > 1 - 1e-9
-    assert float(spaces.null_energy(planted.directions["shape"]).max()) < 1e-9
-    f = planted.features(h[:5])
-    codes, _ = recoding(h[:5])
-    start = sum(d for f_, d in DIMS.items() if list(FACTORS).index(f_) < list(FACTORS).index(factor))
-    read = f @ planted.directions[factor].mT
-    torch.testing.assert_close(read, codes[:, start : start + DIMS[factor]])
+    planted = plant(recoding, h, levels, ignored={"colour": share, "cloud": other}, seed=seed)
+    codes, f = recoding.codes_of(h), planted.features(h)
+    found = unread(codes, planted.logits(f))
+    for factor, known in planted.ignored.items():
+        assert found[factor] == pytest.approx(known, abs=0.06), factor
+    # The same without a word of how heads are made: of what f says of the drawn levels.
+    drawn = dict(zip(DIMS, contrasts(levels).split(list(DIMS.values()), dim=1), strict=True))
+    said, by_logits = unread(drawn, f), unread(drawn, planted.logits(f))
+    assert 1 - (1 - by_logits["colour"]) / (1 - said["colour"]) == pytest.approx(share, abs=0.06)
+    g = torch.Generator().manual_seed(seed)
+    left, right = (torch.linalg.qr(torch.randn(96, 96, generator=g).double())[0] for _ in range(2))
+    M, shift = (
+        left @ torch.logspace(0, 1.5, 96).double().diag() @ right,
+        torch.randn(96, generator=g).double(),
+    )
+    again = planted.rewritten(M, shift)
+    torch.testing.assert_close(again.features(h), f @ M.mT + shift, atol=1e-9, rtol=0)
+    torch.testing.assert_close(again.logits(again.features(h)), planted.logits(f), atol=1e-9, rtol=0)
+    assert unread(codes, again.logits(again.features(h))) == pytest.approx(found, abs=1e-7)
+
+
+def test_unread_by_hand():
+    x = torch.tensor([[1.0], [-1.0], [1.0], [-1.0]]).double()
+    e = torch.tensor([[1.0], [1.0], [-1.0], [-1.0]]).double()  # uncorrelated with x
+    assert unread({"a": 2 * x + e}, x)["a"] == pytest.approx(1 / 5)
+    assert unread({"a": x}, x, new=({"a": x + e}, x))["a"] == pytest.approx(1 / 2)
+
+
+def test_more_of_the_shape_ignored_is_less_accuracy(recoded):
+    recoding, h, levels = recoded
+    right = []
+    for share in (0.0, 0.2, 0.4, 0.6, 0.8):
+        planted = plant(recoding, h, levels, ignored={"shape": share})
+        right.append((planted.logits(planted.features(h)).argmax(1).numpy() == levels[:, 0]).mean())
+    assert (np.diff(right) < -0.03).all(), right
+
+
+def test_a_freed_null_part_says_nothing_of_the_logits(recoded):
+    recoding, h, levels = recoded
+    head = plant(recoding, h, levels, ignored={"colour": 0.3, "cloud": 1.0})
+    freed = head.rewritten(basis("null part freed", head, h))
+    for own, least, most in ((head, 0.1, 1.0), (freed, -1e-9, 1e-9)):
+        f = own.features(h)
+        null = own.spaces().null_component(f)
+        assert least < 1 - unread({"null": null}, own.logits(f))["null"] < most
+    with pytest.raises(SingError, match=r"no basis 'stretched', expected one of as laid out"):
+        basis("stretched", head, h)
 
 
 def test_width_changes_the_null_dimension_and_hardly_a_logit(recoded):
@@ -264,18 +307,36 @@ def test_intervals_over_worlds():
     assert np.isnan(tables_planted.over_worlds([1.0])["low"])
 
 
-def test_rank_correlation_and_roc_area_by_hand():
+def test_roc_area_by_hand():
     table = pd.DataFrame(
         {
             "planted": [0, 0, 0.5, 1, 1],
             "|AS|": [1.0, 3.0, 0.0, 2.0, 4.0],
             "contrast": [-1.0, 0.0, -2.0, -3.0, -4.0],
+            "contrast beyond": [1.0, 0.0, -2.0, 0.5, -4.0],
         }
     )
     assert tables_planted.roc_area(table, "|AS|") == 0.75  # of (2, 1) (2, 3) (4, 1) (4, 3) three are in order
     assert tables_planted.roc_area(table, "contrast") == 1.0
-    assert tables_planted.rank_correlation(table, "contrast") == pytest.approx(0.9487, abs=1e-4)
+    assert tables_planted.roc_area(table, "contrast beyond") == 0.75
+    assert tables_planted.roc_area(table, "contrast", least=0.5) == 1.0
     assert np.isnan(tables_planted.roc_area(table[table["planted"] == 0], "|AS|"))
+
+
+def test_ways_are_null_removal_in_each_basis_and_once_beyond():
+    table = pd.DataFrame(
+        {
+            "basis": [GIVEN, "features mixed"],
+            "|AS|": [1.0, 2.0],
+            "contrast": [-1.0, -2.0],
+            "|AS| beyond": [3.0, 3.0],
+            "contrast beyond": [-3.0, -3.0],
+        }
+    )
+    found = tables_planted.by_way(table).set_index("way")
+    assert found["|AS|"].to_dict() == {GIVEN: 1.0, "features mixed": 2.0, BEYOND: 3.0}
+    assert found["contrast"].to_dict() == {GIVEN: -1.0, "features mixed": -2.0, BEYOND: -3.0}
+    assert list(found) == ["|AS|", "contrast"]
 
 
 def test_too_few_scenes_are_said_before_anything_is_drawn():
@@ -300,21 +361,22 @@ def worlds():
 
 def validated(worlds):
     """Is the method and this code right, where the answer is known? Rules set beforehand."""
-    found = tables_planted.recovery(worlds, heads=8)
-    steps = tables_planted.calibration(worlds, shares=(0.0, 0.45, 0.9))
+    found = tables_planted.recovery(worlds, heads=8, bases=[GIVEN])
     proofs = [
         head.spaces().certificate(world.photos(head).f, bias=head.bias)
         for world in worlds
         for head in tables_planted.named(world)
     ]
+    truth = tables_planted.truth(worlds)
     by_world = [g for _, g in found.groupby("seed")]
-    full = steps[steps["planted"] >= 0.9]
+    whole = found[found["planted"] == 1]
+    in_order = [-g["planted"].corr(g["contrast beyond"].round(6), method="spearman") for g in by_world]
     return {
         "logits": all(p.relative_change <= p.bound and p.top1_changes == 0 for p in proofs),
-        "truth": (found["planted"] - found["counterfactual"]).abs().median() <= 0.1,
+        "truth": (truth["planted"] - truth["unread"]).abs().max() <= 0.1,
         "told apart": np.mean([tables_planted.roc_area(g, "contrast") for g in by_world]) >= 0.9,
-        "in order": np.mean([tables_planted.rank_correlation(g, "contrast") for g in by_world]) >= 0.8,
-        "loses more than its alternatives": (full["contrast"] < 0).mean() >= 0.9,
+        "in order": np.mean(in_order) >= 0.8,
+        "loses more than its alternatives": (whole["contrast"] < 0).mean() >= 0.9,
         "faithful": found["cosine"].mean() >= 0.7,
     }
 
@@ -346,31 +408,59 @@ def test_a_broken_projector_fails_it(worlds, monkeypatch):
     monkeypatch.setattr(HeadSpaces, "from_weight", classmethod(broken))
     passed = validated(worlds)
     assert not passed["logits"]
-    assert not passed["truth"]
     assert not passed["told apart"]
 
 
 def test_a_swapped_sign_fails_it(worlds, monkeypatch):
-    real = planted_scores.attribute_score
-    monkeypatch.setattr(planted_scores, "attribute_score", lambda z, z_tilde, text: -real(z, z_tilde, text))
+    real = planted_scores.attribute_scores
+    monkeypatch.setattr(planted_scores, "attribute_scores", lambda z, z_tilde, text: -real(z, z_tilde, text))
     passed = validated(worlds)
     assert not passed["loses more than its alternatives"]
     assert not passed["told apart"]
+    assert not passed["in order"]
     assert passed["logits"]
 
 
-def test_a_translator_of_shuffled_rows_fails_it(worlds, monkeypatch):
-    real = Translator.fit.__func__
+@pytest.mark.filterwarnings("ignore:An input array is constant")
+def test_embeddings_of_other_scenes_fail_it(worlds, monkeypatch):
+    for fitted in (Translator, BeyondLogits):
 
-    def shuffled(cls, f, z, **options):
-        rows = torch.randperm(len(z), generator=torch.Generator().manual_seed(0))
-        return real(cls, f, z[rows], **options)
+        def shuffled(cls, f, z, *head, _real=fitted.fit.__func__, **options):
+            rows = torch.randperm(len(z), generator=torch.Generator().manual_seed(0))
+            return _real(cls, f, z[rows], *head, **options)
 
-    monkeypatch.setattr(Translator, "fit", classmethod(shuffled))
+        monkeypatch.setattr(fitted, "fit", classmethod(shuffled))
     passed = validated(worlds)
     assert not passed["told apart"]
     assert not passed["in order"]
     assert not passed["faithful"]
+
+
+def test_no_basis_and_no_constant_moves_what_is_beyond_the_logits(worlds):
+    world, leaky = worlds[0], HEADS["leaky"]
+    given = measure(world, world.plant("leaky", **leaky)).set_index("factor")
+    columns = [c for c in given if c.endswith(" beyond")]
+    for changed in (*({"basis": b} for b in BASES[1:]), {"shift": 4.0}):
+        again = measure(world, world.plant("leaky", **leaky, **changed)).set_index("factor")
+        assert float((again[columns] - given[columns]).abs().max(axis=None)) < 1e-6, changed
+        if changed != {"basis": "null part × 3"}:  # which the fit of the translator undoes
+            assert abs(again["IS"].iloc[0] - given["IS"].iloc[0]) > 1, changed
+
+
+def test_only_beyond_the_logits_is_a_share_a_number_of_degrees(worlds):
+    table = tables_planted.calibration(worlds[:1], shares=(0.0, 0.05, 0.5, 1.0))
+    seen = table[(table["setting"] == "seen") & (table["factor"] != "shape")]
+    over = tables_planted.by_way(seen).groupby(["way", "planted"])["contrast"].mean().unstack()
+    part = over.sub(over[0.0], axis=0).div(over[1.0] - over[0.0], axis=0)  # of all that it falls
+    for way, low, high in ((BEYOND, 0.0, 0.1), ("null part freed", 0.0, 0.1), (GIVEN, 0.7, 1.0)):
+        assert low < part.loc[way, 0.05] < high, way
+    assert part.loc[BEYOND, 0.5] == pytest.approx(0.5, abs=0.05)
+    ways = set(tables_planted.by_way(table[table["setting"] == "ignored"])["way"])
+    assert ways == {GIVEN, BEYOND}
+    summary = tables_planted.calibration_summary(table)
+    lines = summary[(summary["way"] == BEYOND) & (summary["score"] == "contrast")]
+    assert lines["linear"].min() > 0.98
+    assert (lines["monotone"] == 1).all()
 
 
 def test_a_translator_that_never_saw_the_null_component_says_nothing(worlds):
@@ -389,9 +479,8 @@ def frame_of_heads(shift):
             "seed": s,
             "factor": f,
             "planted": p,
-            "|AS|": 5 + shift * p + 0.1 * k,
-            "AS": -p,
-            "contrast": -p + 0.01 * k,
+            **dict.fromkeys(("|AS|", "|AS| beyond"), 5 + shift * p + 0.1 * k),
+            **dict.fromkeys(("contrast", "contrast beyond"), -p + 0.01 * k),
         }
         for s in (0, 1)
         for f in FACTORS
@@ -400,46 +489,40 @@ def frame_of_heads(shift):
     return pd.DataFrame(rows)
 
 
-@pytest.mark.parametrize(("shift", "area"), [(4.0, 1.0), (-4.0, 0.0)])
-def test_agreement_is_the_roc_area_of_all_factors(shift, area):
-    found = tables_planted.agreement(frame_of_heads(shift), level=0.95)
-    every = found[(found["factor"] == "all") & (found["statistic"] == "ROC area")].set_index("score")["value"]
-    assert every["contrast"] == 1.0
-    assert every["|AS|"] == area
-
-
 def test_regimes_plant_what_they_say(worlds):
     for regime, (number, share) in tables_planted.REGIMES.items():
         heads = list(tables_planted.regime_heads(worlds[0], regime=regime))
-        assert len({h.name for h in heads}) == len(heads) > 7
+        assert len({h.name for h in heads}) == len(heads) == 5
         for head in heads:
             assert sorted(head.ignored.values()) == [0.0] * (8 - number) + [share] * number
-    found = tables_planted.recovery(worlds, heads=8)
-    table = tables_planted.regimes(worlds, found, level=0.95).set_index(["regime", "score"])
-    whole = table["whole"].groupby("regime").first()
-    assert whole.to_dict() == dict.fromkeys(("1 of 8", "2 of 8", "4 of 8"), True) | dict.fromkeys(
-        ("4 of 8, a fifth each", "random shares"), False
-    )
-    assert table["IS"]["4 of 8, a fifth each"].max() < 10 < table["IS"]["1 of 8"].min()
-    assert table["value"].xs("contrast", level="score").min() > 0.99  # where the method is right it finds all
-    assert table.loc[("1 of 8", "|AS|"), "value"] > 0.95 > 0.5 > table.loc[("4 of 8", "|AS|"), "value"]
+    found = tables_planted.recovery(worlds, heads=6)
+    table = tables_planted.regimes(worlds, found, level=0.95)
+    turned = table.groupby("regime")["IS"].first()
+    assert turned["1 of 8, a fiftieth"] < 4 < 10 < turned["1 of 8"] < turned["4 of 8"]
+    area = table.set_index(["score", "way", "regime"])["value"].sort_index()
+    assert area["contrast", BEYOND].min() > 0.98  # finds all, in any basis
+    assert area["contrast", "features stretched"].min() < 0.95  # where seen factors seem to lose something
+    assert area["|AS|", GIVEN]["1 of 8"] > 0.95 > 0.5 > area["|AS|", GIVEN]["4 of 8"]
+    assert area["|AS|", BEYOND]["4 of 8"] < 0.5  # no basis is to blame
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "verdict"),
+    ("given", "beyond", "verdict"),
     [
-        ([0.95, 0.95, 0.1], [1.0, 1.0, 0.2], "agrees"),  # the last regime plants shares between 0 and 1
-        ([0.95, 0.6, 0.95], [1.0, 0.8, 1.0], "differs"),
-        ([0.95, 0.6, 0.1], [1.0, 0.95, 0.2], "undecided"),
+        ([(0.95, 1.0), (0.95, 1.0)], [(0.95, 1.0), (0.95, 1.0)], "agrees"),
+        ([(0.95, 1.0), (0.6, 0.8)], [(0.95, 1.0), (0.5, 0.8)], "differs"),
+        ([(0.95, 1.0), (0.6, 0.8)], [(0.95, 1.0), (0.95, 1.0)], "undecided"),  # the basis is to blame
+        ([(0.95, 1.0), (0.6, 0.95)], [(0.95, 1.0), (0.5, 0.8)], "undecided"),
     ],
 )
-def test_the_verdict_rests_on_whole_factors(low, high, verdict):
-    frame = pd.DataFrame(
-        {"regime": ["a", "b", "c"], "whole": [True, True, False], "score": "|AS|", "IS": 5.0}
-    )
-    table = frame.assign(low=low, high=high, value=high, worlds=2)
-    found = findings_planted.finds_leakage(table)
-    assert found.verdict == verdict
+def test_the_verdict_blames_no_basis(given, beyond, verdict):
+    rows = [
+        {"regime": regime, "way": way, "low": low, "high": high, "value": high, "worlds": 2, "IS": 5.0}
+        for way, limits in ((GIVEN, given), (BEYOND, beyond))
+        for regime, (low, high) in zip("ab", limits, strict=True)
+    ]
+    table = pd.DataFrame(rows).assign(score="|AS|")
+    assert findings_planted.finds_leakage(table).verdict == verdict
     said = findings_planted.opening(pd.concat([table, table.assign(score="contrast")])).measured
     assert all(len(s.split()) <= 25 for s in said.rstrip(".").split(". "))
 
@@ -461,12 +544,14 @@ def test_conclusions_need_more_than_rounding():
                 "head": h,
                 "|AS|": 5 + (leaky if h == "leaky" else 0),
                 "contrast": 0.0,
+                "contrast beyond": -leaky if h == "leaky" else 0.0,
                 "IS": 1.0 + (h != "sees-all"),
             }
             for h in HEADS
         ]
         rows += [
-            {"head": f"head {p}", "|AS|": p, "contrast": -p, "IS": 1.0, "planted": p} for p in (0.0, 1.0)
+            {"head": f"head {p}", "|AS|": p, "contrast": -p, "contrast beyond": p, "IS": 1.0, "planted": p}
+            for p in (0.0, 1.0)
         ]
         return pd.DataFrame(rows).assign(factor="shape", seed=0, condition="c").fillna({"planted": 0.0})
 
@@ -477,6 +562,9 @@ def test_conclusions_need_more_than_rounding():
     assert by_name[1.0]["leaky by |AS|"] == 1
     assert by_name[1e-6]["leaky by |AS|"] == 0
     assert by_name[1.0]["leaky by contrast"] == 0
+    assert by_name[1.0]["leaky by contrast beyond"] == 1
+    assert by_name[1e-6]["leaky by contrast beyond"] == 0
+    assert by_name[1.0]["ignored by contrast beyond"] == 0  # it points backwards here
     assert by_name[1.0]["sees-all by IS"] == 1
     assert by_name[1.0]["ignored by |AS|"] == 1
 
@@ -490,7 +578,6 @@ def test_worlds_are_the_same_each_time_also_from_what_was_kept(worlds, tmp_path,
     torch.testing.assert_close(again.fit.h, kept.fit.h, atol=1e-5, rtol=0)
     torch.testing.assert_close(again.evaluation.z["planted"], kept.evaluation.z["planted"], atol=1e-5, rtol=0)
     assert (again.evaluation.levels == kept.evaluation.levels).all()
-    assert all(torch.allclose(again.pairs[f], kept.pairs[f], atol=1e-5) for f in FACTORS)
     assert len({f.name for f in tmp_path.iterdir()}) == 2
     assert tables_planted.build_worlds(2, scenes=1200)[0].fit.h.equal(worlds[0].fit.h)
 
@@ -509,3 +596,39 @@ def test_the_introduction_gets_its_picture(worlds, tmp_path):
         for factor in ("shape", "background", "colour"):
             kept = after[factor][0, before[factor].argmax()] / before[factor].max()
             assert (kept > 0.5) == (head.ignored[factor] == 0), (name, factor, float(kept))
+
+
+# ----------------------------------------------------------------------- training for small AS
+
+
+def test_the_penalty_is_the_papers_score(worlds):
+    world, penalty = worlds[0], 0.25
+    head = planted_training.ten_outputs(world)
+    loss = planted_training.penalised(world, penalty)
+    T = fit_translator(world, head)
+    ridge = T.report.ridge
+    f_all, z = head.features(world.fit.h), world.fit.z["planted"]
+    T = torch.linalg.solve(f_all.mT @ f_all / len(f_all) + ridge * torch.eye(96), f_all.mT @ z / len(z)).mT
+    f = loss.x.double() @ head.layer
+    f_tilde = head.spaces().remove_null(f)
+    AS = attribute_score(f @ T.mT, f_tilde @ T.mT, loss.text.double())
+    expected = torch.nn.functional.cross_entropy(head.logits(f), loss.shape) + penalty * AS.abs().mean()
+    found = loss(ridge, head.layer.float(), head.weight.float(), head.bias.float())
+    assert float(found) == pytest.approx(float(expected), rel=1e-3)
+    background = world.fit.levels[:, 5] == world.fit.levels[:, 0] % 5
+    assert len(loss.x) == pytest.approx(background.sum() / 0.9, abs=1)
+
+
+def test_the_penalty_is_met_and_as_much_is_ignored(worlds):
+    table = planted_training.trained_for_small_AS(worlds[:1], penalties=(0.0, 0.1), steps=120)
+    planted, smaller, plain, trained = (row for _, row in table.iterrows())
+    assert smaller["|AS|, T kept"] < 0.3 * planted["|AS|, T kept"]  # no logit moved, and no accuracy
+    assert smaller["|AS| beyond"] == pytest.approx(planted["|AS| beyond"], abs=1e-6)
+    assert smaller["accuracy"] == planted["accuracy"]
+    assert smaller["null part"] < planted["null part"]
+    assert trained["|AS|"] < 0.3 * plain["|AS|"]
+    assert trained["|AS| beyond"] > plain["|AS| beyond"] - 0.5
+    assert plain["accuracy, background reversed"] < planted["accuracy, background reversed"] - 0.03
+    means = planted_training.training_means(pd.concat([table, table.assign(seed=1)]), level=0.95)
+    assert means.set_index(["measure", "network"]).loc[("|AS|", "as planted"), "value"] == planted["|AS|"]
+    assert findings_planted.small_AS(table).measured

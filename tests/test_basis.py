@@ -1,0 +1,131 @@
+"""Other bases: stretched sums against features that are really stretched, slopes against differences."""
+
+import pandas as pd
+import pytest
+import torch
+from planted_run import PlantedRun
+
+from sing_utils import BeyondLogits, HeadSpaces, attribute_score, contrast, image_score, tables, tables_basis
+from sing_utils.run import Photos
+from sing_utils.translator import Translator, quality, split_rows
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """The planted run, its embeddings noisy and its translators fitted with a ridge."""
+    run = PlantedRun(tmp_path)
+    noise = torch.randn(40, 3, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    exact = run.embeddings
+    monkeypatch.setattr(run, "embeddings", lambda name: exact(name) + 0.5 * noise)
+    fits = {n: Translator.fit((p := run.photos(n, "fit")).f, p.z, held_out=0.2) for n in ("one", "two")}
+    monkeypatch.setattr(run, "translator", fits.get)
+    return run
+
+
+def by_hand(run, name, d):
+    """The scores of features d * f with a translator of their own, the ridge chosen on the same grid."""
+    fit, new = run.photos(name, "fit"), run.photos(name)
+    T = Translator.fit(fit.f * d, fit.z, held_out=0.2)
+    spaces = HeadSpaces.from_weight(run.head(name).weight / d)
+    texts = run.texts(name, run.prompts).double()
+    before, after = T(new.f * d), T(spaces.remove_null(new.f * d))
+    AS = attribute_score(before[:, None], after[:, None], texts)
+    own = AS[torch.arange(len(AS)), new.own]
+    return {
+        "IS": float(image_score(before, after).quantile(0.5)),
+        "|AS|": float(own.abs().quantile(0.5)),
+        "contrast": float(contrast(AS, new.own).mean()),
+    }
+
+
+@pytest.mark.parametrize("d", [(1.0, 1.0, 1.0, 1.0), (1.0, 2.0, 0.5, 1.5), (3.0, 1.0, 1.0, 3.0)])
+def test_stretched_sums_give_the_scores_of_stretched_features(run, d):
+    d = torch.tensor(d, dtype=torch.float64)
+    found = tables_basis._Coordinates.of(run, "one").stretched(d)
+    assert found == pytest.approx(by_hand(run, "one", d), abs=1e-3)  # of the grid of ridges, the end
+
+
+def test_stretches_leave_the_logits_and_what_is_beyond_them(run):
+    table = tables_basis.stretches(run, (0.5, 1, 4))
+    assert table["logits moved"].max() < 1e-12
+    scores = tables.photo_scores(run).groupby("classifier")
+    given = table[table["s"] == 1].set_index("classifier")
+    assert given["IS"].to_dict() == pytest.approx(scores["IS"].median().to_dict(), abs=1e-5)
+    assert given["IS beyond"].to_dict() == pytest.approx(scores["IS beyond"].median().to_dict())
+    own = table[table["classifier"] == "one"].set_index("s")["IS"]
+    assert own.nunique() == 3
+    logits = tables_basis.some_logits(run, (0.5, 4), count=2)
+    wide = logits.pivot(index=["classifier", "class"], columns="s", values="logit")
+    pd.testing.assert_series_equal(wide[0.5], wide[4], check_names=False)
+
+
+def test_slopes_are_those_of_small_differences(run):
+    photos = tables_basis._Coordinates.of(run, "one")
+    slopes, step = photos.slopes(), 1e-5
+
+    def means(power):
+        d = power.exp()
+        f = tables_basis._scaled(photos.fitter, d)
+        T = f.solve(ridge=photos.ridge * f.mean_square()).weight
+        before, after = photos._removed(d, T)
+        AS = attribute_score(before[:, None], after[:, None], photos.texts.double())
+        own = AS[torch.arange(len(AS)), photos.own]
+        return {"|AS|": float(own.abs().mean()), "contrast": float(contrast(AS, photos.own).mean())}
+
+    for i in range(4):
+        ends = [means(sign * step * torch.eye(4, dtype=torch.float64)[i]) for sign in (1, -1)]
+        for score, slope in slopes.items():
+            change = (ends[0][score] - ends[1][score]) / (2 * step)
+            assert float(slope[i]) == pytest.approx(change, rel=1e-3, abs=1e-4)
+
+
+def test_orders_and_extremes_by_hand():
+    values = {"as given": (1.0, 2.0), "random 1": (3.0, 9.0), "random 2": (5.0, 4.0), "slope": (0.5, 7.0)}
+    rows = [
+        {"classifier": name, "basis": basis, "IS": x, "|AS|": -x, "contrast": 0.0 if name == "a" else 1.0}
+        for basis, pair in values.items()
+        for name, x in zip("ab", pair, strict=True)
+    ]
+    table = pd.DataFrame(rows)
+    kept = tables_basis.orders(table).set_index("score")
+    assert kept["order kept"].to_dict() == {"IS": 1, "|AS|": 1, "contrast": 2}
+    assert kept.loc["IS", ["of", "by chance"]].tolist() == [2, 1.0]
+    ends = tables_basis.extremes(table).set_index(["classifier", "score"])
+    assert ends.loc[("a", "IS")].tolist() == [1.0, 0.5, 5.0]
+
+
+def test_readings_and_their_zeros(run):
+    table = tables_basis.readings(run, draws=2).set_index(["classifier", "way"])
+    scores = tables.photo_scores(run)
+    own = scores[scores["classifier"] == "one"]
+    assert table.loc[("one", "as given"), "IS"] == pytest.approx(own["IS"].median(), abs=1e-5)
+    assert table.loc[("one", "beyond the logits"), "IS"] == pytest.approx(own["IS beyond"].median())
+    # Least squares by hand: what x and y tell of u and v, by a translator without a ridge.
+    fit, new = run.photos("one", "fit"), run.photos("one")
+    rows, _ = split_rows(len(fit), held_out=0.2, seed=0)
+    f, z = fit.f[rows], fit.z[rows]
+    T = torch.linalg.lstsq(f, z).solution.mT
+    mean = f.mean(0)
+    told = torch.linalg.lstsq(f[:, :2] - mean[:2], f[:, 2:] - mean[2:]).solution
+    tilde = new.f.clone()
+    tilde[:, 2:] = mean[2:] + (new.f[:, :2] - mean[:2]) @ told
+    IS = image_score(new.f @ T.mT, tilde @ T.mT).quantile(0.5)
+    assert table.loc[("one", "least squares"), "IS"] == pytest.approx(float(IS), abs=1e-6)
+    beyond = table.loc["one"].loc["beyond the logits"]
+    assert beyond["zero of IS"] < beyond["IS"]
+
+
+def test_more_outputs_tell_what_null_directions_say():
+    g = torch.Generator().manual_seed(0)
+    f, W, true = (torch.randn(*s, generator=g).double() for s in ((900, 12), (4, 12), (6, 12)))
+    z = f @ true.mT
+    own = torch.zeros(900, dtype=torch.long)
+    fit, new = (Photos(f[rows], z[rows], own[rows], pd.DataFrame()) for rows in (slice(600), slice(600, 900)))
+    B = BeyondLogits.fit(fit.f, fit.z, W)
+    table = tables_basis.more_outputs(B, fit, new, (1, 3, 6, 99), held_out=0.1, seed=0).set_index("outputs")
+    whole, logits = B(new.f)
+    gain = quality(whole, new.z).r2 - quality(logits, new.z).r2
+    assert table.loc[99, "R²"] == pytest.approx(gain, abs=1e-9)
+    assert table["R²"].is_monotonic_increasing
+    assert table.loc[6, "R²"] == pytest.approx(gain, abs=1e-3)  # z has six numbers
+    assert table["by chance"].abs().max() < 0.05 < 0.3 < gain
