@@ -88,6 +88,15 @@ def number(x: float, digits: int = 2, *, sign: bool = False) -> str:
     return shown.lstrip("+-") if not float(shown) else shown.replace("-", "−")
 
 
+def p_value(p: float) -> str:
+    """A p value as a page shows it: draws and refits know nothing of smaller ones than a thousandth.
+
+    >>> p_value(0.0312), p_value(1.8e-24)
+    ('0.031', '< 0.001')
+    """
+    return "–" if np.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
 def tiny(x: float) -> str:
     """A number of any size, in two digits.
 

@@ -73,13 +73,14 @@ class Profile(BaseModel):
         planted_scenes: scenes of each world to fit on; a sixth as many are for evaluation.
         held_out: share of the fitting rows that chooses the ridge, between 0 and 1.
         adamw_epochs: most passes over the data of the paper's AdamW fit, which stops when it no longer gains.
+        refits: translators fitted anew on halves of the fit photos, an even number: they say how sure every
+            score is, as far as the translator goes.
         bootstrap_draws: draws of each bootstrap.
         confidence: level of every interval, between 0 and 1.
         permutations: of each permutation test, whose p value can't be less than 1 / (permutations + 1).
         controls: which controls of notebooks 02b, 04 and 06b are run: "subspace", "translator", "prompts",
             "encoder", "rank"; an empty list turns all of them off.
-        control_draws: random subspaces of each kind; a third as many worlds where null directions mean
-            nothing.
+        control_draws: random subspaces of each kind.
         prompt_wordings: further wordings of the class prompt, each with one {}; the spread over them stands
             beside every AS.
         second_encoder: name for `load_encoder`, to repeat the tables with; None: only the single towers of
@@ -123,6 +124,7 @@ class Profile(BaseModel):
     planted_scenes: int = Field(3000, ge=400)
     held_out: float = Field(0.1, gt=0, lt=1)
     adamw_epochs: int = Field(300, ge=1)
+    refits: int = Field(60, ge=4, multiple_of=2)
     bootstrap_draws: int = Field(2000, ge=100)
     confidence: float = Field(0.95, gt=0, lt=1)
     permutations: int = Field(9999, ge=99)

@@ -29,7 +29,7 @@ from IPython.display import HTML, Markdown, display, update_display
 from PIL import Image
 from torch import Tensor
 
-from sing_utils import adamw, beyond, findings, translator
+from sing_utils import adamw, beyond, findings, refits, translator
 from sing_utils.beyond import BeyondLogits
 from sing_utils.classifiers import Classifier, LinearHead, load_classifier
 from sing_utils.decoding import read_picture
@@ -50,6 +50,7 @@ from sing_utils.profiles import (
     safe_name,
 )
 from sing_utils.published import Published
+from sing_utils.refits import Halves, Refits
 from sing_utils.reproduction import Facts, judge
 from sing_utils.sources import PictureSource, open_source
 from sing_utils.translator import Translator
@@ -240,6 +241,27 @@ class Run:
                 _whole(path, BeyondLogits.fit(photos.f, photos.z, W, **options).save)
             self._beyond[name] = BeyondLogits.load(path)
         return self._beyond[name]
+
+    def halves(self, name: str) -> Halves:
+        """The photos of a classifier's translator, to refit it on parts of them."""
+        fit = self.photos(name, "fit")
+        return Halves.of(fit.f, fit.z, self.translator(name), self.beyond(name), self.spaces(name))
+
+    def refits(self, name: str) -> Refits:
+        """Scores of the evaluation photos by translators refitted on halves of the fit photos.
+
+        Toward the prompts of all classes, then toward the concepts.
+        """
+        p, fit, new = self.profile, self.photos(name, "fit"), self.photos(name)
+        texts = self.texts(name, [*self.prompts, *self.concepts])
+        given = (fit.f, fit.z, self.head(name).weight, new.f, texts)
+        key = _digest(_FITTING, _REFITTING, p.held_out, p.seed, p.refits, *map(_bytes_of, given))
+        path = self.artifact(f"refits/{safe_name(name)}-{key}.safetensors")
+        with FileLock(path.with_suffix(".lock")):  # it takes a while: notebooks side by side wait for one
+            if not path.exists():
+                options = {"classes": len(self.classes), "count": p.refits, "seed": p.seed}
+                _whole(path, Refits.fit(self.halves(name), new.f, texts, new.own, **options).save)
+        return Refits.load(path)
 
     # --- data -------------------------------------------------------------------------------
 
@@ -672,6 +694,7 @@ def _sources_of(*modules: ModuleType) -> str:
 
 
 _FITTING = _sources_of(adamw, beyond, translator)
+_REFITTING = _sources_of(refits)
 
 
 def all_pictures(root: Path, profile: Profile) -> PictureSource:

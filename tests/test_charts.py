@@ -118,9 +118,6 @@ MADE = {
     ),
     "class_violins": lambda: charts.class_violins(made_scores(), made_medians(made_scores())),
     "class_contrasts": lambda: charts.class_contrasts(made_contrasts()),
-    "rank_agreement": lambda: charts.rank_agreement(
-        interval(pd.DataFrame({"a": NAMES[:2], "b": NAMES[1:], "p": 0.5})).assign(rho=lambda t: t["value"])
-    ),
     "concept_arrows": lambda: charts.concept_arrows(made_concepts()),
     "steering_curves": lambda: charts.steering_curves(made_steps()),
     "steering_grid": lambda: charts.steering_grid(
