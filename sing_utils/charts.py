@@ -918,6 +918,23 @@ def picture_changes(table: pd.DataFrame) -> alt.LayerChart:
     )
 
 
+def witnesses(table: pd.DataFrame, by: str = "wanted") -> alt.LayerChart:
+    """AS of found pictures as each witness sees it: rows of `by`, of a summary's AS."""
+    seen = table["seen by"].unique().tolist()
+    hues = dict(zip(seen, [AFTER, BEFORE, *PALETTE[2:5], *[GREY] * len(seen)], strict=False))
+    return dots(
+        table[[by, "seen by", "value", "low", "high"]],
+        "AS toward the text (degrees)",
+        y=by,
+        offset="seen by",
+        colour=_hue("seen by", hues),
+        line=0.0,
+        step=24,
+        description="Dot plot of the Attribute Score in degrees of found pictures beside their photographs, "
+        f"with intervals over photographs: a row for each {by}, and in it a dot for each witness.",
+    )
+
+
 # --------------------------------------------------------------------------- a planted world
 
 _SHARE = "planted share"

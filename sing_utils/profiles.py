@@ -66,6 +66,9 @@ class Profile(BaseModel):
         picture_backend: name for `load_pictures`, how embeddings become pictures; in a file also "photos",
             the nearest of the run's own.
         picture_options: its options, such as steps or save_memory.
+        search_anew: whether notebook 08 searches for pictures even where searches are stored.
+        search_photos: photographs that it then starts from, at most.
+        search_steps: steps of each search.
         planted_worlds: worlds that notebook 06 repeats everything in, 2 to 5: as many backbones were trained.
         planted_scenes: scenes of each world to fit on; a sixth as many are for evaluation.
         held_out: share of the fitting rows that chooses the ridge, between 0 and 1.
@@ -114,6 +117,9 @@ class Profile(BaseModel):
     degrees: float = Field(40.0, gt=0, lt=180)
     picture_backend: str = "mini"
     picture_options: dict[str, int | float | bool] = {}
+    search_anew: bool = False
+    search_photos: int = Field(4, ge=1)
+    search_steps: int = Field(40, ge=1)
     planted_worlds: int = Field(5, ge=2, le=5)
     planted_scenes: int = Field(3000, ge=400)
     held_out: float = Field(0.1, gt=0, lt=1)

@@ -39,6 +39,7 @@ from sing_utils.extraction import extract_cached
 from sing_utils.features import FeatureStore
 from sing_utils.head import HeadSpaces
 from sing_utils.pictures import Pictures, load_pictures
+from sing_utils.pixels import Found, search
 from sing_utils.profiles import (
     Profile,
     class_name,
@@ -413,6 +414,18 @@ class Run:
             noise: seed of the noise.
         """
         return self.decoder(name)(z, seed=noise)
+
+    def search(self, name: str, pixels: Tensor, wanted: Tensor, **options: Any) -> Found:
+        """Pictures near photographs with wanted features: kept in the run, and resumed there.
+
+        Args:
+            name: of the classifier.
+            pixels: (B, 3, H, W), uint8.
+            wanted: features, (B, m).
+            options: of `sing_utils.pixels.search`.
+        """
+        keep = self.artifact(f"pixels/{safe_name(name)}")
+        return search(self.classifier(name), self.spaces(name), pixels, wanted, keep=keep, **options)
 
     def photo(self, name: str) -> Image.Image:
         """A single picture: a file, or one that comes with scikit-image."""

@@ -126,6 +126,13 @@ MADE = {
         )
     ),
     "picture_changes": lambda: charts.picture_changes(CHANGES),
+    "witnesses": lambda: charts.witnesses(
+        interval(
+            crossed(wanted=["null step", "random null step"], who=["translator", "judge"]).rename(
+                columns={"who": "seen by"}
+            )
+        )
+    ),
     "truth": lambda: charts.truth(PLANTED),
     "recovery": lambda: charts.recovery(
         interval(crossed(regime=["1 of 8", "4 of 8"], **WAYS)).assign(IS=5.0)

@@ -62,6 +62,8 @@ def test_the_list():
         "05",
         "06",
         "06b",
+        "07",
+        "08",
     ]
 
 
@@ -159,6 +161,8 @@ OTHER = {
     "explorer_photos": 1,
     "planted_worlds": 2,
     "planted_scenes": 600,
+    "search_photos": 2,
+    "search_steps": 2,
 }
 
 
@@ -266,6 +270,8 @@ def test_the_planted_profile_runs_from_end_to_end(tmp_path):
         "explorer_photos": 1,
         "planted_worlds": 2,
         "planted_scenes": 600,
+        "search_photos": 3,
+        "search_steps": 10,
         "control_draws": 19,
         "permutations": 99,
     }

@@ -601,9 +601,10 @@ def test_the_introduction_gets_its_picture(worlds, tmp_path):
 # ----------------------------------------------------------------------- training for small AS
 
 
-def test_the_penalty_is_the_papers_score(worlds):
-    world, penalty = worlds[0], 0.25
-    head = planted_training.ten_outputs(world)
+@pytest.mark.parametrize("name", ["clean", "sees-all"])  # AS of one sign, and of both
+def test_the_penalty_is_the_papers_score(worlds, name):
+    world, penalty = worlds[0], 2.0
+    head = worlds[0].plant(name, **HEADS[name])
     loss = planted_training.penalised(world, penalty)
     T = fit_translator(world, head)
     ridge = T.report.ridge
