@@ -752,8 +752,8 @@ def class_contrasts(table: pd.DataFrame) -> alt.LayerChart:
         line=0,
         pale=("least", "most"),
         tips=["corrected p", "photos"],
-        description="Dot plot of the mean contrast in degrees of each class and of all, with its interval as "
-        "a line and the spread over wordings of the prompt as a pale bar.",
+        description="Dot plot of the mean contrast in degrees of each class, with its interval as a "
+        "line and the spread over wordings of the prompt as a pale bar.",
     )
 
 

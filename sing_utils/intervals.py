@@ -1,13 +1,13 @@
 """How sure a number is: intervals from photos and from the translator, tests, and many tests at once.
 
-A score has two errors. One is of the photos: `bootstrap` resamples them, or whole groups of them (classes)
-where a claim is about those. The other is of the translator, which all photos share; refits on halves of the
-fit photos have it (`sing_utils.refits`). `sure` joins both.
+A score has two errors. One is of the photos: other photos would give another number, and so would other
+classes where a claim is about those. The other is of the translator, which all photos share; refits on halves
+of the fit photos have it (`sing_utils.refits`). `sure_mean` joins both for a mean, `sure` for any statistic.
 
 >>> x = np.random.default_rng(0).normal(1.0, 1.0, size=200)  # a score of 200 photos
 >>> halves = x + np.random.default_rng(1).normal(0.0, 0.3, size=(60, 1))  # by 60 refits
 >>> photos = bootstrap(lambda a: a.mean(-1), x, draws=500)
->>> both = sure(photos.value, photos.error, len(x), halves.mean(-1))
+>>> both = sure_mean(x, halves)
 >>> bool(both.low < photos.low < photos.high < both.high < 2)
 True
 """
@@ -15,7 +15,7 @@ True
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,8 +57,8 @@ class Sure:
     translator: Any
 
 
-def sure(value: Any, photos: Any, n: Any, halves: Any, *, level: float = 0.95) -> Sure:
-    """Join the errors of photos and of the translator: standard error √(photos² + translator²).
+def sure(value: Any, photos: Any, n: Any, halves: Any, *, level: float = 0.95, shared: Any = 0.0) -> Sure:
+    """Join the errors of photos and of the translator: standard error √(photos² + translator² − shared).
 
     The spread over halves is the translator's standard error (delete-half jackknife). Student's degrees of
     freedom are those of Welch and Satterthwaite: n - 1 of the photos, and one a pair of halves.
@@ -69,6 +69,7 @@ def sure(value: Any, photos: Any, n: Any, halves: Any, *, level: float = 0.95) -
         n: how many photos (or classes) there are.
         halves: the statistic of scores by each refit, (R, K) or (R,); halves and their complements.
         level: coverage, between 0 and 1.
+        shared: variance that both errors hold; where it is not known, the interval is a little too wide.
 
     Returns:
         NaN where n is 1 or a refit has no number.
@@ -77,12 +78,36 @@ def sure(value: Any, photos: Any, n: Any, halves: Any, *, level: float = 0.95) -
     halves, n = np.asarray(halves, float), np.asarray(n, float)
     b = halves.var(0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        error = np.where(n > 1, np.sqrt(a + b), np.nan)
+        error = np.where(n > 1, np.sqrt(np.maximum(a + b - shared, np.maximum(a, b))), np.nan)
         degrees = (a + b) ** 2 / (a**2 / (n - 1) + b**2 / (len(halves) / 2))
         degrees = np.where(error == 0, np.inf, degrees)
         half = error * stats.t.ppf((1 + level) / 2, degrees)
         p = 2 * stats.t.sf(np.abs(np.where(value == 0, 0.0, value / error)), degrees) + 0 * error
     return Sure(*(x[()] for x in (value, value - half, value + half, np.asarray(p), np.sqrt(a), np.sqrt(b))))
+
+
+def sure_mean(x: Any, halves: Any, *, level: float = 0.95, groups: Any = None) -> Sure:
+    """`sure` for means of photos: what the translator's error adds photo by photo is not counted twice.
+
+    Args:
+        x: scores of photos, (N,) or (N, K).
+        halves: the same by each refit, (R, N) or (R, N, K).
+        level: coverage, between 0 and 1.
+        groups: (N,) labels, such as classes: what would come out with other classes, not only with other
+            photos of these.
+    """
+    x, halves = np.asarray(x, float), np.asarray(halves, float)
+    mean, moved = x.mean(0), halves.mean(1)  # (K,), (R, K)
+    _, code = np.unique(np.arange(len(x)) if groups is None else np.asarray(groups), return_inverse=True)
+    member = np.eye(code.max() + 1)[code]  # (N, G)
+    G = member.shape[1]
+    each = (halves - halves.mean(0)) - (moved - moved.mean(0))[:, None]  # what a refit adds to one photo only
+    with np.errstate(divide="ignore", invalid="ignore"):
+        photos, shared = (
+            (np.tensordot(v, member, (v.ndim - x.ndim, 0)) ** 2).sum(-1) / len(x) ** 2 * G / np.float64(G - 1)
+            for v in (x - mean, each)
+        )
+    return sure(mean, np.sqrt(photos), G, moved, level=level, shared=shared.mean(0))
 
 
 def mean_error(x: Any) -> np.ndarray:
@@ -97,7 +122,6 @@ def bootstrap(
     level: float = 0.95,
     draws: int = 2000,
     seed: int = 0,
-    groups: Any = None,
 ) -> Interval:
     """Percentile bootstrap interval of `statistic(*samples)`, resampling rows jointly.
 
@@ -108,11 +132,9 @@ def bootstrap(
         level: coverage, between 0 and 1.
         draws: number of bootstrap draws.
         seed: of the resampling.
-        groups: (N,) labels, such as classes, to resample whole instead of single rows: what would come out
-            with other classes, not only with other photos of these.
 
     Raises:
-        SingError: for fewer than 2 rows or groups, or samples of different lengths.
+        SingError: for fewer than 2 rows, or samples of different lengths.
     """
     arrays = [np.asarray(s, dtype=np.float64) for s in samples]
     n = len(arrays[0])
@@ -121,12 +143,6 @@ def bootstrap(
         raise SingError(f"bootstrap got {lengths} rows, expected one length of at least 2.")
     rng = np.random.default_rng(seed)
     value = float(statistic(*(a[None] for a in arrays))[0])
-    if groups is not None:
-        rows = _group_rows(groups, n)
-        chosen = (np.concatenate([rows[i] for i in draw]) for draw in _draws(rng, len(rows), draws))
-        found = np.array([statistic(*(a[None, r] for a in arrays))[0] for r in chosen])
-        low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
-        return Interval(value, float(low), float(high), float(found.std(ddof=1)), level, draws)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # then the interval is NaN
         found = stats.bootstrap(
@@ -167,7 +183,7 @@ def bootstrap_places(
     if x.ndim != 2 or len(x) < 2:
         raise SingError(f"the sample has shape {x.shape}, expected (N, K) with N of at least 2 photos.")
     rng = np.random.default_rng(seed)
-    counts = np.stack([np.bincount(d, minlength=len(x)) for d in _draws(rng, len(x), draws)])
+    counts = np.stack([np.bincount(d, minlength=len(x)) for d in rng.integers(0, len(x), (draws, len(x)))])
     found = counts @ x / len(x) + (halves - halves.mean(0))[rng.integers(len(halves), size=draws)]
     # Places are whole: so are the ends of their intervals.
     ends = [(1 - level) / 2, (1 + level) / 2]
@@ -238,19 +254,3 @@ def permutation_p(value: float, draws: Any) -> float:
     near = 1e-12 * np.abs(np.append(d, value)).max()  # rounding makes no difference
     tail = min(int((d <= value + near).sum()), int((d >= value - near).sum()))
     return min(1.0, 2 * (1 + tail) / (1 + len(d)))
-
-
-def _draws(rng: np.random.Generator, n: int, count: int) -> Iterator[np.ndarray]:
-    """`count` times n numbers below n, with replacement; one draw at a time, so memory stays bounded."""
-    return (rng.integers(0, n, size=n) for _ in range(count))
-
-
-def _group_rows(groups: Any, n: int) -> list[np.ndarray]:
-    """The rows of each group."""
-    labels, codes = np.unique(np.asarray(groups), return_inverse=True)
-    if len(codes) != n or len(labels) < 2:
-        raise SingError(
-            f"{len(codes)} labels of {len(labels)} group(s) for {n} rows, expected one label a row and at "
-            "least 2 groups."
-        )
-    return np.split(np.argsort(codes, kind="stable"), np.cumsum(np.bincount(codes))[:-1])

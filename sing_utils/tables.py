@@ -22,6 +22,7 @@ from sing_utils.intervals import (
     mean_error,
     student_margin,
     sure,
+    sure_mean,
 )
 from sing_utils.run import Photos, Run
 from sing_utils.scores import attribute_score, contrast, image_score, pairwise_angle
@@ -287,24 +288,27 @@ def refitted(run: Run, name: str, photos: pd.DataFrame) -> dict[str, np.ndarray]
 
 
 def _sure(run: Run, statistic: Any, photos: pd.DataFrame, halves: Mapping[str, Any], *columns: str) -> Sure:
-    """A statistic of columns of scores, with the errors of photos and of the translator joined."""
+    """A statistic of columns, None for the mean, with the errors of photos and translator joined."""
+    level = run.profile.confidence
+    if statistic is None:
+        return sure_mean(photos[columns[0]], halves[columns[0]], level=level)
     with np.errstate(divide="ignore", invalid="ignore"):  # a draw of one photo again and again
         if len(photos) < 2:  # has no interval
             value = statistic(*(photos[c].to_numpy()[None] for c in columns))[0]
             return sure(value, np.nan, 1, [np.nan])
         ci = _bootstrap(run, statistic, *(photos[c] for c in columns))
         spread = statistic(*(halves[c] for c in columns))
-    return sure(ci.value, ci.error, len(photos), spread, level=run.profile.confidence)
+    return sure(ci.value, ci.error, len(photos), spread, level=level)
 
 
 def _size(x: Any) -> Any:
     return np.median(np.abs(x), -1)
 
 
-# Statistics of a classifier's photos that have intervals: name -> how, of which columns.
+# Statistics of a classifier's photos that have intervals: name -> how, None for the mean, of which columns.
 _STATISTICS: dict[str, tuple[Any, tuple[str, ...]]] = {
-    "mean contrast (°)": (lambda c: c.mean(-1), ("contrast",)),
-    "mean contrast, beyond (°)": (lambda c: c.mean(-1), ("contrast beyond",)),
+    "mean contrast (°)": (None, ("contrast",)),
+    "mean contrast, beyond (°)": (None, ("contrast beyond",)),
     "median |AS| (°)": (_size, ("AS",)),
     "median IS (°)": (lambda i: np.median(i, -1), ("IS",)),
     "IS / |AS|": (lambda i, a: i.mean(-1) / np.abs(a).mean(-1), ("IS", "AS")),
@@ -439,11 +443,9 @@ def concept_angles(run: Run) -> pd.DataFrame:
         for i, c in ((run.classes.index(c), c) for c in run.concept_classes):
             x, y, paths = class_angles(run, name, c, texts)  # (N, K) each
             AS, before = (t[..., -len(texts) :].double() for t in (refits.AS, refits.before))
-            own, near = AS[:, run.photos(name).own == i].mean(1), before[:, i]  # (R, K) each
-            angle, turn = (
-                sure(v.mean(0), mean_error(v), len(v), of, level=p.confidence)
-                for v, of in ((x, near), (x - y, own))
-            )
+            own, near = AS[:, run.photos(name).own == i], before[:, i]  # (R, N, K) and (R, K)
+            angle = sure(x.mean(0), mean_error(x), len(x), near, level=p.confidence)
+            turn = sure_mean(x - y, own, level=p.confidence)
             columns = {
                 "before": angle.value,
                 "before margin": angle.high - angle.value,

@@ -33,15 +33,7 @@ from sing_utils.controls import (
 from sing_utils.controls_translator import blind_scores, translator_parts
 from sing_utils.encoders import Judge
 from sing_utils.findings import SIGNIFICANCE, between
-from sing_utils.intervals import (
-    bootstrap,
-    chance_p,
-    false_discovery,
-    mean_error,
-    percentile,
-    permutation_p,
-    sure,
-)
+from sing_utils.intervals import chance_p, false_discovery, percentile, permutation_p, sure_mean
 from sing_utils.profiles import worded
 from sing_utils.refits import scored
 from sing_utils.run import Run
@@ -140,7 +132,7 @@ def summary(
         asks = "How much is ignored with that direction counted in?"
         add("what softmax ignores", asks, says, f"clearly more for {more} of {k}")
     for tail, where in (("", ""), (" beyond", ", beyond the logits")):
-        tested = classes[(classes["class"] != "all") & classes[f"q{tail}"].notna()]
+        tested = classes.dropna(subset=f"q{tail}")
         if len(tested):
             asks = f"Which classes' contrasts differ from 0{where}?"
             verdict = f"{int((tested[f'q{tail}'] < SIGNIFICANCE).sum())} of {len(tested)}"
@@ -446,7 +438,7 @@ def rank_control(run: Run) -> pd.DataFrame:
 
 
 def class_scores(run: Run, scores: pd.DataFrame, wordings: pd.DataFrame | None) -> pd.DataFrame:
-    """AS and contrast of each classifier and class ("all" for all photos), with intervals and p values.
+    """AS and contrast of each classifier and class, with intervals and p values.
 
     Intervals and p ("the mean contrast is 0"; p beyond: beyond the logits) hold the errors of photos and of
     the translator.
@@ -456,12 +448,12 @@ def class_scores(run: Run, scores: pd.DataFrame, wordings: pd.DataFrame | None) 
         scores: of `sing_utils.tables.photo_scores`.
         wordings: of `wording_scores`; None: without the spread over wordings.
     """
-    rows = []
-    for name, photos in scores.groupby("classifier", sort=False):
-        whole = photos.assign(**{"class": "all"})
-        for c, own in pd.concat([whole, photos]).groupby("class", sort=False):
-            row = {"classifier": name, "class": c, "photos": len(own)}
-            rows.append(row | _with_intervals(run, name, own) | _spread(wordings, name, c))
+    rows = [
+        {"classifier": name, "class": c, "photos": len(own)}
+        | _with_intervals(run, str(name), own)
+        | _spread(wordings, name, c)
+        for (name, c), own in scores.groupby(["classifier", "class"], sort=False)
+    ]
     return pd.DataFrame(rows)
 
 
@@ -469,9 +461,7 @@ def _with_intervals(run: Run, name: str, own: pd.DataFrame) -> dict[str, float]:
     row: dict[str, float] = {}
     halves = refitted(run, name, own)
     for what in ("AS", "contrast", "contrast beyond"):
-        x = own[what].to_numpy()
-        spread = halves[what].mean(1)
-        found = sure(x.mean(), mean_error(x), len(x), spread, level=run.profile.confidence)
+        found = sure_mean(own[what], halves[what], level=run.profile.confidence)
         row |= {what: found.value, f"{what} low": found.low, f"{what} high": found.high}
         row |= {what.replace("contrast", "p"): found.p} if what != "AS" else {}
     return row
@@ -487,13 +477,13 @@ def _spread(wordings: pd.DataFrame | None, name: str, c: str) -> dict[str, float
     return row
 
 
-DIFFERENCES: dict[str, tuple[tuple[str, ...], Any]] = {
-    "mean |AS| (°)": (("AS",), lambda a: np.abs(a).mean(-1)),
-    "mean contrast (°)": (("contrast",), lambda c: c.mean(-1)),
-    "mean IS (°)": (("IS",), lambda i: i.mean(-1)),
-    "log of mean IS / mean |AS|": (("IS", "AS"), lambda i, a: np.log(i.mean(-1) / np.abs(a).mean(-1))),
-    "contrast, beyond the logits (°)": (("contrast beyond",), lambda c: c.mean(-1)),
-    "IS, beyond the logits (°)": (("IS beyond",), lambda i: i.mean(-1)),
+# What classifiers may differ in: means of these columns of scores, of AS its size.
+DIFFERENCES = {
+    "mean |AS| (°)": "AS",
+    "mean contrast (°)": "contrast",
+    "mean IS (°)": "IS",
+    "contrast, beyond the logits (°)": "contrast beyond",
+    "IS, beyond the logits (°)": "IS beyond",
 }
 
 
@@ -504,32 +494,22 @@ def classifier_differences(run: Run, scores: pd.DataFrame) -> pd.DataFrame:
     might have shown; for fewer than 5 of them there is no such column. Both hold the translators' errors,
     refitted on the same halves. p by class: "they do not differ".
     """
-    p, rows = run.profile, []
-    options: dict[str, Any] = {"level": p.confidence, "draws": p.bootstrap_draws, "seed": p.seed}
-    columns = list(dict.fromkeys(c for own, _ in DIFFERENCES.values() for c in own))
-    wide = scores.pivot(index=["path", "class"], columns="classifier", values=columns)
-    photos, G = wide.index.to_frame(index=False), wide.index.get_level_values("class").nunique()
+    rows, level = [], run.profile.confidence
+    wide = scores.pivot(index=["path", "class"], columns="classifier", values=list(DIFFERENCES.values()))
+    photos = wide.index.to_frame(index=False)
     halves = {name: refitted(run, name, photos) for name in run.classifiers}
     for first, second in itertools.combinations(run.classifiers, 2):
-        for statistic, (columns, f) in DIFFERENCES.items():
-
-            def difference(*x: np.ndarray, f: Any = f) -> np.ndarray:
-                half = len(x) // 2
-                found: np.ndarray = f(*x[:half]) - f(*x[half:])
-                return found
-
-            pairs = [(name, c) for name in (first, second) for c in columns]
-            samples = [wide[c][name].to_numpy() for name, c in pairs]
-            if not all(np.isfinite(x).all() for x in samples):
+        for statistic, column in DIFFERENCES.items():
+            size = np.abs if column == "AS" else np.asarray
+            x = size(wide[column][first].to_numpy()) - size(wide[column][second].to_numpy())
+            spread = size(halves[first][column]) - size(halves[second][column])
+            if not np.isfinite(x).all():
                 continue  # a single class has no contrast
-            spread = difference(*(halves[name][c] for name, c in pairs))
-            ci = bootstrap(difference, *samples, **options)
-            found = sure(ci.value, ci.error, len(wide), spread, level=p.confidence)
+            found = sure_mean(x, spread, level=level)
             row = {"first": first, "second": second, "statistic": statistic, "photos": len(wide)}
             row |= {"difference": found.value, "low": found.low, "high": found.high}
-            if G >= 5:
-                ci = bootstrap(difference, *samples, **options, groups=photos["class"])
-                by = sure(ci.value, ci.error * (G / (G - 1)) ** 0.5, G, spread, level=p.confidence)
+            if photos["class"].nunique() >= 5:
+                by = sure_mean(x, spread, level=level, groups=photos["class"])
                 row |= {"low by class": by.low, "high by class": by.high, "p by class": by.p}
             rows.append(row)
     return pd.DataFrame(rows)

@@ -17,6 +17,7 @@ from sing_utils.intervals import (
     permutation_p,
     student_margin,
     sure,
+    sure_mean,
 )
 
 # --------------------------------------------------------------------------- bootstrap
@@ -68,30 +69,6 @@ def test_bootstrap_wants_two_rows_and_one_length(samples, lengths):
         bootstrap(mean, *samples)
 
 
-def test_bootstrap_by_group_is_as_wide_as_the_groups_say(rng):
-    """8 classes of 50 photos, which differ between classes only: what counts is 8, not 400."""
-    classes = np.repeat(np.arange(8), 50)
-    means = rng.standard_normal(8)
-    x = means[classes]
-    by_photo = bootstrap(mean, x, draws=2000)
-    by_class = bootstrap(mean, x, draws=2000, groups=classes)
-    assert by_class.value == by_photo.value == pytest.approx(means.mean())
-    expected = 2 * 1.96 * means.std() / np.sqrt(8)
-    assert by_class.high - by_class.low == pytest.approx(expected, rel=0.15)
-    assert by_photo.high - by_photo.low == pytest.approx(expected / np.sqrt(50), rel=0.15)
-
-
-def test_bootstrap_by_group_works_with_groups_of_any_size_and_name(rng):
-    groups = np.array(["b", "a", "a", "c", "a", "b"])
-    x = np.array([1.0, 5.0, 5.0, 9.0, 5.0, 1.0])
-    ci = bootstrap(lambda a: np.median(a, -1), x, groups=groups, draws=300)
-    assert {ci.low, ci.high} <= {1.0, 3.0, 5.0, 7.0, 9.0}
-    with pytest.raises(SingError, match="6 labels of 1 group"):
-        bootstrap(mean, x, groups=np.zeros(6))
-    with pytest.raises(SingError, match="5 labels of 3 group"):
-        bootstrap(mean, x, groups=groups[:5])
-
-
 # ------------------------------------------------------------------- photos and translator
 
 
@@ -114,6 +91,30 @@ def test_without_one_error_the_other_is_left(rng):
     assert found.p[0] == pytest.approx(stats.ttest_1samp(x, 0.0).pvalue)
     exact = sure(1.0, 0.0, 9, [2.0, 4.0, 2.0, 4.0])  # a pair of halves is one degree of freedom
     assert exact.high - 1.0 == pytest.approx(stats.t.ppf(0.975, 2))
+
+
+def test_what_a_refit_adds_to_single_photos_is_counted_once(rng):
+    """Refits that move each photo by itself: the photos' spread holds that already."""
+    truth, noise = rng.normal(size=50), rng.normal(size=(61, 50))
+    x, halves = truth + noise[0], truth + noise[0] + noise[1:]
+    found = sure_mean(x, halves)
+    assert found.translator == pytest.approx(1 / np.sqrt(50), rel=0.2)
+    wide = stats.t.ppf(0.975, 76) * stats.sem(x)
+    assert (found.high - found.low) / 2 == pytest.approx(wide, rel=0.05)
+    both = sure_mean(np.stack([x, truth], 1), np.stack([halves, truth + 0 * halves], -1))
+    assert both.low == pytest.approx(
+        [found.low, stats.t.interval(0.95, 49, truth.mean(), stats.sem(truth))[0]]
+    )
+
+
+def test_by_class_what_counts_are_the_classes(rng):
+    """8 classes of 50 photos, which differ between classes only."""
+    classes, means = np.repeat(list("abcdefgh"), 50), rng.standard_normal(8)
+    x, still = np.repeat(means, 50), np.zeros((4, 400))
+    by = sure_mean(x, still, groups=classes)
+    assert (by.low, by.high) == pytest.approx(stats.t.interval(0.95, 7, means.mean(), stats.sem(means)))
+    assert sure_mean(x, still).photos == pytest.approx(x.std(ddof=1) / 20)
+    assert np.isnan(sure_mean(x, still, groups=np.zeros(400)).low)
 
 
 def test_what_never_varies_is_sure_and_one_photo_is_not():
