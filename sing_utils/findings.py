@@ -201,6 +201,15 @@ def ratio_order(spreads: pd.DataFrame) -> Finding:
     )
 
 
+def beyond_by_chance(table: pd.DataFrame) -> Finding:
+    """What is found beyond the logits where nothing is: the zero of those scores."""
+    return Finding(
+        "Where nothing is beyond the logits, the same fit finds a mean IS of "
+        f"{between(table['IS (°)'])} and a mean |AS| of {between(table['|AS| (°)'], digits=3)}. These are "
+        "the zeros of what is found there. Scores of null removal have none that is known."
+    )
+
+
 def elongation(spreads: pd.DataFrame) -> Finding:
     """Is the classifier with the best ratio the only one whose ellipse is taller than wide? (Figure 3a)"""
     best = spreads.sort_values("IS / |AS|").iloc[-1]

@@ -375,25 +375,6 @@ def beside(seen: pd.DataFrame, ways: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def pairs_shown(pairs: pd.DataFrame) -> pd.DataFrame:
-    """Searches for null removal of chosen photographs, a row each: what was wanted, found, and judged."""
-    of = {who: pairs[pairs["seen by"] == who].reset_index(drop=True) for who in (TRANSLATOR, JUDGE)}
-    own, judge = of[TRANSLATOR], of[JUDGE]
-    return pd.DataFrame(
-        {
-            "pair": own["group"] + ": " + own["own"],
-            "wanted IS (°)": own["wanted IS"],
-            "wanted AS (°)": own["wanted AS"],
-            "step made (%)": 100 * own["step made"],
-            "IS (°)": own["IS"],
-            "AS (°)": own["AS"],
-            "judge: IS (°)": judge["IS"],
-            "judge: AS (°)": judge["AS"],
-            "logits moved (%)": 100 * own["logits moved"],
-        }
-    )
-
-
 def picture_rows(searched: Searched, *, most: int = 2, times: float = 8) -> Rows:
     """Photographs, the pictures found near them, and what was changed, in grey and enlarged."""
     photos, rows = searched.photographs, []
