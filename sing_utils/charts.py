@@ -551,15 +551,17 @@ def basis_stretches(table: pd.DataFrame, logits: pd.DataFrame) -> alt.VConcatCha
         table: of `tables_basis.stretches`.
         logits: of `tables_basis.some_logits`, at the same s.
     """
-    scales = sorted(table["s"].unique())
-    table, logits = (t.assign(place=t["s"].map(scales.index)) for t in (table, logits))
-    slider = alt.binding_range(min=0, max=len(scales) - 1, step=1, name="stretch of the null component: ")
-    place = alt.param(name="place", value=scales.index(1.0), bind=slider)
+    table, logits = (t.assign(power=np.log10(t["s"]).round(4)) for t in (table, logits))
+    scales, powers = (sorted(table[c].unique()) for c in ("s", "power"))
+    ends = {"min": powers[0], "max": powers[-1], "step": powers[1] - powers[0]}
+    slider = alt.binding_range(name="null component times 10 to the power of ", **ends)
+    place = alt.param(name="place", value=0, bind=slider)
+    chosen = "abs(datum.power - place) < 0.01"
     parameter, only = _menu("classifier", table["classifier"].unique())
-    x = _x("s", "s, the null component's factor (log scale)", type="log", domain=[scales[0], scales[-1]])
+    x = _x("s", "null component × (log scale)", type="log", domain=[scales[0], scales[-1]])
     panels = []
     for score in ("IS", "|AS|", "contrast"):
-        own = table[["classifier", "place", "s"]].assign(
+        own = table[["classifier", "power", "s"]].assign(
             removal=table[score], beyond=table[f"{score} beyond"], logits=table["logits moved"]
         )
         data, unfold = _packed(own)
@@ -567,7 +569,7 @@ def basis_stretches(table: pd.DataFrame, logits: pd.DataFrame) -> alt.VConcatCha
         kind = {"IS": "median IS", "|AS|": "median |AS|", "contrast": "mean contrast"}[score]
         y = _y("removal", f"{kind} (degrees)")
         tips = _tips(own, "s", removal=f"{kind}, null removal (°)", beyond=f"{kind}, beyond the logits (°)")
-        here = base.transform_filter("datum.place === place")
+        here = base.transform_filter(chosen)
         words = here.transform_calculate(
             label=f"format(datum.removal, '.{1 if score == 'IS' else 2}f') + '°'"
         )
@@ -577,19 +579,17 @@ def basis_stretches(table: pd.DataFrame, logits: pd.DataFrame) -> alt.VConcatCha
             here.mark_circle(size=130, color=AFTER, opacity=1).encode(y="removal:Q", tooltip=tips),
             words.mark_text(dy=-14, color=AFTER, fontWeight=600).encode(y="removal:Q", text="label:N"),
         ]
-        panels.append(alt.layer(*layers).properties(width=WIDTH // 3 - 50, height=220))
-    data, unfold = _packed(logits[["classifier", "place", "class", "logit"]])
+        panels.append(alt.layer(*layers).properties(width=WIDTH // 3 - 90, height=220))
+    data, unfold = _packed(logits[["classifier", "power", "class", "logit"]])
     bars = (
-        alt.Chart(
-            data, transform=[unfold, alt.FilterTransform(only), alt.FilterTransform("datum.place === place")]
-        )
+        alt.Chart(data, transform=[unfold, alt.FilterTransform(only), alt.FilterTransform(chosen)])
         .mark_bar(color=GREY)
         .encode(
             x=_x("logit", "logit of one photo (no unit)", zero=True),
             y=alt.Y("class:N", title=None, sort="-x", axis=alt.Axis(labelLimit=200)),
             tooltip=_tips(logits, "class", "logit"),
         )
-        .properties(width=WIDTH - 180, height=110)
+        .properties(width=WIDTH - 220, height=110)
     )
     return (
         alt.vconcat(alt.hconcat(*panels), bars)
