@@ -85,8 +85,7 @@ def classes(scores: pd.DataFrame, agreement: pd.DataFrame) -> Finding:
     """
     medians = scores["AS"].abs().groupby([scores["classifier"], scores["class"]], sort=False).median()
     same = (
-        f"The orders of two classifiers correlate by {between(agreement['rho'], '', 2, sign=True)} (ranks), "
-        f"and beyond the logits by {between(agreement['beyond the logits'], '', 2, sign=True)}"
+        f"The orders of two classifiers correlate by {between(agreement['rho'], '', 2, sign=True)} (ranks)"
         if len(agreement)
         else "One classifier, or too few classes, has no order to compare"
     )

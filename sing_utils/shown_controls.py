@@ -74,8 +74,7 @@ def differences(table: pd.DataFrame) -> pd.DataFrame:
 def correlations(table: pd.DataFrame) -> pd.DataFrame:
     """Of `sing_utils.tables.rank_correlations`: one row a pair of classifiers."""
     shown = table[["a", "b"]].assign(**{"ρ of |AS|": _bracket(table, "rho", "low", "high")})
-    for column in ("not enlarged", "beyond the logits"):
-        shown[column] = table[column].map(signed)
+    shown["not enlarged"] = table["not enlarged"].map(signed)
     return shown
 
 

@@ -375,37 +375,34 @@ def rank_correlations(scores: pd.DataFrame, run: Run) -> pd.DataFrame:
 
     The interval (of Fisher's z) joins photos, resampled within their classes, and the translators, refitted
     on the same halves for both. p tests rho = 0 by exchanging the classes of one classifier; q is corrected
-    for all pairs (false discovery rate). beyond the logits, not enlarged: rho of those scores, those classes.
+    for all pairs (false discovery rate). not enlarged: rho over those classes. (Beyond the logits orders say
+    nothing: they agree between classifiers also in worlds where nothing is there.)
     """
     rng = np.random.default_rng(run.profile.seed)
     draws = run.profile.bootstrap_draws
     drawn: dict[str, np.ndarray] = {}  # (draws, classes)
-    medians: dict[str, pd.DataFrame] = {}  # by class: AS and AS beyond
+    medians: dict[str, pd.Series] = {}  # by class
     halves: dict[str, np.ndarray] = {}  # (refits, classes)
     sharp: list[str] = []
     for name, own in scores.groupby("classifier", sort=False):
-        sizes = own.assign(**{c: own[c].abs() for c in ("AS", "AS beyond")}).groupby("class")
-        medians[name] = sizes[["AS", "AS beyond"]].median()
-        groups = {c: photos["AS"].to_numpy() for c, photos in sizes}
-        drawn[name] = np.stack(
-            [_size(a[rng.integers(0, len(a), (draws, len(a)))]) for a in groups.values()], -1
-        )
-        refits = refitted(run, name, own)["AS"]
-        halves[name] = np.stack([_size(refits[:, (own["class"] == c).to_numpy()]) for c in groups], -1)
-        sharp = [c for c, photos in sizes if photos["label"].iloc[0] not in run.profile.low_resolution]
+        classes, refits = own.groupby("class"), refitted(run, name, own)["AS"]
+        medians[name] = classes["AS"].agg(_size)
+        groups = [photos["AS"].to_numpy() for _, photos in classes]
+        drawn[name] = np.stack([_size(a[rng.integers(0, len(a), (draws, len(a)))]) for a in groups], -1)
+        halves[name] = np.stack([_size(refits[:, (own["class"] == c).to_numpy()]) for c, _ in classes], -1)
+        sharp = [c for c, photos in classes if photos["label"].iloc[0] not in run.profile.low_resolution]
     out = []
     for a, b in itertools.combinations(medians, 2):
-        classes, one, other = len(medians[a]), medians[a], medians[b]
-        rho = _row_spearman(one["AS"].to_numpy()[None], other["AS"].to_numpy()[None])[0]
-        z = (_fisher(_row_spearman(x[a], x[b])) for x in (drawn, halves))
-        found = sure(_fisher(rho), next(z).std(ddof=1), len(scores), next(z), level=run.profile.confidence)
+        one, other = medians[a].to_numpy(), medians[b].to_numpy()
+        rho = _row_spearman(one[None], other[None])[0]
+        error = _fisher(_row_spearman(drawn[a], drawn[b])).std(ddof=1)
+        spread = _fisher(_row_spearman(halves[a], halves[b]))
+        found = sure(_fisher(rho), error, len(scores), spread, level=run.profile.confidence)
         row = {"a": a, "b": b, "rho": rho, "low": np.tanh(found.low), "high": np.tanh(found.high)}
-        row |= {"p": _order_p(run, one["AS"].to_numpy(), other["AS"].to_numpy()), "classes": classes}
-        row["beyond the logits"] = one["AS beyond"].corr(other["AS beyond"], "spearman")
-        row["not enlarged"] = one.loc[sharp, "AS"].corr(other.loc[sharp, "AS"], "spearman")
+        row |= {"p": _order_p(run, one, other), "classes": len(one)}
+        row["not enlarged"] = medians[a][sharp].corr(medians[b][sharp], "spearman")
         out.append(row)
-    names = ["a", "b", "rho", "low", "high", "p", "classes", "beyond the logits", "not enlarged"]
-    table = pd.DataFrame(out, columns=names)
+    table = pd.DataFrame(out, columns=["a", "b", "rho", "low", "high", "p", "classes", "not enlarged"])
     return table.assign(q=false_discovery(table["p"]), permutations=run.profile.permutations)
 
 
