@@ -223,10 +223,9 @@ class Run:
                 options["epochs"] = p.adamw_epochs
             key = _digest(_FITTING, method, options, _bytes_of(photos.f), _bytes_of(photos.z))
             path = self.artifact(f"translators/{safe_name(name)}-{method}-{key}.safetensors")
-            if not path.exists():
-                meta = {"classifier": name, "encoder": p.encoder}
-                T = Translator.fit(photos.f, photos.z, method=method, meta=meta, **options)
-                _whole(path, T.save)
+            meta = {"classifier": name, "encoder": p.encoder}
+            fit = partial(Translator.fit, photos.f, photos.z, method=method, meta=meta, **options)
+            _once(path, lambda: fit().save)
             self._translators[name, method] = Translator.load(path)
         return self._translators[name, method]
 
@@ -237,8 +236,7 @@ class Run:
             options: dict[str, Any] = {"held_out": p.held_out, "seed": p.seed}
             key = _digest(_FITTING, options, *map(_bytes_of, (photos.f, photos.z, W)))
             path = self.artifact(f"beyond/{safe_name(name)}-{key}.safetensors")
-            if not path.exists():
-                _whole(path, BeyondLogits.fit(photos.f, photos.z, W, **options).save)
+            _once(path, lambda: BeyondLogits.fit(photos.f, photos.z, W, **options).save)
             self._beyond[name] = BeyondLogits.load(path)
         return self._beyond[name]
 
@@ -257,10 +255,8 @@ class Run:
         given = (fit.f, fit.z, self.head(name).weight, new.f, texts)
         key = _digest(_FITTING, _REFITTING, p.held_out, p.seed, p.refits, *map(_bytes_of, given))
         path = self.artifact(f"refits/{safe_name(name)}-{key}.safetensors")
-        with FileLock(path.with_suffix(".lock")):  # it takes a while: notebooks side by side wait for one
-            if not path.exists():
-                options = {"classes": len(self.classes), "count": p.refits, "seed": p.seed}
-                _whole(path, Refits.fit(self.halves(name), new.f, texts, new.own, **options).save)
+        options = {"classes": len(self.classes), "count": p.refits, "seed": p.seed}
+        _once(path, lambda: Refits.fit(self.halves(name), new.f, texts, new.own, **options).save)
         return Refits.load(path)
 
     # --- data -------------------------------------------------------------------------------
@@ -586,6 +582,16 @@ def _whole(path: Path, write: Callable[[Path], Any]) -> None:
     fresh = path.with_suffix(f".{os.getpid()}")
     write(fresh)
     fresh.replace(path)
+
+
+def _once(path: Path, make: Callable[[], Callable[[Path], Any]]) -> None:
+    """Write a file that takes a while, if it isn't there: notebooks side by side wait for one of them.
+
+    `make` does the work and returns what writes it.
+    """
+    with FileLock(path.with_suffix(".lock")):
+        if not path.exists():
+            _whole(path, make())
 
 
 def _brief(value: Any) -> str:
