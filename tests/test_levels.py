@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from functools import cache
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -229,6 +230,29 @@ def test_null_spaces_like_any_other_are_found_extreme_as_often_as_it_says(kind):
     rejected = {k: np.mean(np.array(v) < 0.05) for k, v in p.items()}
     assert all(0.02 <= x <= 0.09 for x in rejected.values()), rejected
     assert 0.03 <= np.mean(list(rejected.values())) <= 0.08
+
+
+def test_intervals_of_rank_correlations_are_a_little_wide(monkeypatch):
+    """Two heads and one kind of photos; the truth is the mean over samples, which noise draws toward 0."""
+    monkeypatch.setitem(globals(), "C", 10)
+    worlds, found, halves = {"a": World(1), "b": World(2)}, [], {}
+    worlds["b"].codes = worlds["a"].codes + 0.5 * worlds["b"].codes
+    monkeypatch.setattr(tables, "refitted", lambda run, name, own: halves[name])
+    own = torch.arange(150) % 10
+    for i in range(80):
+        frames = []
+        for name, world in worlds.items():
+            f, z, _ = world.photos(FIT)
+            new = world.mean + (world.codes[own] + world.draw(150, M)) @ world.mix
+            T, B = world.fits(f, z, i)
+            halves[name] = world.refits(f, z, T, B, new, own, i).own(own)
+            AS = world.scores(T.weight, B, new, own)["AS"]
+            frames.append(pd.DataFrame({"classifier": name, "class": own, "label": own, "AS": AS}))
+        given = {"bootstrap_draws": 150, "confidence": 0.95, "permutations": 99, "low_resolution": []}
+        run = SimpleNamespace(profile=SimpleNamespace(seed=i, **given))
+        found.append(tables.rank_correlations(pd.concat(frames), run).iloc[0][["rho", "low", "high"]])
+    rho, low, high = np.array(found, float).T
+    assert 0.93 <= np.mean((low <= rho.mean()) & (rho.mean() <= high)) <= 0.99
 
 
 def test_places_cover():
