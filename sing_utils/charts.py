@@ -542,61 +542,27 @@ def subspaces(draws: pd.DataFrame) -> alt.LayerChart:
     )
 
 
-def basis_stretches(table: pd.DataFrame, logits: pd.DataFrame) -> alt.VConcatChart:
-    """Scores over the stretch s of the null component, and one photo's logits at the s of a slider.
+def rescalings(table: pd.DataFrame) -> alt.LayerChart:
+    """Scores of each classifier in other bases of its feature.
 
     Args:
-        table: of `tables_basis.stretches`.
-        logits: of `tables_basis.some_logits`, at the same s.
+        table: of `tables_basis.rescalings`.
     """
-    scales = sorted(table["s"].unique())
-    table, logits = (t.assign(place=t["s"].map(scales.index)) for t in (table, logits))
-    slider = alt.binding_range(min=0, max=len(scales) - 1, step=1, name="stretch of the null component: ")
-    place = alt.param(name="place", value=scales.index(1.0), bind=slider)
-    parameter, only = _menu("classifier", table["classifier"].unique())
-    x = _x("s", "s, the null component's factor (log scale)", type="log", domain=[scales[0], scales[-1]])
-    panels = []
-    for score in ("IS", "|AS|", "contrast"):
-        own = table[["classifier", "place", "s"]].assign(
-            removal=table[score], beyond=table[f"{score} beyond"], logits=table["logits moved"]
-        )
-        data, unfold = _packed(own)
-        base = alt.Chart(data, transform=[unfold, alt.FilterTransform(only)]).encode(x=x)
-        kind = {"IS": "median IS", "|AS|": "median |AS|", "contrast": "mean contrast"}[score]
-        y = _y("removal", f"{kind} (degrees)")
-        tips = _tips(own, "s", removal=f"{kind}, null removal (°)", beyond=f"{kind}, beyond the logits (°)")
-        here = base.transform_filter("datum.place === place")
-        words = here.transform_calculate(
-            label=f"format(datum.removal, '.{1 if score == 'IS' else 2}f') + '°'"
-        )
-        layers = [
-            base.mark_line(strokeWidth=2.5, color=BEFORE).encode(y=y, tooltip=tips),
-            base.mark_line(strokeWidth=2, strokeDash=[5, 4], color=GREY).encode(y="beyond:Q", tooltip=tips),
-            here.mark_circle(size=130, color=AFTER, opacity=1).encode(y="removal:Q", tooltip=tips),
-            words.mark_text(dy=-14, color=AFTER, fontWeight=600).encode(y="removal:Q", text="label:N"),
-        ]
-        panels.append(alt.layer(*layers).properties(width=WIDTH // 3 - 50, height=220))
-    data, unfold = _packed(logits[["classifier", "place", "class", "logit"]])
-    bars = (
-        alt.Chart(
-            data, transform=[unfold, alt.FilterTransform(only), alt.FilterTransform("datum.place === place")]
-        )
-        .mark_bar(color=GREY)
-        .encode(
-            x=_x("logit", "logit of one photo (no unit)", zero=True),
-            y=alt.Y("class:N", title=None, sort="-x", axis=alt.Axis(labelLimit=200)),
-            tooltip=_tips(logits, "class", "logit"),
-        )
-        .properties(width=WIDTH - 180, height=110)
-    )
-    return (
-        alt.vconcat(alt.hconcat(*panels), bars)
-        .add_params(place, parameter)
-        .properties(
-            description="Three line charts of the median Image Score, the median size of the Attribute Score "
-            "and the mean contrast in degrees, over the factor that stretches the null component, and a bar "
-            "chart of one photo's logits, which stay. A slider chooses the factor, a menu the classifier."
-        )
+    names = {"|AS|": "median |AS| (°)", "contrast": "mean contrast (°)", "IS": "median IS (°)"}
+    long = table.melt(["classifier", "basis"], list(names), "score").dropna(subset="value")
+    drifted = "along the slope of a score"
+    return _strip(
+        long.assign(
+            score=long["score"].map(names),
+            own=long["basis"] == "as given",
+            rescaled=long["basis"].str.startswith("slope").map({True: drifted, False: "at random"}),
+        ),
+        lambda base: base.mark_tick(thickness=2, size=26, opacity=0.8),
+        colour=_hue("rescaled", {"at random": BEFORE, drifted: FELL}, title="rescaled"),
+        tip="basis",
+        step=45,
+        description="Strip chart, a row a classifier: a tick for its score in each other basis, and a "
+        "diamond for the basis as given. A menu chooses the score, in degrees.",
     )
 
 
@@ -627,6 +593,25 @@ def more_outputs(table: pd.DataFrame) -> alt.LayerChart:
         height=300,
         description="Line chart of the share of the embeddings' variance in percent that further outputs of "
         "a head would tell beyond its logits, over their number, beside fits where there is nothing to tell.",
+    )
+
+
+def factors_told(table: pd.DataFrame) -> alt.LayerChart:
+    """What a planted head and k more outputs tell of each factor.
+
+    Args:
+        table: of `tables_basis.factors_told`.
+    """
+    own = table[["factor", "outputs"]].assign(share=100 * table["R²"])
+    return _curves(
+        own,
+        _x("outputs", "outputs added to the head", nice=False),
+        _y("share", "of the factor's levels, told (% of variance)", domain=[-5, 100]),
+        _tips(own, "factor", "outputs", share="told (%)"),
+        colour="factor",
+        height=260,
+        description="Line chart of the share of each planted factor's levels, in percent of their variance, "
+        "that a head's logits and further outputs tell, over the number of further outputs.",
     )
 
 

@@ -29,7 +29,7 @@ from sing_utils.scores import attribute_score, contrast, image_score, text_angle
 from sing_utils.translator import RIDGES, TranslatorFitter, quality, split_rows
 
 MOST = 3.0  # a rescaling's largest entry over its smallest
-SCALES = tuple(10 ** (k / 10) for k in range(-10, 11))  # of the null component, from a tenth to ten
+SCALES = tuple(10 ** (k / 6) for k in range(-6, 7))  # of the null component, from a tenth to ten
 GIVEN = "as given"
 SCORES = ("IS", "|AS|", "contrast")
 
@@ -143,7 +143,8 @@ class _Photos:
     """A classifier's photos, to be written in bases that rescale each coordinate.
 
     Attributes:
-        fitter, judge: sums of the rows to fit, and of those that choose the ridge.
+        fitter: sums of the rows to fit.
+        held: the rows that choose the ridge: (H, m) and (H, n).
         f: features of the evaluation photos, (N, m).
         null: basis of the null space, (m, m - r).
         ridge: chosen for these features, relative to their mean square.
@@ -152,7 +153,7 @@ class _Photos:
     """
 
     fitter: TranslatorFitter
-    judge: TranslatorFitter
+    held: tuple[Tensor, Tensor]
     f: Tensor
     null: Tensor
     ridge: float
@@ -165,20 +166,19 @@ class _Photos:
         fit, new, report = run.photos(name, "fit"), run.photos(name), run.translator(name).report
         assert report is not None
         sums, held = _sums(run, name)
-        judge = TranslatorFitter(*sums.fz.shape)
-        judge.update(fit.f[held], fit.z[held])
+        chosen = fit.f[held].double(), fit.z[held].double()
         ridge = report.ridge / sums.mean_square()
         texts = run.texts(name, run.prompts)
-        return cls(sums, judge, new.f.double(), run.spaces(name).null_basis, ridge, texts, new.own)
+        return cls(sums, chosen, new.f.double(), run.spaces(name).null_basis, ridge, texts, new.own)
 
     def rescaled(self, d: Tensor) -> dict[str, float]:
         """Median IS and |AS| and mean contrast of the features d * f, whose head is W / d: d (m,)."""
-        fitter, judge = (_scaled(sums, d) for sums in (self.fitter, self.judge))
-        unit, tried = fitter.mean_square(), dict[int, Tensor]()
+        fitter, (f, z), tried = _scaled(self.fitter, d), self.held, dict[int, Tensor]()
+        unit = fitter.mean_square()
 
         def error(place: int) -> float:
             tried[place] = fitter.solve(ridge=unit * RIDGES[place]).weight
-            return judge.mse(tried[place])
+            return float(((f * d) @ tried[place].mT - z).square().sum())
 
         T = tried[_least(error, _place(self.ridge))]
         return _statistics(*self._removed(d, T), self.texts, self.own)
@@ -348,7 +348,8 @@ def more_outputs(
 
     The outputs read the k directions beyond the logits that say most (singular vectors of Γ); the old logits
     stay. R²: share of the embeddings' variance on new photos that they tell beyond the old logits. by chance:
-    the same where what the logits leave of the embeddings was exchanged among photos.
+    the same where what the logits leave of the embeddings was exchanged among photos. directions: how many
+    lie beyond the logits.
 
     Args:
         B: of the head.
@@ -372,7 +373,7 @@ def more_outputs(
             s = min(max(float((tried * wanted).sum()) / size, 0.0), 1.0) if size else 0.0
             gain = left.square().sum() - (left - s * adds).square().sum()
             found[what].append(float(gain / total))
-    return pd.DataFrame({"outputs": list(ks), **found})
+    return pd.DataFrame({"outputs": list(ks), **found, "directions": len(B.white)})
 
 
 def factors_told(world: World, head: Planted, B: BeyondLogits, ks: Sequence[int]) -> pd.DataFrame:

@@ -332,9 +332,7 @@ class BasisExplorer(Explorer):
             run: whose classifiers.
             stretched: of `sing_utils.tables_basis.stretches`.
         """
-        explorer = cls(
-            run, data=explorers_basis.basis_numbers(run, stretched), classifier=run.classifiers[0]
-        )
+        explorer = cls(run, data=explorers_basis.basis_numbers(run, stretched), classifier=run.classifiers[0])
         explorer._stretched = stretched
         return explorer
 

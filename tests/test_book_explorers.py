@@ -37,7 +37,7 @@ def explorer_pages():
 
 
 EXPLORERS = explorer_pages()
-NAMES = ["pair", "steering", "lens", "dial"]
+NAMES = ["pair", "steering", "lens", "dial", "basis"]
 pytestmark = pytest.mark.skipif(not EXPLORERS, reason="no book with explorers in _build/html")
 each = pytest.mark.parametrize("name", NAMES)
 
@@ -148,6 +148,16 @@ def test_dial(run, opened):
     root.page.evaluate("new Promise((r) => requestAnimationFrame(() => requestAnimationFrame(r)))")
     assert int(root.locator("dd").first.inner_text().split()[0]) > spaces.null_dim
     assert "no equivalents" in root.locator("p[role=status]").first.inner_text()
+
+
+def test_basis(opened):
+    root = opened("basis")
+    numbers, bars = root.locator("dd").all_inner_texts(), root.locator(".sx-bar-value").all_inner_texts()
+    slide(root, 0)
+    moved = root.locator("dd").all_inner_texts()
+    assert number(moved[0]) < number(numbers[0])
+    assert moved[3:] == numbers[3:]
+    assert root.locator(".sx-bar-value").all_inner_texts() == bars
 
 
 @each
