@@ -575,10 +575,10 @@ def more_outputs(table: pd.DataFrame) -> alt.LayerChart:
     long = table.rename(columns={"R²": "these photos", "by chance": "nothing there"})
     long = long.melt(["head", "outputs"], ["these photos", "nothing there"], "fit", "share")
     long["share"] *= 100
-    ticks = alt.Axis(values=[0, 0.01, 0.1, 1, 10, 100], format="~g")
+    ticks = alt.Axis(values=[0, 0.01, 0.1, 1, 10, 100], format="~r")
     y = alt.Y(
         "share:Q",
-        title="of the embeddings' variance, beyond the logits (%)",
+        title="variance told beyond the logits (%)",
         scale=alt.Scale(type="symlog", constant=0.01, domain=[-0.02, 100], clamp=True),
         axis=ticks,
     )

@@ -223,9 +223,9 @@ def basis_orders(orders: pd.DataFrame, tried: pd.DataFrame) -> Finding:
     ends = tried.groupby("classifier")[list(kept.index)].agg(["min", "max"])
     free = [s for s in kept.index if ends[s, "min"].max() < ends[s, "max"].min()]
     return Finding(
-        "With a random basis for each classifier, their order is as given "
+        "With a random basis for each classifier, their order stays "
         f"{often} of {orders['combinations'].iloc[0]:,} combinations of {draws // len(names)} draws; chance "
-        f"would keep it in {100 * orders['by chance'].iloc[0]:.0f} %. With the other bases tried, "
+        f"would keep it in {100 * orders['by chance'].iloc[0]:.0f} %. Among all bases tried, "
         + (
             f"every order by {' or '.join(free)} is within reach."
             if free

@@ -21,6 +21,7 @@ from torch import Tensor
 from sing_utils.beyond import BeyondLogits
 from sing_utils.controls_translator import blind_scores
 from sing_utils.errors import SingError
+from sing_utils.findings import number
 from sing_utils.planted import FACTORS
 from sing_utils.planted_heads import Planted
 from sing_utils.planted_scores import World
@@ -230,12 +231,12 @@ def rescalings(run: Run, *, draws: int = 12) -> pd.DataFrame:
     or of mean contrast, down and up, each coordinate as far as it may, or a little way.
     """
     rows = []
-    for number, name in enumerate(run.classifiers):
+    for i, name in enumerate(run.classifiers):
         photos, spaces = _Photos.of(run, name), run.spaces(name)
         bases = {GIVEN: torch.zeros(spaces.width, dtype=torch.float64)}
         for score, slope in photos.slopes().items():
             bases |= {f"slope of {score}, {t:+g}": t * slope.sign() for t in (-0.5, -0.03, 0.5)}
-        g = torch.Generator().manual_seed(run.seed + number)
+        g = torch.Generator().manual_seed(run.seed + i)
         for i in range(draws):
             bases[f"random {i + 1}"] = torch.rand(spaces.width, generator=g, dtype=torch.float64) - 0.5
         for basis, power in bases.items():
@@ -295,6 +296,15 @@ def readings(run: Run, *, draws: int = 5) -> pd.DataFrame:
             zeros = {f"zero of {k}": zero.get(k, np.nan) for k in SCORES}
             rows.append({"classifier": name, "way": way, **found, **zeros})
     return pd.DataFrame(rows)
+
+
+def shown_readings(table: pd.DataFrame) -> pd.DataFrame:
+    """`readings` as a page shows them, with the zero of a score in brackets."""
+    out = table[["classifier", "way"]].rename(columns={"way": "reading"})
+    for score, digits in (("IS", 2), ("|AS|", 3), ("contrast", 3)):
+        zero = table[f"zero of {score}"].map(lambda x, d=digits: "" if np.isnan(x) else f" ({number(x, d)})")
+        out[f"{score} (its zero)"] = table[score].map(lambda x, d=digits: number(x, d)) + zero
+    return out.assign(**{"IS / |AS|": table["IS / |AS|"], "R²": table["R²"]})
 
 
 def _least_squares(run: Run, name: str, f: Tensor) -> tuple[Tensor, Tensor]:

@@ -127,6 +127,10 @@ def test_readings_and_their_zeros(run):
     tilde[:, 2:] = mean[2:] + (new.f[:, :2] - mean[:2]) @ told
     IS = image_score(*((x - mean) @ T.mT + z.mean(0) for x in (new.f, tilde))).quantile(0.5)
     assert table.loc[("one", "least squares"), "IS"] == pytest.approx(float(IS), abs=1e-6)
+    assert (
+        f"({table.loc[('one', 'as given'), 'zero of IS']:.2f})"
+        in tables_basis.shown_readings(table.reset_index()).iloc[0, 2]
+    )
     beyond = table.loc["one"].loc["beyond the logits"]
     assert beyond["zero of IS"] < beyond["IS"]
 

@@ -152,12 +152,13 @@ def test_dial(run, opened):
 
 def test_basis(opened):
     root = opened("basis")
-    numbers, bars = root.locator("dd").all_inner_texts(), root.locator(".sx-bar-value").all_inner_texts()
+    scores, bars = root.locator("tbody td"), root.locator(".sx-bar-value")
+    given, logits = scores.all_inner_texts(), bars.all_inner_texts()
     slide(root, 0)
-    moved = root.locator("dd").all_inner_texts()
-    assert number(moved[0]) < number(numbers[0])
-    assert moved[3:] == numbers[3:]
-    assert root.locator(".sx-bar-value").all_inner_texts() == bars
+    moved = scores.all_inner_texts()
+    assert number(moved[0]) < number(given[0])
+    assert moved[1::2] == given[1::2]
+    assert bars.all_inner_texts() == logits
 
 
 @each

@@ -35,33 +35,24 @@ function render(context) {
   );
   ui.controls.append(classifierMenu.node, stretch.node);
 
-  const names = ["Image Score (median)", "size of the Attribute Score (median)", "contrast (mean)"];
-  const [removal, stays] = [0, 1].map(() => numberList(names));
+  const numbers = scoreTable();
   const bars = logitBars();
-  const none = h("p", { class: "sx-note" });
-  ui.view.append(
-    column(panel("Null removal in this basis", removal.node), panel("Beyond the logits, in any basis", stays.node, none)),
-    column(bars.node),
-  );
-
-  const shown = ([IS, size, contrast]) => [
-    degrees(IS), degrees(size), Number.isNaN(contrast) ? "one class has none" : signed(contrast),
-  ];
+  const whose = h("p", { class: "sx-note" }, `Of the first photo of “${data.photo}”.`);
+  bars.node.append(whose);
+  ui.view.append(panel("Scores", numbers.node), bars.node);
 
   function update() {
     const { k, g } = current();
     const s = scales[g];
     classifierMenu.show(k);
     stretch.show(g);
-    removal.show(shown(row(scores, k, g)));
-    stays.show(shown(row(beyond, k)));
-    write(none, data.directions[k] ? "" : "The photos to fit on are too few to say what lies beyond the logits.");
+    numbers.show(row(scores, k, g), row(beyond, k), data.directions[k]);
     const drifts = logits.drifts(k, 0);
     bars.show(logits.names(k, 0), logits.values(k, 0).map((v, i) => v + (s - 1) * drifts[i]), Math.abs(s - 1) * logits.most(k, 0));
     const [IS, size, contrast] = row(scores, k, g);
     model.set("reading", { s, IS, size, contrast });
     ui.fold.replaceChildren(
-      h("p", {}, `f′ = f + (s − 1) Π_n f is the feature in the other basis, W stays. A translator was fitted anew at each of the ${scales.length} stops of the slider, with a ridge chosen anew, and ${data.photos} evaluation photos were scored: nothing is interpolated. The logits are those of the first photo of “${data.photo}”.`),
+      h("p", {}, `f′ = f + (s − 1) Π_n f is the feature in the other basis, W stays. A translator was fitted anew at each of the ${scales.length} stops of the slider, with a ridge chosen anew, and ${data.photos} evaluation photos were scored: nothing is interpolated.`),
       formula("W f′ = W f + (s − 1) W Π_n f", `   W Π_n f = ${small(logits.most(k, 0))} at most`),
       formula("IS = median angle(T f′, T f̃′)   (eq. 8)", `   = ${degrees(IS, 3)}`),
       formula("|AS| = median |angle(T f′, u) − angle(T f̃′, u)|   (eq. 7)", `   = ${degrees(size, 3)}`),
@@ -78,6 +69,30 @@ function render(context) {
   }
 
   ui.schedule();
+}
+
+// Three scores of null removal in this basis, and beyond the logits, where no basis matters.
+function scoreTable() {
+  const names = ["median Image Score", "median |Attribute Score|", "mean contrast"];
+  const rows = names.map((name) => ({ name, cells: [h("td", { class: "sx-angle" }), h("td", { class: "sx-angle" })] }));
+  const heads = ["", "null removal, this basis", "beyond the logits, any basis"].map((name) => h("th", { scope: "col" }, name));
+  heads[0] = h("td", {});
+  const table = h(
+    "table",
+    { class: "sx-table" },
+    h("thead", {}, h("tr", {}, heads)),
+    h("tbody", {}, rows.map(({ name, cells }) => h("tr", {}, h("th", { scope: "row" }, name), cells))),
+  );
+  const none = h("p", { class: "sx-note" }, "The photos to fit on are too few to say what lies beyond the logits.");
+  const show = (removal, beyond, directions) => {
+    rows.forEach(({ cells }, i) =>
+      [removal[i], beyond[i]].forEach((x, j) =>
+        write(cells[j], Number.isNaN(x) || (j && !directions) ? "–" : i === 2 ? signed(x) : degrees(x)),
+      ),
+    );
+    none.hidden = directions > 0;
+  };
+  return { node: h("div", {}, table, none), show };
 }
 
 export default { render };
