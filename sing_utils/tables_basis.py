@@ -237,8 +237,8 @@ def rescalings(run: Run, *, draws: int = 12) -> pd.DataFrame:
         for score, slope in photos.slopes().items():
             bases |= {f"slope of {score}, {t:+g}": t * slope.sign() for t in (-0.5, -0.03, 0.5)}
         g = torch.Generator().manual_seed(run.seed + i)
-        for i in range(draws):
-            bases[f"random {i + 1}"] = torch.rand(spaces.width, generator=g, dtype=torch.float64) - 0.5
+        for j in range(draws):
+            bases[f"random {j + 1}"] = torch.rand(spaces.width, generator=g, dtype=torch.float64) - 0.5
         for basis, power in bases.items():
             rows.append({"classifier": name, "basis": basis, **photos.rescaled(MOST**power)})
     return pd.DataFrame(rows)
