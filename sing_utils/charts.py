@@ -20,6 +20,8 @@ import pandas as pd
 from IPython.display import HTML, display
 from scipy import stats
 
+from sing_utils.findings import SIGNIFICANCE, p_value
+
 PALETTE = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#999999", "#8B5A2B"]
 BEFORE, AFTER, ROSE, FELL = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 GREY = "#888888"  # reads on both themes
@@ -703,35 +705,65 @@ def _violin(sizes: pd.Series, *, points: int = 40) -> pd.DataFrame:
 
 
 def class_contrasts(table: pd.DataFrame) -> alt.LayerChart:
-    """Mean contrast of each class: interval, spread over wordings, significance.
+    """Mean contrast of each class, also beyond the logits: interval, spread over wordings, significance.
 
     Args:
-        table: of `class_scores`.
+        table: of `class_scores`, corrected.
     """
-    own = table.dropna(subset="contrast")
-    own = own.assign(
-        value=own["contrast"],
-        low=own["contrast low"],
-        high=own["contrast high"],
-        verdict=(own["q"] < 0.05).map({True: "differs from 0", False: "may be 0"}),
-        **{"corrected p": own["q"]},
-    )
-    spread = ["contrast least", "contrast most"] if "contrast least" in own else []
-    keep = ["classifier", "class", "photos", "value", "low", "high", "corrected p", "verdict", *spread]
+    frames = []
+    for tail, score in (("", "contrast"), (" beyond", "contrast, beyond the logits")):
+        own = table.dropna(subset=f"contrast{tail}")
+        least, most = (
+            own[f"contrast {end}"] if not tail and f"contrast {end}" in own else own[f"contrast{tail}"]
+            for end in ("least", "most")
+        )
+        ends = {"value": "", "low": " low", "high": " high"}
+        found = {
+            "verdict": (own[f"q{tail}"] < SIGNIFICANCE).map({True: "differs from 0", False: "may be 0"}),
+            "corrected p": own[f"q{tail}"].map(p_value),
+            "least": least,
+            "most": most,
+        }
+        found |= {k: own[f"contrast{tail}{end}"] for k, end in ends.items()}
+        frames.append(own[["classifier", "class", "photos"]].assign(score=score, **found))
+    own = pd.concat(frames, ignore_index=True)
     return dots(
-        own[keep],
+        own,
         "mean contrast (degrees)",
         y="class",
         colour=_hue("verdict", {"differs from 0": AFTER, "may be 0": PALETTE[6]}),
-        menus=["classifier"],
+        menus=["classifier", "score"],
         order=alt.EncodingSortField("value", op="min", order="ascending"),
         line=0,
-        domain=_wide(own[["low", "high", *spread]]),
-        pale=("contrast least", "contrast most") if spread else None,
+        pale=("least", "most"),
         tips=["corrected p", "photos"],
-        description="Dot plot of the mean contrast in degrees of each class, below 0 where it leaks, with "
-        "the bootstrap interval over photos as a line and the spread over wordings of the prompt as a pale "
-        "bar.",
+        description="Dot plot of the mean contrast in degrees of each class, with its interval as a "
+        "line and the spread over wordings of the prompt as a pale bar.",
+    )
+
+
+def photo_curve(table: pd.DataFrame) -> alt.LayerChart:
+    """Scores over the number of photos that a translator was fitted on, a line a classifier.
+
+    Args:
+        table: of `photo_curve`.
+    """
+    counts = sorted(table["photos"].unique().tolist())
+    x = alt.X(
+        "photos:Q",
+        title="photos to fit on",
+        scale=alt.Scale(type="log", nice=False),
+        axis=alt.Axis(values=counts, labelFlush=False),
+    )
+    return _curves(
+        table,
+        x,
+        _y("value", "degrees"),
+        _tips(table, "classifier", "photos", value="degrees"),
+        height=220,
+        description="Lines of a score in degrees over the number of photos that the translator was fitted "
+        "on, one a classifier.",
+        menus=_values(table, "score"),
     )
 
 
@@ -740,22 +772,6 @@ def _wide(values: pd.DataFrame) -> list[float] | None:
     low, high = min(0.0, *values.min()), max(0.0, *values.max())
     room = 0.04 * (high - low)
     return [float(f"{low - room:.3g}"), float(f"{high + room:.3g}")] if high > low else None
-
-
-def rank_agreement(table: pd.DataFrame) -> alt.LayerChart:
-    """Spearman correlation of the classes' order for each pair of classifiers, with intervals."""
-    pairs = table.assign(pair=table["a"] + " / " + table["b"], value=table["rho"])
-    return dots(
-        pairs[["pair", "value", "low", "high", "p"]],
-        "Spearman ρ (no unit)",
-        y="pair",
-        line=0,
-        domain=[-1, 1],
-        tips=["p"],
-        step=40,
-        description="Dot plot of the rank correlation between each pair of classifiers, with its "
-        "bootstrap interval and a dashed line at zero.",
-    )
 
 
 def concept_arrows(table: pd.DataFrame, *, top: int = 10) -> alt.LayerChart:
@@ -777,8 +793,11 @@ def concept_arrows(table: pd.DataFrame, *, top: int = 10) -> alt.LayerChart:
         high=own["AS"] + own["margin"],
         angles=[f"{b:.1f}° → {a:.1f}°" for b, a in zip(own["before"], own["after"], strict=True)],
     )
-    own["turn"] = np.select([own["low"] > 0, own["high"] < 0], ["closer", "farther"], "may be 0")
+    apart, closer = own["q"] < SIGNIFICANCE, own["AS"] > 0
+    own["turn"] = np.select([apart & closer, apart & ~closer], ["closer", "farther"], "may be 0")
+    own["corrected p"] = own["q"].map(p_value)
     keep = ["classifier", "class", "concept", "before", "after", "value", "low", "high", "angles", "turn"]
+    keep.append("corrected p")
     shown = own[keep].sort_index()  # menus in the order of the table
     low, high = _wide(own[["low", "high"]]) or [-1.0, 1.0]
     wide = round(high + 0.3 * (high - low), 3)  # room for the angles
@@ -788,7 +807,7 @@ def concept_arrows(table: pd.DataFrame, *, top: int = 10) -> alt.LayerChart:
     )
     hue = _hue("turn", {**_TURNS, "may be 0": PALETTE[6]}, title="without the null component")
     head = alt.condition("datum.value < 0", alt.value("triangle-left"), alt.value("triangle-right"))
-    tips = _tips(shown, "concept", before="before (°)", after="after (°)", **_INTERVAL)
+    tips = _tips(shown, "concept", "corrected p", before="before (°)", after="after (°)", **_INTERVAL)
     return _finish(
         alt.layer(
             _line(0),
@@ -881,6 +900,23 @@ def picture_changes(table: pd.DataFrame) -> alt.LayerChart:
         description="Line chart of the median angle in degrees between the encoder's embeddings of the "
         "picture at each step and of the picture at the start, with quartiles, and a dashed line for the "
         "angle that other noise alone makes.",
+    )
+
+
+def witnesses(table: pd.DataFrame, by: str = "wanted") -> alt.LayerChart:
+    """AS of found pictures as each witness sees it: rows of `by`, of a summary's AS."""
+    seen = table["seen by"].unique().tolist()
+    hues = dict(zip(seen, [AFTER, BEFORE, *PALETTE[2:5], *[GREY] * len(seen)], strict=False))
+    return dots(
+        table[[by, "seen by", "value", "low", "high"]],
+        "AS toward the text (degrees)",
+        y=by,
+        offset="seen by",
+        colour=_hue("seen by", hues),
+        line=0.0,
+        step=24,
+        description="Dot plot of the Attribute Score in degrees of found pictures beside their photographs, "
+        f"with intervals over photographs: a row for each {by}, and in it a dot for each witness.",
     )
 
 

@@ -165,6 +165,10 @@ class Classifier:
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Output:
         """Run the model once: images (B, 3, H, W) -> features (B, m), logits (B, c), on its device."""
+        return self.forward(images)
+
+    def forward(self, images: Tensor) -> Output:
+        """The same, open to gradients in `images`."""
         caught: list[Tensor] = []
         # Cloned, because an in-place operation after the hook would change the features.
         hook = self.layer.register_forward_pre_hook(lambda _, args: caught.append(args[0].clone()))

@@ -82,7 +82,7 @@ HEADLINES = {
         across="classifier",
     ),
     "class_scores": Headline(
-        "Mean contrast of each class (°; below 0 the class leaks; *: corrected p < 0.05 by the table's test)",
+        "Mean contrast of each class (°; *: differs from 0, corrected p < 0.05)",
         {"classifier": "classifier", "class": "class", "contrast": "contrast (°)"},
         intervals=("contrast",),
         ends=("contrast low", "contrast high"),
@@ -113,7 +113,8 @@ HEADLINES = {
     "subspace_control": Headline("Control: the null space among random subspaces", intervals=("chance",)),
     "prompt_control": Headline("Control: other wordings of the class prompt", turned=True),
     "translator_control": Headline(
-        "Control: what the translator knows of null directions, and what its scores are worth", turned=True
+        "Control: what the translator knows of null directions, and finds where they mean nothing",
+        turned=True,
     ),
     "encoder_control": Headline("Control: other encoders as the judge"),
     "rank_control": Headline("Control: other rules for the rank"),

@@ -131,6 +131,21 @@ def remove_random(
     return pd.DataFrame(rows)
 
 
+def at_energy(draws: pd.DataFrame, energy: float) -> pd.DataFrame:
+    """Statistics of random subspaces as they would be at one energy, by a line through the draws.
+
+    Args:
+        draws: of `remove_random`.
+        energy: percent of |f|².
+    """
+    off = draws["energy"] - draws["energy"].mean()
+    if len(draws) < 3 or not float(off.abs().max()) > 0:
+        return draws
+    columns = [c for c in STATISTICS if draws[c].notna().all()]
+    slope = draws[columns].mul(off, axis=0).sum() / (off**2).sum()
+    return draws.assign(**{c: draws[c] - slope[c] * (draws["energy"] - energy) for c in columns})
+
+
 def _row_angles(x: Tensor, y: Tensor) -> Tensor:
     """Angles row by row as `text_angles` has them, in degrees: (N, n), (N, n) -> (N,)."""
     norms = torch.linalg.vector_norm(x, dim=-1) * torch.linalg.vector_norm(y, dim=-1)

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sing_utils.controls import SUBSPACES, remove_null, remove_random
-from sing_utils.controls_translator import correlation, half_translators, shuffled_scores, translator_parts
+from sing_utils.controls import SUBSPACES, at_energy, remove_null, remove_random
+from sing_utils.controls_translator import translator_parts
 from sing_utils.intervals import chance_p, percentile
 from sing_utils.planted import HEADS
 from sing_utils.planted_scores import World, fit_translator
@@ -22,30 +22,27 @@ from sing_utils.planted_scores import World, fit_translator
 COMPARED = ("clean", "leaky")
 
 
-def planted_controls(worlds: Sequence[World], *, draws: int, shuffles: int = 20) -> pd.DataFrame:
+def planted_controls(worlds: Sequence[World], *, draws: int) -> pd.DataFrame:
     """One row a world, head and control; the shape is what the head names.
 
     Columns: planted (share of the shape that the head ignores), score, value of the null space, percentile
-    among the draws and p (two-sided); of "halves" the correlation of a scene's AS, of "translator" the R².
+    among the draws and p (two-sided); of "translator" the R².
 
     Args:
         worlds: of `sing_utils.tables_planted.build_worlds`.
         draws: random subspaces of each kind.
-        shuffles: translators fitted on scenes and embeddings that do not belong together.
     """
     rows = []
     for world in worlds:
         for name in COMPARED:
             known = {"seed": world.seed, "head": name}
-            rows += [known | row for row in _controls(world, name, draws, shuffles)]
+            rows += [known | row for row in _controls(world, name, draws)]
     return pd.DataFrame(rows)
 
 
-def _controls(world: World, name: str, draws: int, shuffles: int) -> list[dict[str, Any]]:
+def _controls(world: World, name: str, draws: int) -> list[dict[str, Any]]:
     head = world.plant(name, **HEADS[name])
     T, spaces = fit_translator(world, head), head.spaces()
-    assert T.report is not None
-    ridge = T.report.ridge
     photos, to_fit, texts = world.photos(head), world.photos(head, "fit"), world.texts(world.prompts)
     f, own, fit = photos.f, photos.own, (to_fit.f, to_fit.z)
     null = remove_null(f, T, spaces, texts, own)
@@ -59,15 +56,10 @@ def _controls(world: World, name: str, draws: int, shuffles: int) -> list[dict[s
     for kind, share in zip(SUBSPACES, (None, energy), strict=True):
         options: dict[str, Any] = {"dim": spaces.null_dim, "draws": draws, "seed": world.seed}
         drawn = remove_random(f, T, texts, own, **options, energy=share, like=fit[0])
+        drawn = drawn if share is None else at_energy(drawn, 100 * share)
         for score in ("|AS|", "contrast", "IS"):
             value, chance = found[score], drawn[score]
             add(kind, score, value, percentile=percentile(value, chance), p=chance_p(value, chance))
-    shuffled = shuffled_scores(fit, ridge, spaces, f, texts, own, shuffles=shuffles, seed=world.seed)
-    value, chance = found["contrast"], [r.statistics()["contrast"] for r in shuffled]
-    add("shuffled translator", "contrast", value, percentile=percentile(value, chance))
-    halves = half_translators(fit, ridge, seed=world.seed)
-    a, b = (remove_null(f.double(), half, spaces, texts, own).AS for half in halves)
-    add("halves", "AS", correlation(a, b))
     add("translator", "R²", translator_parts(T, spaces, fit, (f, photos.z))["R², null part alone"])
     return rows
 
@@ -77,7 +69,7 @@ def shown_controls(table: pd.DataFrame) -> pd.DataFrame:
     table = table.assign(shown=table["percentile"].fillna(table["value"]))
     keys = {"index": ["control", "score"], "columns": "head", "values": "shown"}
     wide = table.pivot_table(**keys, aggfunc="median", sort=False).reset_index().rename_axis(columns=None)
-    whole = ~wide["control"].isin(["halves", "translator"])  # percentiles
+    whole = wide["control"] != "translator"  # percentiles
     wide.insert(2, "what", np.where(whole, "percentile", "value"))
     for head in COMPARED:
         wide[head] = [f"{x:.0f}" if w else f"{x:.2f}" for x, w in zip(wide[head], whole, strict=True)]

@@ -113,8 +113,7 @@ def tables_page(results: Results, files: Mapping[str, bytes], made_in: Mapping[s
 _PAGE = """# All tables
 
 The numbers behind every chart and sentence of this book: the {count} tables of the run `{run}`. They are
-tidy, one row an observation. Angles, AS and IS are in degrees. A CSV opens anywhere; Parquet keeps types,
-and the small pictures of `thumbnails`.
+tidy, one row an observation. Angles, AS and IS are in degrees. A CSV opens anywhere; Parquet keeps types.
 
 {table}
 

@@ -88,6 +88,15 @@ def number(x: float, digits: int = 2, *, sign: bool = False) -> str:
     return shown.lstrip("+-") if not float(shown) else shown.replace("-", "−")
 
 
+def p_value(p: float) -> str:
+    """A p value as a page shows it: draws and refits know nothing of smaller ones than a thousandth.
+
+    >>> p_value(0.0312), p_value(1.8e-24)
+    ('0.031', '< 0.001')
+    """
+    return "–" if np.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
 def tiny(x: float) -> str:
     """A number of any size, in two digits.
 
@@ -189,6 +198,15 @@ def ratio_order(spreads: pd.DataFrame) -> Finding:
         f"intervals of {apart} of {len(own) - 1} neighbouring pairs do not overlap.",
         "agrees" if hits == 2 else "undecided" if hits else "differs",
         counted(own["photos"]),
+    )
+
+
+def beyond_by_chance(table: pd.DataFrame) -> Finding:
+    """What is found beyond the logits where nothing is: the zero of those scores."""
+    return Finding(
+        "Where nothing is beyond the logits, the same fit finds a mean IS of "
+        f"{between(table['IS (°)'])} and a mean |AS| of {between(table['|AS| (°)'], digits=3)}. These are "
+        "the zeros of what is found there. Scores of null removal have none that is known."
     )
 
 

@@ -14,18 +14,22 @@ from PIL import Image
 
 @dataclass(frozen=True)
 class Shown:
-    """One picture of a row: caption below it, alternative text instead of it."""
+    """One picture of a row: caption below it, alternative text instead of it.
+
+    `exact`: pixel by pixel, without loss.
+    """
 
     image: Image.Image
     caption: str
     alt: str
+    exact: bool = False
 
 
-def image_source(image: Image.Image, *, quality: int = 88) -> str:
-    """A picture as a data URI that a page can hold."""
-    data = io.BytesIO()
-    image.convert("RGB").save(data, "JPEG", quality=quality)
-    return f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}"
+def image_source(image: Image.Image, *, quality: int = 88, exact: bool = False) -> str:
+    """A picture as a data URI that a page can hold; `exact`: without loss."""
+    data, kind = io.BytesIO(), "png" if exact else "jpeg"
+    image.convert("RGB").save(data, kind, quality=quality)
+    return f"data:image/{kind};base64,{base64.b64encode(data.getvalue()).decode()}"
 
 
 def gallery(rows: Sequence[tuple[str, Sequence[Shown]]]) -> HTML:
@@ -67,7 +71,8 @@ def _row(name: str, shown: Sequence[Shown]) -> str:
 
 def _figure(shown: Shown) -> str:
     alt, caption = html.escape(shown.alt, quote=True), html.escape(shown.caption)
+    size = f' style="width: max({shown.image.width}px, 8.75rem)"' if shown.exact else ""
     return (
-        f'<figure><img alt="{alt}" src="{image_source(shown.image)}">'
+        f'<figure{size}><img alt="{alt}" src="{image_source(shown.image, exact=shown.exact)}">'
         f"<figcaption>{caption}</figcaption></figure>"
     )

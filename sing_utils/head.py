@@ -215,9 +215,15 @@ class HeadSpaces:
             moved = max(moved, float((change / (self.singular_values[0].to(norm) * norm)).max()))
             before, after = (xi @ W.mT + b).argmax(-1), (yi @ W.mT + b).argmax(-1)
             flips += int((before != after).sum())
-        # A null direction may carry singular values up to rtol; rounding f adds its own eps.
-        bound = max(self.rtol, _rounding(max(self.weight.shape), as_tensor(f, name="f").dtype))
-        return Certificate(len(x), moved, bound, flips)
+        # What storage left of a singular value that counts as zero reaches the logits; a cut at a larger
+        # one is not excused. Rounding f~ adds eps, the products that made it a random walk of them, and the
+        # singular vectors are known to some eps of double precision.
+        relative = self.singular_values[self.rank :] / self.singular_values[0]
+        left = max(relative[relative <= self.rtol].tolist(), default=0.0)
+        eps = torch.finfo(as_tensor(f, name="f").dtype).eps
+        double, single = (torch.finfo(t).eps for t in (torch.float64, torch.float32))
+        walk = self.width**0.5 * (min(eps, single) + 16 * double)
+        return Certificate(len(x), moved, left + 2 * eps + walk, flips)
 
     def _features(self, f: Any) -> Tensor:
         x = as_tensor(f, name="f")

@@ -1,19 +1,21 @@
-"""How sure a number is: bootstrap intervals, permutation tests, and the correction for many of them.
+"""How sure a number is: intervals from photos and from the translator, tests, and many tests at once.
 
-Whatever resamples works on rows: photos, or whole groups of them (classes) where a claim is about those.
+A score has two errors. One is of the photos: other photos would give another number, and so would other
+classes where a claim is about those. The other is of the translator, which all photos share; refits on halves
+of the fit photos have it (`sing_utils.refits`). `sure_mean` joins both for a mean, `sure` for any statistic.
 
->>> x = np.random.default_rng(0).normal(1.0, 1.0, size=(200, 3))  # (N, K): K statistics of N photos
->>> means = bootstrap_means(x, draws=500)
->>> bool(((means.low < means.value) & (means.value < means.high)).all())
+>>> x = np.random.default_rng(0).normal(1.0, 1.0, size=200)  # a score of 200 photos
+>>> halves = x + np.random.default_rng(1).normal(0.0, 0.3, size=(60, 1))  # by 60 refits
+>>> photos = bootstrap(lambda a: a.mean(-1), x, draws=500)
+>>> both = sure_mean(x, halves)
+>>> bool(both.low < photos.low < photos.high < both.high < 2)
 True
->>> sign_flip_test(x, permutations=999)
-array([0.001, 0.001, 0.001])
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,22 +29,91 @@ _CHUNK = 2**22  # numbers held at once by a resampling: 32 MB
 
 @dataclass(frozen=True)
 class Interval:
-    """A statistic of a sample with its percentile bootstrap interval."""
+    """A statistic of a sample with its percentile bootstrap interval and its standard error."""
 
     value: float
     low: float
     high: float
+    error: float
     level: float
     draws: int
 
 
 @dataclass(frozen=True, eq=False)
-class Means:
-    """Means over rows with their percentile bootstrap intervals: (K,) each."""
+class Sure:
+    """Statistics with their intervals, (K,) each or plain numbers.
 
-    value: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
+    Attributes:
+        value, low, high: Student's interval from both errors.
+        p: of "it is 0", two-sided.
+        photos, translator: standard errors.
+    """
+
+    value: Any
+    low: Any
+    high: Any
+    p: Any
+    photos: Any
+    translator: Any
+
+
+def sure(value: Any, photos: Any, n: Any, halves: Any, *, level: float = 0.95, shared: Any = 0.0) -> Sure:
+    """Join the errors of photos and of the translator: standard error √(photos² + translator² − shared).
+
+    The spread over halves is the translator's standard error (delete-half jackknife). Student's degrees of
+    freedom are those of Welch and Satterthwaite: n - 1 of the photos, and one a pair of halves.
+
+    Args:
+        value: the statistic, of scores by the whole translator, (K,) or a number.
+        photos: its standard error over photos (or classes), given the translator.
+        n: how many photos (or classes) there are.
+        halves: the statistic of scores by each refit, (R, K) or (R,); halves and their complements.
+        level: coverage, between 0 and 1.
+        shared: variance that both errors hold; where it is not known, the interval is a little too wide.
+
+    Returns:
+        NaN where n is 1 or a refit has no number.
+    """
+    value, a = np.asarray(value, float), np.asarray(photos, float) ** 2
+    halves, n = np.asarray(halves, float), np.asarray(n, float)
+    b = halves.var(0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        error = np.where(n > 1, np.sqrt(np.maximum(a + b - shared, np.maximum(a, b))), np.nan)
+        degrees = (a + b) ** 2 / (a**2 / (n - 1) + b**2 / (len(halves) / 2))
+        degrees = np.where(error == 0, np.inf, degrees)
+        half = error * stats.t.ppf((1 + level) / 2, degrees)
+        p = 2 * stats.t.sf(np.abs(np.where(value == 0, 0.0, value / error)), degrees) + 0 * error
+    return Sure(*(x[()] for x in (value, value - half, value + half, np.asarray(p), np.sqrt(a), np.sqrt(b))))
+
+
+def sure_mean(x: Any, halves: Any, *, level: float = 0.95, groups: Any = None) -> Sure:
+    """`sure` for means of photos: what the translator's error adds photo by photo is not counted twice.
+
+    Args:
+        x: scores of photos, (N,) or (N, K).
+        halves: the same by each refit, (R, N) or (R, N, K).
+        level: coverage, between 0 and 1.
+        groups: (N,) labels, such as classes: what would come out with other classes, not only with other
+            photos of these.
+    """
+    x, halves = np.asarray(x, float), np.asarray(halves, float)
+    mean, moved = x.mean(0), halves.mean(1)  # (K,), (R, K)
+    _, code = np.unique(np.arange(len(x)) if groups is None else np.asarray(groups), return_inverse=True)
+    member = np.eye(code.max() + 1)[code]  # (N, G)
+    G = member.shape[1]
+    each = (halves - halves.mean(0)) - (moved - moved.mean(0))[:, None]  # what a refit adds to one photo only
+    with np.errstate(divide="ignore", invalid="ignore"):
+        photos, shared = (
+            (np.tensordot(v, member, (v.ndim - x.ndim, 0)) ** 2).sum(-1) / len(x) ** 2 * G / np.float64(G - 1)
+            for v in (x - mean, each)
+        )
+    return sure(mean, np.sqrt(photos), G, moved, level=level, shared=shared.mean(0))
+
+
+def mean_error(x: Any) -> np.ndarray:
+    """Standard error of the mean of photos, (N, ...) -> (...); NaN for one."""
+    x = np.asarray(x, float)
+    return x.std(0, ddof=1) / np.sqrt(len(x)) if len(x) > 1 else np.full(x.shape[1:], np.nan)
 
 
 def bootstrap(
@@ -51,7 +122,6 @@ def bootstrap(
     level: float = 0.95,
     draws: int = 2000,
     seed: int = 0,
-    groups: Any = None,
 ) -> Interval:
     """Percentile bootstrap interval of `statistic(*samples)`, resampling rows jointly.
 
@@ -62,11 +132,9 @@ def bootstrap(
         level: coverage, between 0 and 1.
         draws: number of bootstrap draws.
         seed: of the resampling.
-        groups: (N,) labels, such as classes, to resample whole instead of single rows: what would come out
-            with other classes, not only with other photos of these.
 
     Raises:
-        SingError: for fewer than 2 rows or groups, or samples of different lengths.
+        SingError: for fewer than 2 rows, or samples of different lengths.
     """
     arrays = [np.asarray(s, dtype=np.float64) for s in samples]
     n = len(arrays[0])
@@ -75,73 +143,52 @@ def bootstrap(
         raise SingError(f"bootstrap got {lengths} rows, expected one length of at least 2.")
     rng = np.random.default_rng(seed)
     value = float(statistic(*(a[None] for a in arrays))[0])
-    if groups is not None:
-        rows = _group_rows(groups, n)
-        chosen = (np.concatenate([rows[i] for i in draw]) for draw in _draws(rng, len(rows), draws))
-        found = np.array([statistic(*(a[None, r] for a in arrays))[0] for r in chosen])
-        low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
-        return Interval(value, float(low), float(high), level, draws)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # then the interval is NaN
-        ci = _percentile_bootstrap(arrays, statistic, level, draws, rng)
-    return Interval(value, ci[0], ci[1], level, draws)
+        found = stats.bootstrap(
+            arrays,
+            lambda *a, axis: statistic(*a),
+            paired=True,
+            vectorized=True,
+            method="percentile",
+            confidence_level=level,
+            n_resamples=draws,
+            batch=max(1, _CHUNK // n),
+            random_state=rng,
+        )
+    low, high = found.confidence_interval
+    return Interval(value, float(low), float(high), float(found.standard_error), level, draws)
 
 
-def _percentile_bootstrap(
-    arrays: list[np.ndarray], statistic: Any, level: float, draws: int, rng: np.random.Generator
-) -> tuple[float, float]:
-    ci = stats.bootstrap(
-        arrays,
-        lambda *a, axis: statistic(*a),
-        paired=True,
-        vectorized=True,
-        method="percentile",
-        confidence_level=level,
-        n_resamples=draws,
-        batch=max(1, _CHUNK // len(arrays[0])),
-        random_state=rng,
-    ).confidence_interval
-    return float(ci.low), float(ci.high)
+def bootstrap_places(
+    x: Any, halves: Any, *, level: float = 0.95, draws: int = 2000, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Place of each column's mean among all columns' means, 1 for the smallest, and its interval's ends.
 
-
-def bootstrap_means(
-    x: Any, *, level: float = 0.95, draws: int = 2000, seed: int = 0, groups: Any = None
-) -> Means:
-    """Percentile bootstrap intervals of the means of many columns, in bounded memory.
-
-    A resampled mean is a product with the counts of the rows, so that all columns of a draw cost one
-    row of a matrix product. (`scipy.stats.bootstrap` gathers every resampled value instead.)
+    Each draw resamples photos and moves their means as one of the refits does. Ties share the best place.
 
     Args:
         x: (N, K), one row a photo.
-        level: coverage, between 0 and 1.
-        draws: number of bootstrap draws.
-        seed: of the resampling.
-        groups: (N,) labels to resample whole, see `bootstrap`.
+        halves: the means by each refit, (R, K).
+        level, draws, seed: as for `bootstrap`.
 
     Raises:
-        SingError: for fewer than 2 rows or groups.
-    """
-    x = _matrix(x)
-    found = _resampled_means(x, draws, seed, groups)
-    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2], axis=0)
-    return Means(x.mean(0), low, high)
+        SingError: for fewer than 2 rows.
 
-
-def bootstrap_places(x: Any, *, level: float = 0.95, draws: int = 2000, seed: int = 0) -> Means:
-    """Place of each column's mean among all columns' means, 1 for the smallest, with bootstrap intervals.
-
-    Ties share the best place. Arguments and what is raised: as for `bootstrap_means`.
-
-    >>> places = bootstrap_places([[0.0, 5.0, 9.0], [1.0, 9.0, 5.0]])
-    >>> [p.tolist() for p in (places.value, places.low, places.high)]
+    >>> still = [[0.5, 7.0, 7.0]]
+    >>> [p.tolist() for p in bootstrap_places([[0.0, 5.0, 9.0], [1.0, 9.0, 5.0]], still)]
     [[1.0, 2.0, 2.0], [1.0, 2.0, 2.0], [1.0, 3.0, 3.0]]
     """
-    x = _matrix(x)
-    found = stats.rankdata(_resampled_means(x, draws, seed, None), method="min", axis=-1)
+    x, halves = np.asarray(x, dtype=np.float64), np.asarray(halves, dtype=np.float64)
+    if x.ndim != 2 or len(x) < 2:
+        raise SingError(f"the sample has shape {x.shape}, expected (N, K) with N of at least 2 photos.")
+    rng = np.random.default_rng(seed)
+    counts = np.stack([np.bincount(d, minlength=len(x)) for d in rng.integers(0, len(x), (draws, len(x)))])
+    found = counts @ x / len(x) + (halves - halves.mean(0))[rng.integers(len(halves), size=draws)]
     # Places are whole: so are the ends of their intervals.
-    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2], axis=0, method="inverted_cdf")
-    return Means(*(np.asarray(v, float) for v in (stats.rankdata(x.mean(0), method="min"), low, high)))
+    ends = [(1 - level) / 2, (1 + level) / 2]
+    low, high = np.quantile(stats.rankdata(found, "min", axis=-1), ends, axis=0, method="inverted_cdf")
+    return stats.rankdata(x.mean(0), method="min").astype(float), low.astype(float), high.astype(float)
 
 
 def student_margin(sd: Any, n: Any, *, level: float = 0.95) -> np.ndarray:
@@ -153,49 +200,6 @@ def student_margin(sd: Any, n: Any, *, level: float = 0.95) -> np.ndarray:
     sd, n = np.asarray(sd, dtype=np.float64), np.asarray(n, dtype=np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
         return sd / np.sqrt(n) * stats.t.ppf((1 + level) / 2, n - 1)
-
-
-def _resampled_means(x: np.ndarray, draws: int, seed: int, groups: Any) -> np.ndarray:
-    """Means over resampled rows: (N, K) -> (draws, K)."""
-    sums, sizes = _by_group(x, groups)  # (G, K), (G,)
-    rng = np.random.default_rng(seed)
-    found = np.empty((draws, x.shape[1]))
-    step = max(1, _CHUNK // len(sums))
-    for start in range(0, draws, step):
-        stop = min(start + step, draws)
-        counts = np.stack(
-            [np.bincount(d, minlength=len(sums)) for d in _draws(rng, len(sums), stop - start)]
-        ).astype(np.float64)
-        found[start:stop] = (counts @ sums) / (counts @ sizes)[:, None]
-    return found
-
-
-def sign_flip_test(x: Any, *, permutations: int = 9999, seed: int = 0, groups: Any = None) -> np.ndarray:
-    """Two-sided p values of "the mean is 0", by flipping the signs of rows at random: (N, K) -> (K,).
-
-    Exact if rows are independent and symmetric about 0 under the hypothesis. The least p is
-    1 / (permutations + 1).
-
-    Args:
-        x: (N, K), one row a photo.
-        permutations: number of random flips.
-        seed: of the flips.
-        groups: (N,) labels; rows of a group flip together.
-
-    Raises:
-        SingError: for fewer than 2 rows or groups.
-    """
-    x = _matrix(x)
-    sums, _ = _by_group(x, groups)
-    # Rounding must not make a permutation that gives the same mean look larger.
-    seen = np.abs(sums.sum(0)) * (1 - 1e-12)
-    rng = np.random.default_rng(seed)
-    larger = np.zeros(x.shape[1])
-    step = max(1, _CHUNK // len(sums))
-    for start in range(0, permutations, step):
-        signs = rng.choice([-1.0, 1.0], size=(min(step, permutations - start), len(sums)))
-        larger += (np.abs(signs @ sums) >= seen).sum(0)
-    return (1 + larger) / (1 + permutations)
 
 
 def false_discovery(p: Any) -> np.ndarray:
@@ -250,34 +254,3 @@ def permutation_p(value: float, draws: Any) -> float:
     near = 1e-12 * np.abs(np.append(d, value)).max()  # rounding makes no difference
     tail = min(int((d <= value + near).sum()), int((d >= value - near).sum()))
     return min(1.0, 2 * (1 + tail) / (1 + len(d)))
-
-
-def _draws(rng: np.random.Generator, n: int, count: int) -> Iterator[np.ndarray]:
-    """`count` times n numbers below n, with replacement; one draw at a time, so memory stays bounded."""
-    return (rng.integers(0, n, size=n) for _ in range(count))
-
-
-def _matrix(x: Any) -> np.ndarray:
-    x = np.asarray(x, dtype=np.float64)
-    if x.ndim != 2 or len(x) < 2:
-        raise SingError(f"the sample has shape {x.shape}, expected (N, K) with N of at least 2 photos.")
-    return x
-
-
-def _group_rows(groups: Any, n: int) -> list[np.ndarray]:
-    """The rows of each group."""
-    labels, codes = np.unique(np.asarray(groups), return_inverse=True)
-    if len(codes) != n or len(labels) < 2:
-        raise SingError(
-            f"{len(codes)} labels of {len(labels)} group(s) for {n} rows, expected one label a row and at "
-            "least 2 groups."
-        )
-    return np.split(np.argsort(codes, kind="stable"), np.cumsum(np.bincount(codes))[:-1])
-
-
-def _by_group(x: np.ndarray, groups: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Sums (G, K) and sizes (G,) of the groups; without any, each row is one."""
-    if groups is None:
-        return x, np.ones(len(x))
-    rows = _group_rows(groups, len(x))
-    return np.stack([x[r].sum(0) for r in rows]), np.array([len(r) for r in rows], dtype=np.float64)

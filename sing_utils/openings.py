@@ -70,8 +70,12 @@ def controls(summary: pd.DataFrame) -> Finding:
         )
     second = "A single class has no contrast"
     if "class by class" in said:
-        cases = said["class by class"]
-        second = f"Class by class it differs from zero in {cases} cases, given the number of tests"
+        second = (
+            f"Class by class it differs from zero in {said['class by class']} cases, given the translator's "
+            "error and the number of tests"
+        )
+        beyond = said.get("class by class, beyond the logits")
+        second += f"; beyond the logits in {beyond}" if beyond else ""
     return Finding(f"{first}. {second}.")
 
 
@@ -81,7 +85,7 @@ def classes(scores: pd.DataFrame, agreement: pd.DataFrame) -> Finding:
     """
     medians = scores["AS"].abs().groupby([scores["classifier"], scores["class"]], sort=False).median()
     same = (
-        f"The orders of two classifiers correlate by {between(agreement['rho'], '', 2)} (ranks)"
+        f"The orders of two classifiers correlate by {between(agreement['rho'], '', 2, sign=True)} (ranks)"
         if len(agreement)
         else "One classifier, or too few classes, has no order to compare"
     )

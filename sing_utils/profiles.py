@@ -66,17 +66,21 @@ class Profile(BaseModel):
         picture_backend: name for `load_pictures`, how embeddings become pictures; in a file also "photos",
             the nearest of the run's own.
         picture_options: its options, such as steps or save_memory.
+        search_anew: whether notebook 08 searches for pictures even where searches are stored.
+        search_photos: photographs that it then starts from, at most.
+        search_steps: steps of each search.
         planted_worlds: worlds that notebook 06 repeats everything in, 2 to 5: as many backbones were trained.
         planted_scenes: scenes of each world to fit on; a sixth as many are for evaluation.
         held_out: share of the fitting rows that chooses the ridge, between 0 and 1.
         adamw_epochs: most passes over the data of the paper's AdamW fit, which stops when it no longer gains.
+        refits: translators fitted anew on halves of the fit photos, an even number: they say how sure every
+            score is, as far as the translator goes.
         bootstrap_draws: draws of each bootstrap.
         confidence: level of every interval, between 0 and 1.
         permutations: of each permutation test, whose p value can't be less than 1 / (permutations + 1).
         controls: which controls of notebooks 02b, 04 and 06b are run: "subspace", "translator", "prompts",
             "encoder", "rank"; an empty list turns all of them off.
-        control_draws: random subspaces of each kind; a third as many worlds where null directions mean
-            nothing.
+        control_draws: random subspaces of each kind.
         prompt_wordings: further wordings of the class prompt, each with one {}; the spread over them stands
             beside every AS.
         second_encoder: name for `load_encoder`, to repeat the tables with; None: only the single towers of
@@ -113,10 +117,14 @@ class Profile(BaseModel):
     degrees: float = Field(40.0, gt=0, lt=180)
     picture_backend: str = "mini"
     picture_options: dict[str, int | float | bool] = {}
+    search_anew: bool = False
+    search_photos: int = Field(4, ge=1)
+    search_steps: int = Field(40, ge=1)
     planted_worlds: int = Field(5, ge=2, le=5)
     planted_scenes: int = Field(3000, ge=400)
     held_out: float = Field(0.1, gt=0, lt=1)
     adamw_epochs: int = Field(300, ge=1)
+    refits: int = Field(60, ge=4, multiple_of=2)
     bootstrap_draws: int = Field(2000, ge=100)
     confidence: float = Field(0.95, gt=0, lt=1)
     permutations: int = Field(9999, ge=99)

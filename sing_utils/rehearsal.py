@@ -56,8 +56,11 @@ def rehearsal_parameters(root: Path, profile: Profile) -> dict[str, Any]:
         "thumbnails": 1,
         "photos": profile.photos[:1],
         "targets": profile.targets[:2],
+        "search_photos": 2,
+        "search_steps": 2,
         "degrees": 5.0,  # random weights turn features less
         "adamw_epochs": 2,
+        "refits": 4,
         "bootstrap_draws": 100,
         "permutations": 99,
         "control_draws": 19,

@@ -102,7 +102,7 @@ def _claim_row(claim: Claim, row: Mapping[str, str]) -> str:
     return (
         f'<tr id="claim-{claim.id}"><td><details><summary>{text(claim.claim)}</summary>'
         f"<dl>{listed}<dt>From</dt><dd>{where}</dd></dl></details></td>"
-        f"<td>{text(claim.where)}</td><td>{text(row['measured']) or '–'}</td>"
+        f"<td>{text(claim.where)}</td><td>{text(row['measured'] or claim.checked) or '–'}</td>"
         f"<td>{pill(row['verdict'])}</td></tr>"
     )
 
@@ -110,7 +110,9 @@ def _claim_row(claim: Claim, row: Mapping[str, str]) -> str:
 def _figures(claims: Iterable[Claim]) -> str:
     lines = (
         f"<tr><td>{figure}</td><td>"
-        + ", ".join(f'<a href="../notebooks/{p}.html">{text(p.replace("_", " "))}</a>' for p in pages)
+        + ", ".join(
+            f'<a href="../notebooks/{p}.html">notebook {text(p.partition("_")[0])}</a>' for p in pages
+        )
         + "</td></tr>"
         for figure, pages in figures(claims).items()
     )

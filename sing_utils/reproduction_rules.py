@@ -44,6 +44,8 @@ def _head(level: float, networks: pd.DataFrame) -> Finding:
     if off.empty:
         return Finding("No network was loaded, only heads.", "not run")
     words = f"W f + b differs from the networks' own logits by at most {tiny(off.max())} of the largest."
+    if not off.max():
+        words = "W f + b are the networks' own logits, to the last digit."
     return Finding(words, "holds" if off.max() <= 1e-3 else "fails", f"{len(off)} classifiers")
 
 

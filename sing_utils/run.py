@@ -29,7 +29,7 @@ from IPython.display import HTML, Markdown, display, update_display
 from PIL import Image
 from torch import Tensor
 
-from sing_utils import adamw, beyond, findings, translator
+from sing_utils import adamw, beyond, findings, refits, translator
 from sing_utils.beyond import BeyondLogits
 from sing_utils.classifiers import Classifier, LinearHead, load_classifier
 from sing_utils.decoding import read_picture
@@ -39,6 +39,7 @@ from sing_utils.extraction import extract_cached
 from sing_utils.features import FeatureStore
 from sing_utils.head import HeadSpaces
 from sing_utils.pictures import Pictures, load_pictures
+from sing_utils.pixels import Found, search
 from sing_utils.profiles import (
     Profile,
     class_name,
@@ -49,6 +50,7 @@ from sing_utils.profiles import (
     safe_name,
 )
 from sing_utils.published import Published
+from sing_utils.refits import Halves, Refits
 from sing_utils.reproduction import Facts, judge
 from sing_utils.sources import PictureSource, open_source
 from sing_utils.translator import Translator
@@ -221,10 +223,9 @@ class Run:
                 options["epochs"] = p.adamw_epochs
             key = _digest(_FITTING, method, options, _bytes_of(photos.f), _bytes_of(photos.z))
             path = self.artifact(f"translators/{safe_name(name)}-{method}-{key}.safetensors")
-            if not path.exists():
-                meta = {"classifier": name, "encoder": p.encoder}
-                T = Translator.fit(photos.f, photos.z, method=method, meta=meta, **options)
-                _whole(path, T.save)
+            meta = {"classifier": name, "encoder": p.encoder}
+            fit = partial(Translator.fit, photos.f, photos.z, method=method, meta=meta, **options)
+            _once(path, lambda: fit().save)
             self._translators[name, method] = Translator.load(path)
         return self._translators[name, method]
 
@@ -235,10 +236,28 @@ class Run:
             options: dict[str, Any] = {"held_out": p.held_out, "seed": p.seed}
             key = _digest(_FITTING, options, *map(_bytes_of, (photos.f, photos.z, W)))
             path = self.artifact(f"beyond/{safe_name(name)}-{key}.safetensors")
-            if not path.exists():
-                _whole(path, BeyondLogits.fit(photos.f, photos.z, W, **options).save)
+            _once(path, lambda: BeyondLogits.fit(photos.f, photos.z, W, **options).save)
             self._beyond[name] = BeyondLogits.load(path)
         return self._beyond[name]
+
+    def halves(self, name: str) -> Halves:
+        """The photos of a classifier's translator, to refit it on parts of them."""
+        fit = self.photos(name, "fit")
+        return Halves.of(fit.f, fit.z, self.translator(name), self.beyond(name), self.spaces(name))
+
+    def refits(self, name: str) -> Refits:
+        """Scores of the evaluation photos by translators refitted on halves of the fit photos.
+
+        Toward the prompts of all classes, then toward the concepts.
+        """
+        p, fit, new = self.profile, self.photos(name, "fit"), self.photos(name)
+        texts = self.texts(name, [*self.prompts, *self.concepts])
+        given = (fit.f, fit.z, self.head(name).weight, new.f, texts)
+        key = _digest(_FITTING, _REFITTING, p.held_out, p.seed, p.refits, *map(_bytes_of, given))
+        path = self.artifact(f"refits/{safe_name(name)}-{key}.safetensors")
+        options = {"classes": len(self.classes), "count": p.refits, "seed": p.seed}
+        _once(path, lambda: Refits.fit(self.halves(name), new.f, texts, new.own, **options).save)
+        return Refits.load(path)
 
     # --- data -------------------------------------------------------------------------------
 
@@ -391,6 +410,18 @@ class Run:
             noise: seed of the noise.
         """
         return self.decoder(name)(z, seed=noise)
+
+    def search(self, name: str, pixels: Tensor, wanted: Tensor, **options: Any) -> Found:
+        """Pictures near photographs with wanted features: kept in the run, and resumed there.
+
+        Args:
+            name: of the classifier.
+            pixels: (B, 3, H, W), uint8.
+            wanted: features, (B, m).
+            options: of `sing_utils.pixels.search`.
+        """
+        keep = self.artifact(f"pixels/{safe_name(name)}")
+        return search(self.classifier(name), self.spaces(name), pixels, wanted, keep=keep, **options)
 
     def photo(self, name: str) -> Image.Image:
         """A single picture: a file, or one that comes with scikit-image."""
@@ -553,6 +584,16 @@ def _whole(path: Path, write: Callable[[Path], Any]) -> None:
     fresh.replace(path)
 
 
+def _once(path: Path, make: Callable[[], Callable[[Path], Any]]) -> None:
+    """Write a file that takes a while, if it isn't there: notebooks side by side wait for one of them.
+
+    `make` does the work and returns what writes it.
+    """
+    with FileLock(path.with_suffix(".lock")):
+        if not path.exists():
+            _whole(path, make())
+
+
 def _brief(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 60 else f"{text[:57]}..."
@@ -659,6 +700,7 @@ def _sources_of(*modules: ModuleType) -> str:
 
 
 _FITTING = _sources_of(adamw, beyond, translator)
+_REFITTING = _sources_of(refits)
 
 
 def all_pictures(root: Path, profile: Profile) -> PictureSource:

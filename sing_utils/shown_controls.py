@@ -15,12 +15,13 @@ from sing_utils.findings import number, tiny
 
 _WITNESS = [
     "R², null part alone",
-    "all photos: correlation of AS",
-    "shuffled: median |AS| (°)",
-    "shuffled: median IS (°)",
+    "null part, share of the rest",
+    "median |AS| (°)",
     "blind: median |AS| (°)",
+    "median IS (°)",
     "blind: median IS (°)",
-    "p of contrast",
+    "mean contrast (°)",
+    "blind: mean contrast (°)",
 ]
 _TIED = "\u00a0"  # a space at which a line does not break
 signed = partial(number, sign=True)
@@ -68,6 +69,25 @@ def differences(table: pd.DataFrame) -> pd.DataFrame:
     if "low by class" in table:
         shown["(by class)"] = _bracket(table, None, "low by class", "high by class")
     return shown.sort_values("statistic", kind="stable")
+
+
+def correlations(table: pd.DataFrame) -> pd.DataFrame:
+    """Of `sing_utils.tables.rank_correlations`: one row a pair of classifiers."""
+    shown = table[["a", "b"]].assign(**{"ρ of |AS|": _bracket(table, "rho", "low", "high")})
+    shown["not enlarged"] = table["not enlarged"].map(signed)
+    return shown
+
+
+def groups(table: pd.DataFrame) -> pd.DataFrame:
+    """Of `sing_utils.tables.enlarged_or_not`: one row a classifier and group of classes."""
+    shown = table[["classifier", "classes"]].copy()
+    for column, ends, words in (
+        ("median |AS| (°)", "median |AS| (°) ", number),
+        ("mean contrast (°)", "contrast ", signed),
+        ("mean contrast, beyond (°)", "mean contrast, beyond (°) ", partial(signed, digits=3)),
+    ):
+        shown[column] = _bracket(table, column, f"{ends}low", f"{ends}high", words)
+    return shown
 
 
 def translators(table: pd.DataFrame) -> pd.DataFrame:

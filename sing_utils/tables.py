@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,11 +15,14 @@ from scipy import stats
 from torch import Tensor
 
 from sing_utils.intervals import (
+    Sure,
     bootstrap,
     bootstrap_places,
     false_discovery,
-    sign_flip_test,
+    mean_error,
     student_margin,
+    sure,
+    sure_mean,
 )
 from sing_utils.run import Photos, Run
 from sing_utils.scores import attribute_score, contrast, image_score, pairwise_angle
@@ -271,90 +274,141 @@ def ridge_sensitivity(run: Run, *, factors: Sequence[float] = (0.01, 0.1, 1, 10,
     return pd.DataFrame(rows)
 
 
+def refitted(run: Run, name: str, photos: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Scores of some of the evaluation photos by each refit of the translator: column -> (R, N), degrees.
+
+    Args:
+        run: whose.
+        name: of the classifier.
+        photos: rows of `photo_scores`.
+    """
+    evaluation = run.photos(name)
+    rows = pd.Index(evaluation.index["path"]).get_indexer(photos["path"])
+    return {k: v[:, rows] for k, v in run.refits(name).own(evaluation.own).items()}
+
+
+def _sure(run: Run, statistic: Any, photos: pd.DataFrame, halves: Mapping[str, Any], *columns: str) -> Sure:
+    """A statistic of columns, None for the mean, with the errors of photos and translator joined."""
+    level = run.profile.confidence
+    if statistic is None:
+        return sure_mean(photos[columns[0]], halves[columns[0]], level=level)
+    with np.errstate(divide="ignore", invalid="ignore"):  # a draw of one photo again and again
+        if len(photos) < 2:  # has no interval
+            value = statistic(*(photos[c].to_numpy()[None] for c in columns))[0]
+            return sure(value, np.nan, 1, [np.nan])
+        ci = _bootstrap(run, statistic, *(photos[c] for c in columns))
+        spread = statistic(*(halves[c] for c in columns))
+    return sure(ci.value, ci.error, len(photos), spread, level=level)
+
+
+def _size(x: Any) -> Any:
+    return np.median(np.abs(x), -1)
+
+
+# Statistics of a classifier's photos that have intervals: name -> how, None for the mean, of which columns.
+_STATISTICS: dict[str, tuple[Any, tuple[str, ...]]] = {
+    "mean contrast (°)": (None, ("contrast",)),
+    "mean contrast, beyond (°)": (None, ("contrast beyond",)),
+    "median |AS| (°)": (_size, ("AS",)),
+    "median IS (°)": (lambda i: np.median(i, -1), ("IS",)),
+    "IS / |AS|": (lambda i, a: i.mean(-1) / np.abs(a).mean(-1), ("IS", "AS")),
+    "log variance ratio": (lambda i, a: np.log(i.var(-1) / a.var(-1)), ("IS", "AS")),
+}
+_ENDS = {"mean contrast (°)": "contrast ", "IS / |AS|": "ratio ", "log variance ratio": ""}
+
+
 def spreads(scores: pd.DataFrame, run: Run) -> pd.DataFrame:
-    """One row a classifier: means, medians, contrast, mean IS / mean |AS| and log(Var IS / Var AS).
+    """One row a classifier: contrast, |AS|, IS, mean IS / mean |AS| and log(Var IS / Var AS), with intervals.
 
-    The last three with intervals over photos.
-
-    Above 0 the confidence ellipse of Figure 3 is taller than wide.
+    Intervals say what other photos of these classes, and as many other photos to fit the translator on, would
+    give. Above 0 the confidence ellipse of Figure 3 is taller than wide.
     """
     rows = []
     for name, own in scores.groupby("classifier", sort=False):
-        with np.errstate(divide="ignore", invalid="ignore"):  # a draw of one photo again and again
-            ci = _bootstrap(run, lambda i, a: np.log(i.var(-1) / a.var(-1)), own["IS"], own["AS"])
-        own_class = _bootstrap(run, lambda c: c.mean(-1), own["contrast"])
-        ratio = _bootstrap(run, lambda i, a: i.mean(-1) / np.abs(a).mean(-1), own["IS"], own["AS"])
-        rows.append(
-            {
-                "classifier": name,
-                "photos": len(own),
-                "mean AS (°)": own["AS"].mean(),
-                "mean contrast (°)": own_class.value,
-                "contrast low": own_class.low,
-                "contrast high": own_class.high,
-                "median |AS| (°)": own["AS"].abs().median(),
-                "median IS (°)": own["IS"].median(),
-                "sd AS (°)": own["AS"].std(),
-                "sd IS (°)": own["IS"].std(),
-                "IS / |AS|": ratio.value,
-                "ratio low": ratio.low,
-                "ratio high": ratio.high,
-                "log variance ratio": ci.value,
-                "low": ci.low,
-                "high": ci.high,
-            }
-        )
+        row = {"classifier": name, "photos": len(own), "mean AS (°)": own["AS"].mean()}
+        row |= {f"sd {c} (°)": own[c].std() for c in ("AS", "IS")}
+        halves = refitted(run, name, own)
+        for statistic, (function, columns) in _STATISTICS.items():
+            found, ends = _sure(run, function, own, halves, *columns), _ENDS.get(statistic, f"{statistic} ")
+            row |= {statistic: found.value, f"{ends}low": found.low, f"{ends}high": found.high}
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
+def enlarged_or_not(scores: pd.DataFrame, run: Run) -> pd.DataFrame:
+    """`spreads` over all classes, and over those whose photographs were not enlarged (`low_resolution`)."""
+    kept = scores[~scores["label"].isin(run.profile.low_resolution)]
+    groups = {"all": scores} | ({"not enlarged": kept} if 0 < len(kept) < len(scores) else {})
+    found = [
+        spreads(own, run).assign(classes=f"{own['class'].nunique()}, {which}")
+        for which, own in groups.items()
+    ]
+    return pd.concat(found, ignore_index=True)
+
+
 def class_medians(scores: pd.DataFrame, run: Run) -> pd.DataFrame:
-    """Median |AS| of each classifier and class with its bootstrap interval, degrees."""
+    """Median |AS| of each classifier and class with its interval, and beyond the logits, degrees.
+
+    What the intervals say: as for `spreads`.
+    """
     rows = []
-    for (name, c), own in scores.groupby(["classifier", "class"], sort=False):
-        size = own["AS"].abs()
-        one = {"value": float(size.iloc[0]), "low": float("nan"), "high": float("nan")}  # has no interval
-        interval = one if len(own) < 2 else _interval(_bootstrap(run, lambda a: np.median(a, -1), size))
-        low_resolution = own["label"].iloc[0] in run.profile.low_resolution
-        rows.append(
-            {
-                "classifier": name,
-                "class": c,
-                "photos": len(own),
-                **interval,
-                "enlarged": low_resolution,
-            }
-        )
+    for name, photos in scores.groupby("classifier", sort=False):
+        for c, own in photos.groupby("class", sort=False):
+            found = _sure(run, _size, own, refitted(run, name, own), "AS")
+            rows.append(
+                {
+                    "classifier": name,
+                    "class": c,
+                    "photos": len(own),
+                    "value": found.value,
+                    "low": found.low,
+                    "high": found.high,
+                    "beyond the logits": own["AS beyond"].abs().median(),
+                    "enlarged": own["label"].iloc[0] in run.profile.low_resolution,
+                }
+            )
     return pd.DataFrame(rows)
 
 
 def rank_correlations(scores: pd.DataFrame, run: Run) -> pd.DataFrame:
     """Spearman correlation of the classes' median |AS| for each pair of classifiers.
 
-    The interval is a bootstrap over photos within their classes. p tests rho = 0 by exchanging the classes
-    of one classifier; q is corrected for all pairs (false discovery rate).
+    The interval (of Fisher's z) joins photos, resampled within their classes, and the translators, refitted
+    on the same halves for both. p tests rho = 0 by exchanging the classes of one classifier; q is corrected
+    for all pairs (false discovery rate). not enlarged: rho over those classes. (Beyond the logits orders say
+    nothing: they agree between classifiers also in worlds where nothing is there.)
     """
     rng = np.random.default_rng(run.profile.seed)
     draws = run.profile.bootstrap_draws
-    medians: dict[str, np.ndarray] = {}  # (draws + 1, classes), row 0 without resampling
+    drawn: dict[str, np.ndarray] = {}  # (draws, classes)
+    medians: dict[str, pd.Series] = {}  # by class
+    halves: dict[str, np.ndarray] = {}  # (refits, classes)
+    sharp: list[str] = []
     for name, own in scores.groupby("classifier", sort=False):
-        columns = []
-        for _, values in own.groupby("class")["AS"]:
-            a = values.abs().to_numpy()
-            rows = rng.integers(0, len(a), size=(draws, len(a)))
-            columns.append(np.concatenate([[np.median(a)], np.median(a[rows], -1)]))
-        medians[str(name)] = np.stack(columns, -1)
-    tail = 50 * (1 - run.profile.confidence)
+        classes, refits = own.groupby("class"), refitted(run, name, own)["AS"]
+        medians[name] = classes["AS"].agg(_size)
+        groups = [photos["AS"].to_numpy() for _, photos in classes]
+        drawn[name] = np.stack([_size(a[rng.integers(0, len(a), (draws, len(a)))]) for a in groups], -1)
+        halves[name] = np.stack([_size(refits[:, (own["class"] == c).to_numpy()]) for c, _ in classes], -1)
+        sharp = [c for c, photos in classes if photos["label"].iloc[0] not in run.profile.low_resolution]
     out = []
-    for first, second in itertools.combinations(medians, 2):
-        rho = _row_spearman(medians[first], medians[second])
-        p = _order_p(run, medians[first][0], medians[second][0])
-        low, high = np.percentile(rho[1:], [tail, 100 - tail])
-        classes = medians[first].shape[1]
-        out.append(
-            {"a": first, "b": second, "rho": rho[0], "low": low, "high": high, "p": p, "classes": classes}
-        )
-    table = pd.DataFrame(out, columns=["a", "b", "rho", "low", "high", "p", "classes"])
+    for a, b in itertools.combinations(medians, 2):
+        one, other = medians[a].to_numpy(), medians[b].to_numpy()
+        rho = _row_spearman(one[None], other[None])[0]
+        error = _fisher(_row_spearman(drawn[a], drawn[b])).std(ddof=1)
+        spread = _fisher(_row_spearman(halves[a], halves[b]))
+        found = sure(_fisher(rho), error, len(scores), spread, level=run.profile.confidence)
+        row = {"a": a, "b": b, "rho": rho, "low": np.tanh(found.low), "high": np.tanh(found.high)}
+        row |= {"p": _order_p(run, one, other), "classes": len(one)}
+        row["not enlarged"] = medians[a][sharp].corr(medians[b][sharp], "spearman")
+        out.append(row)
+    table = pd.DataFrame(out, columns=["a", "b", "rho", "low", "high", "p", "classes", "not enlarged"])
     return table.assign(q=false_discovery(table["p"]), permutations=run.profile.permutations)
+
+
+def _fisher(rho: Any) -> np.ndarray:
+    """Fisher's z of correlations, whose errors are about alike for all; finite at 1."""
+    return np.arctanh(np.clip(rho, -1 + 1e-9, 1 - 1e-9))
 
 
 def _order_p(run: Run, x: np.ndarray, y: np.ndarray) -> float:
@@ -376,55 +430,69 @@ def concept_angles(run: Run) -> pd.DataFrame:
     """Mean angle of each concept to the chosen classes' photos before and after, degrees.
 
     AS is their difference (eq. 7): positive where null removal brings the photos closer. margin, before
-    margin: half widths of the intervals of AS and before. place: among the concepts by `before`, 1 for the
-    nearest, from place low to place high under resampled photos. p: "AS is 0", by flipping the signs of
-    photos; q: corrected for all rows of the table (false discovery rate).
+    margin: half widths of the intervals of AS and before, with the errors of photos and of the translator.
+    place: among the concepts by `before`, 1 for the nearest, from place low to place high. p: "AS is 0";
+    q: corrected for all rows of the table (false discovery rate).
     """
-    p = run.profile
-    phrases = run.profile.concepts
-    frames = []
-    for name in run.profile.classifiers:
-        texts = run.texts(name, phrases)  # (K, n)
-        for c in run.concept_classes:
+    p, frames = run.profile, []
+    for name in run.classifiers:
+        texts, refits = run.texts(name, run.concepts), run.refits(name)  # (K, n)
+        for i, c in ((run.classes.index(c), c) for c in run.concept_classes):
             x, y, paths = class_angles(run, name, c, texts)  # (N, K) each
+            AS, before = (t[..., -len(texts) :].double() for t in (refits.AS, refits.before))
+            own, near = AS[:, run.photos(name).own == i], before[:, i]  # (R, N, K) and (R, K)
+            angle = sure(x.mean(0), mean_error(x), len(x), near, level=p.confidence)
+            turn = sure_mean(x - y, own, level=p.confidence)
             columns = {
-                "before": x.mean(0),
-                "before margin": half_width(x, p.confidence),
+                "before": angle.value,
+                "before margin": angle.high - angle.value,
                 "after": y.mean(0),
-                "AS": (x - y).mean(0),
-                "margin": half_width(x - y, p.confidence),
+                "AS": turn.value,
+                "margin": turn.high - turn.value,
+                "p": turn.p,
             }
-            frame = pd.DataFrame({k: v.numpy() for k, v in columns.items()})
+            frame = pd.DataFrame(columns).assign(classifier=name, concept=run.concepts, photos=len(paths))
             frame[list(_PLACES)] = np.nan  # a single photo has no interval
             if len(paths) > 1:
-                frame["p"] = sign_flip_test(x - y, permutations=p.permutations, seed=p.seed)
-                places = bootstrap_places(x, level=p.confidence, draws=p.bootstrap_draws, seed=p.seed)
-                frame[list(_PLACES)] = np.stack([places.value, places.low, places.high], axis=-1)
-            frames.append(frame.assign(classifier=name, concept=phrases, photos=len(paths), **{"class": c}))
+                places = bootstrap_places(x, near, level=p.confidence, draws=p.bootstrap_draws, seed=p.seed)
+                frame[list(_PLACES)] = np.stack(places, axis=-1)
+            frames.append(frame.assign(**{"class": c}))
     table = pd.concat(frames, ignore_index=True)
-    return table.assign(q=false_discovery(table["p"]) if "p" in table else np.nan)
+    return table.assign(q=false_discovery(table["p"]))
 
 
 def concept_sizes(run: Run) -> pd.DataFrame:
-    """How much concepts move for a class, toward it or away: mean over concepts of the size of AS.
+    """How much concepts move for a class, toward it or away: root mean square of their mean AS.
 
-    One row a classifier and class: value, low, high (degrees), photos. The mean of |AS| would be above 0
-    by chance alone; here each half of the photos (every other one) counts with the signs that AS has in
-    the other half, so that chance has the size 0, and sizes whose sign is not sure come out too small.
-    The interval is as wide as Student's t makes it for a half: the halves' estimates are not independent.
+    One row a classifier and class: value, low, high (degrees), photos. What errors of photos and translator
+    add to the square is taken off, so that chance has the size 0.
     """
     rows = []
-    for name in run.profile.classifiers:
-        texts = run.texts(name, run.profile.concepts)  # (K, n)
-        for c in run.concept_classes:
+    for name in run.classifiers:
+        texts, refits = run.texts(name, run.concepts), run.refits(name)  # (K, n)
+        for i, c in ((run.classes.index(c), c) for c in run.concept_classes):
             x, y, paths = class_angles(run, name, c, texts)  # (N, K) each
-            a, b = (x - y)[::2], (x - y)[1::2]
-            halves = [(own * other.mean(0).sign()).mean(1, keepdim=True) for own, other in ((a, b), (b, a))]
-            value = float(np.mean([h.mean() for h in halves]))
-            margin = float(np.mean([half_width(h, run.profile.confidence) for h in halves]))
-            row = {"classifier": name, "class": c, "value": value}
-            rows.append(row | {"low": value - margin, "high": value + margin, "photos": len(paths)})
+            halves = refits.AS[:, run.photos(name).own == i, -len(texts) :].double().mean(1)  # (R, K)
+            ends = size_of((x - y).numpy(), halves.numpy(), level=run.profile.confidence)
+            row = {"classifier": name, "class": c, "photos": len(paths)}
+            rows.append(row | dict(zip(("value", "low", "high"), ends, strict=True)))
     return pd.DataFrame(rows)
+
+
+def size_of(AS: np.ndarray, halves: np.ndarray, *, level: float) -> list[float]:
+    """Root mean square over concepts of the mean AS of photos (N, K), without its errors; low and high.
+
+    Args:
+        AS: of each photo toward each concept, (N, K).
+        halves: mean AS by each refit, (R, K).
+        level: coverage of the interval.
+    """
+    mean = AS.mean(0)  # (K,)
+    noise = (mean_error(AS) ** 2 + halves.var(0)).mean()
+    # To first order the mean of squares is a mean over photos, of their products with the mean.
+    along = 2 * (AS * mean).mean(1)  # (N,)
+    found = sure((mean**2).mean() - noise, mean_error(along), len(AS), (halves**2).mean(1), level=level)
+    return [float(np.sqrt(np.maximum(x, 0.0))) for x in (found.value, found.low, found.high)]
 
 
 def class_angles(run: Run, name: str, c: str, texts: Tensor) -> tuple[Tensor, Tensor, list[str]]:

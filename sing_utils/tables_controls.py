@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from scipy import stats
 from torch import Tensor
 
@@ -21,6 +22,7 @@ from sing_utils.controls import (
     STATISTICS,
     SUBSPACES,
     Removed,
+    at_energy,
     energy_share,
     other_names,
     rank_rules,
@@ -28,28 +30,15 @@ from sing_utils.controls import (
     remove_random,
     score_wordings,
 )
-from sing_utils.controls_translator import (
-    blind_scores,
-    correlation,
-    half_translators,
-    shuffled_scores,
-    translator_noise,
-    translator_parts,
-)
+from sing_utils.controls_translator import blind_scores, translator_parts
 from sing_utils.encoders import Judge
-from sing_utils.findings import between
-from sing_utils.intervals import (
-    bootstrap,
-    bootstrap_means,
-    chance_p,
-    false_discovery,
-    percentile,
-    permutation_p,
-    sign_flip_test,
-)
+from sing_utils.findings import SIGNIFICANCE, between
+from sing_utils.intervals import chance_p, false_discovery, percentile, permutation_p, sure_mean
 from sing_utils.profiles import worded
+from sing_utils.refits import scored
 from sing_utils.run import Run
 from sing_utils.scores import text_angles
+from sing_utils.tables import refitted
 from sing_utils.translator import quality
 
 UNITS = {
@@ -90,15 +79,13 @@ def summary(
             {"control": control, "asks": asks, "says": says, "verdict": verdict, "planted world": known}
         )
 
-    if "low by class" in differences:
+    if "q by class" in differences:
         own = differences[differences["statistic"] == "mean contrast (°)"]
-        apart = int(((own["low by class"] > 0) | (own["high by class"] < 0)).sum())
-        verdict = f"{apart} of {len(own)} pairs differ"
         add(
             "other classes",
-            "Would other classes part the classifiers in contrast?",
+            "Would other classes and translators part the classifiers in contrast?",
             between(own["difference"], digits=2, sign=True),
-            verdict,
+            f"{int((own['q by class'] < SIGNIFICANCE).sum())} of {len(own)} pairs differ",
         )
     if subspaces is not None:
         for kind in SUBSPACES:
@@ -111,14 +98,11 @@ def summary(
                 says = f"percentile {_list(one['percentile'], '.0f')}"
                 add(kind, asks, says, _beside_chance(one), _planted(planted, kind, statistic))
     if translators is not None:
-        agree = translators["all photos: correlation of AS"]
-        known = int((agree > 0.8).sum())
-        add("halves", "Would other photos give a photo the same AS?", f"r = {between(agree, '')}",
-            f"reliable for {known} of {k}", _planted(planted, "halves", "AS"))  # fmt: skip
-        what = f"IS {between(translators['blind: median IS (°)'], digits=1)} by the translator alone"
-        leaks = int((translators["q of contrast"] < 0.05).sum())
-        verdict = f"contrast differs from 0 for {leaks} of {k}"
-        add("blind worlds", "What is found where nothing is?", what, verdict)
+        IS, nothing = (translators[f"{x}median IS (°)"] for x in ("", "blind: "))
+        contrasts = between(translators["blind: mean contrast (°)"], sign=True)
+        says = f"IS {between(nothing, digits=1)}, contrast {contrasts}"
+        verdict = f"IS is {between(IS / nothing, '', 1)} times that"
+        add("blind worlds", "What is found where nothing is?", says, verdict)
     if prompts is not None:
         least, most = prompts["mean AS (°), least"], prompts["mean AS (°), most"]
         flips = int(((least < 0) & (most > 0)).sum())
@@ -129,15 +113,11 @@ def summary(
             says,
             f"it does for {flips} of {k}",
         )
-        if "p of the names" in prompts:
-            p = prompts["p of the names"]
-            verdict = f"they would not for {int((p < 0.05).sum())} of {k}"
-            add(
-                "other names",
-                "Would other classes' names give the same AS?",
-                f"p = {_list(p, '.3f')}",
-                verdict,
-            )
+        if "q of the names" in prompts:
+            says = f"p = {_list(prompts['q of the names'], '.2f')}, corrected"
+            asks = "Would other classes' names give the same AS?"
+            known = int((prompts["q of the names"] < SIGNIFICANCE).sum())
+            add("other names", asks, says, f"they would not for {known} of {k}")
     if encoders is not None:
         first = encoders.groupby("classifier")["encoder"].transform("first")
         rho = encoders.loc[encoders["encoder"] != first, "rank correlation of classes"].dropna()
@@ -151,11 +131,12 @@ def summary(
         more = int((soft["energy (%)"].to_numpy() > book["energy (%)"].to_numpy() + 1).sum())
         asks = "How much is ignored with that direction counted in?"
         add("what softmax ignores", asks, says, f"clearly more for {more} of {k}")
-    tested = classes.dropna(subset="q")
-    if len(tested):
-        verdict = f"{int((tested['q'] < 0.05).sum())} of {len(tested)}"
-        says = between(tested["contrast"], sign=True)
-        add("class by class", "Which classes' contrasts differ from 0?", says, verdict)
+    for tail, where in (("", ""), (" beyond", ", beyond the logits")):
+        tested = classes.dropna(subset=f"q{tail}")
+        if len(tested):
+            asks = f"Which classes' contrasts differ from 0{where}?"
+            verdict = f"{int((tested[f'q{tail}'] < SIGNIFICANCE).sum())} of {len(tested)}"
+            add(f"class by class{where}", asks, between(tested[f"contrast{tail}"], sign=True), verdict)
     return pd.DataFrame(rows, columns=["control", "asks", "says", "verdict", "planted world"])
 
 
@@ -164,7 +145,7 @@ def _list(values: Iterable[float], number: str) -> str:
 
 
 def _beside_chance(own: pd.DataFrame) -> str:
-    apart = own[own["q"] < 0.05]
+    apart = own[own["q"] < SIGNIFICANCE]
     more = int((apart["null space"] > apart["chance"]).sum())
     parts = {"higher": more, "lower": len(apart) - more, "indistinguishable": len(own) - len(apart)}
     return ", ".join(f"{word} for {n}" for word, n in parts.items() if n)
@@ -186,7 +167,8 @@ def _planted(planted: pd.DataFrame | None, control: str, score: str) -> str:
 def subspace_draws(run: Run) -> pd.DataFrame:
     """Scores after removing random subspaces, and after null removal (draw -1): one row a draw.
 
-    classifier, kind, draw, |AS|, AS, contrast, IS (degrees), energy (percent of |f|² that was removed).
+    classifier, kind, draw, |AS|, AS, contrast, IS (degrees), energy (percent of |f|² that was removed). Those
+    of the same energy hold about as much of it as the null space; their scores are moved to just as much.
     """
     frames = []
     for case in cases(run):
@@ -197,26 +179,26 @@ def subspace_draws(run: Run) -> pd.DataFrame:
         given = (case.f, case.T, case.texts, case.own)
         uniform = remove_random(*given, **options)
         matched = remove_random(*given, **options, like=case.fit[0], energy=energy)
+        matched = at_energy(matched, null["energy"])
         for kind, drawn in zip(SUBSPACES, (uniform, matched), strict=True):
             both = pd.concat([pd.DataFrame([{"draw": -1, **null}]), drawn], ignore_index=True)
             frames.append(both.assign(classifier=case.name, kind=kind))
     return pd.concat(frames, ignore_index=True)
 
 
-def subspace_control(draws: pd.DataFrame, statistics: Sequence[str] = STATISTICS) -> pd.DataFrame:
+def subspace_control(draws: pd.DataFrame) -> pd.DataFrame:
     """Where the null space stands among random subspaces: one row a classifier, kind and statistic.
 
-    Columns: null space, chance (median over draws), low and high (their middle 95 %), percentile, draws, p
-    (two-sided), and q, corrected for the number of classifiers (false discovery rate).
+    Columns: null space, chance (median over draws), low and high (their middle 95 %), percentile, draws and p
+    (two-sided).
 
     Args:
-        draws: of `subspace_draws`, or of `sing_utils.tables_steering.subspace_steering`.
-        statistics: which of its columns.
+        draws: of `subspace_draws`.
     """
     rows = []
     for (name, kind), own in draws.groupby(["classifier", "kind"], sort=False):
         null, chance = own[own["draw"] < 0].iloc[0], own[own["draw"] >= 0]
-        for statistic in statistics:
+        for statistic in STATISTICS:
             drawn = chance[statistic].dropna()
             low, middle, high = drawn.quantile([0.025, 0.5, 0.975])
             known = len(drawn) > 0 and np.isfinite(null[statistic])
@@ -234,110 +216,63 @@ def subspace_control(draws: pd.DataFrame, statistics: Sequence[str] = STATISTICS
                     "draws": len(drawn),
                 }
             )
-    table = pd.DataFrame(rows)
-    return table.assign(q=table.groupby(["kind", "statistic"])["p"].transform(false_discovery))
+    return pd.DataFrame(rows)
 
 
 # ---------------------------------------------------------------------------- the translator
 
 
-def translator_control(run: Run, blind: pd.DataFrame) -> pd.DataFrame:
-    """What each translator knows of null directions, and how far its scores can be trusted.
+def translator_control(run: Run) -> pd.DataFrame:
+    """What each translator knows of null directions, and what one finds where they mean nothing.
 
-    One row a classifier: R² by parts (`translator_parts`); two translators that share no photo: correlation
-    of their photos' AS, median difference of AS (degrees), correlation of the classes' median |AS| (ranks),
-    and what both correlations would be for translators of all photos (Spearman and Brown's 2 r / (1 + r));
-    translators fitted on shuffled photos: medians of |AS| and IS, and the largest contrast; the noise floor;
-    and, of translators in worlds where null directions mean nothing, what they find by themselves.
-
-    Args:
-        run: whose classifiers.
-        blind: of `blind_draws`.
+    One row a classifier: R² by parts (`translator_parts`); medians of |AS| and IS and the mean contrast, here
+    and in worlds where null directions mean nothing (`blind_scores`), degrees.
     """
     rows = []
     for case in cases(run):
         row: dict[str, Any] = {"classifier": case.name, "photos to fit": len(case.fit[0])}
         row |= translator_parts(case.T, case.spaces, case.fit, case.held_out)
-        row |= _halves(case, run) | _shuffled(case, run) | _blind(case, blind)
-        noise = translator_noise(
-            case.T, case.ridge, case.spaces, case.fit, case.held_out, case.texts[case.own]
-        )
-        row["noise floor of AS (°)"] = float(noise.floor.quantile(0.5))
-        row["error of the angle to the prompt (°)"] = float(noise.angle.quantile(0.5))
-        rows.append(row)
-    table = pd.DataFrame(rows)
-    return table.assign(**{"q of contrast": false_discovery(table["p of contrast"])})
-
-
-def blind_draws(run: Run) -> pd.DataFrame:
-    """What translators find where null directions mean nothing (`blind_scores`).
-
-    One row a classifier, draw and class ("all" for all photos): mean AS and contrast, medians of |AS| and IS,
-    degrees.
-    """
-    frames = []
-    for case in cases(run):
         given = (case.T, case.ridge, case.spaces, case.fit, case.held_out, case.texts, case.own)
-        found = blind_scores(*given, draws=max(19, run.profile.control_draws // 3), seed=run.profile.seed)
-        names = np.array(case.classes)[case.own.numpy()]
-        for draw, scores in enumerate(found):
-            photos = pd.DataFrame(
-                {"class": names, "AS": scores.AS, "contrast": scores.contrast, "IS": scores.IS}
-            )
-            grouped = pd.concat([photos.assign(**{"class": "all"}), photos]).groupby("class", sort=False)
-            table = grouped[["AS", "contrast"]].mean()
-            table["|AS|"] = grouped["AS"].agg(lambda x: x.abs().median())
-            table["IS"] = grouped["IS"].median()
-            frames.append(table.reset_index().assign(classifier=case.name, draw=draw))
-    return pd.concat(frames, ignore_index=True)
+        blind = blind_scores(*given, draws=_BLIND, seed=run.profile.seed)
+        seen = remove_null(case.f, case.T, case.spaces, case.texts, case.own)
+        row |= named_statistics(seen)
+        worlds = pd.DataFrame([named_statistics(world) for world in blind]).mean()
+        rows.append(row | {f"blind: {k}": v for k, v in worlds.items()} | {"blind worlds": _BLIND})
+    return pd.DataFrame(rows)
 
 
-def _blind(case: Case, blind: pd.DataFrame) -> dict[str, float]:
-    own = blind[(blind["classifier"] == case.name) & (blind["class"] == "all")]
-    seen = remove_null(case.f, case.T, case.spaces, case.texts, case.own).statistics()
-    return {
-        "blind: median |AS| (°)": own["|AS|"].median(),
-        "blind: median IS (°)": own["IS"].median(),
-        "blind: mean contrast (°)": own["contrast"].mean(),
-        "blind: sd of contrast (°)": own["contrast"].std(),
-        "blind worlds": len(own),
-        "p of contrast": chance_p(seen["contrast"], own["contrast"] - own["contrast"].mean()),
-    }
+_BLIND = 8  # worlds, each with a fit: their means are sure enough
 
 
-def _halves(case: Case, run: Run) -> dict[str, float]:
-    pair = half_translators(case.fit, case.ridge, seed=run.profile.seed)
-    a, b = (remove_null(case.f.double(), T, case.spaces, case.texts, case.own).AS for T in pair)
-    photos = correlation(a, b)
-    classes = rank_correlation(class_medians(a.abs(), case.own), class_medians(b.abs(), case.own))
-    return {
-        "halves: correlation of AS": photos,
-        "halves: median difference of AS (°)": float((a - b).abs().quantile(0.5)),
-        "halves: rank correlation of classes": classes,
-        "all photos: correlation of AS": _lengthened(photos),
-        "all photos: rank correlation of classes": _lengthened(classes),
-    }
+def photo_curve(run: Run, *, parts: Sequence[int] = (8, 4, 2, 1)) -> pd.DataFrame:
+    """Scores by translators that were fitted on fewer photos: means over the parts of a random division.
 
+    One row a classifier, number of photos to fit on, and score; also beyond the logits, where the photos are
+    more than the features' numbers. The ridges are those of all photos; the shrinkage is chosen each time.
 
-def _lengthened(r: float) -> float:
-    """The correlation of wholes from that of halves (Spearman and Brown)."""
-    return 2 * r / (1 + r) if r > -1 else float("nan")
-
-
-def _shuffled(case: Case, run: Run) -> dict[str, float]:
-    given = (case.fit, case.ridge, case.spaces, case.f, case.texts, case.own)
-    found = shuffled_scores(*given, shuffles=_shuffles(run), seed=run.profile.seed)
-    table = pd.DataFrame([r.statistics() for r in found])
-    return {
-        "shuffled: median |AS| (°)": table["|AS|"].median(),
-        "shuffled: median IS (°)": table["IS"].median(),
-        "shuffled: largest |contrast| (°)": table["contrast"].abs().max(),
-        "shuffles": len(table),
-    }
-
-
-def _shuffles(run: Run) -> int:
-    return min(run.profile.control_draws, 20)  # each is a fit
+    Args:
+        run: whose classifiers.
+        parts: into how many parts the photos are divided.
+    """
+    rows = []
+    for name in run.classifiers:
+        halves, new, texts = run.halves(name), run.photos(name), run.texts(name, run.prompts)
+        x, every = new.f.double() @ halves.basis, torch.arange(len(halves.x_held))
+        for count in parts:
+            found = [
+                scored(maps(x), halves.shrinkages(maps, every), texts, new.own, len(texts))
+                for maps in halves.parts(count, seed=run.seed)
+            ]
+            own = [AS.gather(1, new.own[:, None]) for AS in (s["AS"] for s in found)]
+            scores = {
+                "median IS": [s["IS"].quantile(0.5) for s in found],
+                "median |AS|": [AS.abs().quantile(0.5) for AS in own],
+                "mean contrast": [s["contrast"].mean() for s in found],
+                "median IS, beyond the logits": [s["IS_beyond"].quantile(0.5) for s in found],
+            }
+            known = {"classifier": name, "photos": len(halves.x) // count}
+            rows += [known | {"score": k, "value": float(np.mean(v))} for k, v in scores.items()]
+    return pd.DataFrame(rows).dropna(subset="value").reset_index(drop=True)
 
 
 def class_medians(values: Tensor, own: Tensor) -> np.ndarray:
@@ -502,45 +437,33 @@ def rank_control(run: Run) -> pd.DataFrame:
 # ------------------------------------------------------------------- classes and classifiers
 
 
-def class_scores(
-    run: Run, scores: pd.DataFrame, wordings: pd.DataFrame | None, blind: pd.DataFrame | None
-) -> pd.DataFrame:
-    """AS and contrast of each classifier and class, with intervals, wordings and p values.
+def class_scores(run: Run, scores: pd.DataFrame, wordings: pd.DataFrame | None) -> pd.DataFrame:
+    """AS and contrast of each classifier and class, with intervals and p values.
 
-    Intervals are over photos, given the translator. p: "the mean contrast is 0", with the spread over
-    blind worlds as the translator's error, which all photos share; without them by flipping the signs of
-    photos, given the translator. q: corrected for all rows (false discovery rate).
+    Intervals and p ("the mean contrast is 0"; p beyond: beyond the logits) hold the errors of photos and of
+    the translator.
 
     Args:
         run: whose settings are used.
         scores: of `sing_utils.tables.photo_scores`.
         wordings: of `wording_scores`; None: without the spread over wordings.
-        blind: of `blind_draws`; None: test by the signs of photos.
     """
     rows = [
         {"classifier": name, "class": c, "photos": len(own)}
-        | _with_intervals(own, run)
+        | _with_intervals(run, str(name), own)
         | _spread(wordings, name, c)
-        | {"p": _class_p(own, run, blind, name, c)}
         for (name, c), own in scores.groupby(["classifier", "class"], sort=False)
     ]
-    test = "signs of photos, given the translator" if blind is None else BLIND_TEST
-    table = pd.DataFrame(rows)
-    return table.assign(q=false_discovery(table["p"]), test=test, permutations=run.profile.permutations)
+    return pd.DataFrame(rows)
 
 
-BLIND_TEST = "against 0, with the translator's error from blind worlds"
-
-
-def _with_intervals(own: pd.DataFrame, run: Run) -> dict[str, float]:
-    p = run.profile
+def _with_intervals(run: Run, name: str, own: pd.DataFrame) -> dict[str, float]:
     row: dict[str, float] = {}
-    for what in ("AS", "contrast"):
-        values = own[[what]].to_numpy()
-        row |= {what: float(values.mean()), f"{what} low": np.nan, f"{what} high": np.nan}
-        if len(own) > 1 and np.isfinite(values).all():
-            ci = bootstrap_means(values, level=p.confidence, draws=p.bootstrap_draws, seed=p.seed)
-            row |= {f"{what} low": ci.low[0], f"{what} high": ci.high[0]}
+    halves = refitted(run, name, own)
+    for what in ("AS", "contrast", "contrast beyond"):
+        found = sure_mean(own[what], halves[what], level=run.profile.confidence)
+        row |= {what: found.value, f"{what} low": found.low, f"{what} high": found.high}
+        row |= {what.replace("contrast", "p"): found.p} if what != "AS" else {}
     return row
 
 
@@ -554,23 +477,13 @@ def _spread(wordings: pd.DataFrame | None, name: str, c: str) -> dict[str, float
     return row
 
 
-def _class_p(own: pd.DataFrame, run: Run, blind: pd.DataFrame | None, name: str, c: str) -> float:
-    values = own[["contrast"]].to_numpy()
-    if not np.isfinite(values).all():
-        return float("nan")  # a single class has no contrast
-    if blind is not None:
-        drawn = blind[(blind["classifier"] == name) & (blind["class"] == c)]["contrast"]
-        return chance_p(float(values.mean()), drawn - drawn.mean())
-    if len(values) < 2:
-        return float("nan")
-    return float(sign_flip_test(values, permutations=run.profile.permutations, seed=run.profile.seed)[0])
-
-
-DIFFERENCES: dict[str, tuple[tuple[str, ...], Any]] = {
-    "mean |AS| (°)": (("AS",), lambda a: np.abs(a).mean(-1)),
-    "mean contrast (°)": (("contrast",), lambda c: c.mean(-1)),
-    "mean IS (°)": (("IS",), lambda i: i.mean(-1)),
-    "log of mean IS / mean |AS|": (("IS", "AS"), lambda i, a: np.log(i.mean(-1) / np.abs(a).mean(-1))),
+# What classifiers may differ in: means of these columns of scores, of AS its size.
+DIFFERENCES = {
+    "mean |AS| (°)": "AS",
+    "mean contrast (°)": "contrast",
+    "mean IS (°)": "IS",
+    "contrast, beyond the logits (°)": "contrast beyond",
+    "IS, beyond the logits (°)": "IS beyond",
 }
 
 
@@ -578,28 +491,41 @@ def classifier_differences(run: Run, scores: pd.DataFrame) -> pd.DataFrame:
     """First minus second classifier on the same photos, with intervals by photo and by class.
 
     One row a pair and statistic. By class: whole classes are drawn, which says what other classes
-    might have shown; for fewer than 5 of them there is no such column. Both are given the translators.
+    might have shown; for fewer than 5 of them there is no such column. Both hold the translators' errors,
+    refitted on the same halves. p by class: "they do not differ".
     """
-    p, rows = run.profile, []
-    wide = scores.pivot(index=["path", "class"], columns="classifier", values=["AS", "contrast", "IS"])
-    groups = wide.index.get_level_values("class").to_numpy()
-    for first, second in itertools.combinations(run.profile.classifiers, 2):
-        for statistic, (columns, f) in DIFFERENCES.items():
-            samples = [wide[what][name].to_numpy() for name in (first, second) for what in columns]
-            if not all(np.isfinite(s).all() for s in samples):
+    rows, level = [], run.profile.confidence
+    wide = scores.pivot(index=["path", "class"], columns="classifier", values=list(DIFFERENCES.values()))
+    photos = wide.index.to_frame(index=False)
+    halves = {name: refitted(run, name, photos) for name in run.classifiers}
+    for first, second in itertools.combinations(run.classifiers, 2):
+        for statistic, column in DIFFERENCES.items():
+            size = np.abs if column == "AS" else np.asarray
+            x = size(wide[column][first].to_numpy()) - size(wide[column][second].to_numpy())
+            spread = size(halves[first][column]) - size(halves[second][column])
+            if not np.isfinite(x).all():
                 continue  # a single class has no contrast
-
-            def difference(*x: np.ndarray, f: Any = f) -> np.ndarray:
-                half = len(x) // 2
-                found: np.ndarray = f(*x[:half]) - f(*x[half:])
-                return found
-
-            options: dict[str, Any] = {"level": p.confidence, "draws": p.bootstrap_draws, "seed": p.seed}
-            ci = bootstrap(difference, *samples, **options)
+            found = sure_mean(x, spread, level=level)
             row = {"first": first, "second": second, "statistic": statistic, "photos": len(wide)}
-            row |= {"difference": ci.value, "low": ci.low, "high": ci.high}
-            if len(set(groups)) >= 5:
-                by = bootstrap(difference, *samples, **options, groups=groups)
-                row |= {"low by class": by.low, "high by class": by.high}
+            row |= {"difference": found.value, "low": found.low, "high": found.high}
+            if photos["class"].nunique() >= 5:
+                by = sure_mean(x, spread, level=level, groups=photos["class"])
+                row |= {"low by class": by.low, "high by class": by.high, "p by class": by.p}
             rows.append(row)
     return pd.DataFrame(rows)
+
+
+def corrected(*tables: pd.DataFrame | None) -> list[Any]:
+    """Tables with their p values corrected for all tests of all of them: a column q beside each column p.
+
+    None stays None. False discovery rate (Benjamini and Hochberg): one family a page.
+    """
+    given = [t for t in tables if t is not None]
+    family = [(i, c) for i, t in enumerate(given) for c in t if c.split()[0] == "p"]
+    q = false_discovery(np.concatenate([given[i][c].to_numpy() for i, c in family]))
+    found = list(given)
+    for i, c in family:
+        own, q = q[: len(given[i])], q[len(given[i]) :]
+        found[i] = found[i].assign(**{c.replace("p", "q", 1): own})
+    rest = iter(found)
+    return [None if t is None else next(rest) for t in tables]

@@ -110,6 +110,19 @@ def whole_gradient(run: Run, degrees: float) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def side_by_side(table: pd.DataFrame) -> pd.DataFrame:
+    """Table 1 for a page, one row a classifier: mean |AS| ± deviation by each way, and the step's length.
+
+    Args:
+        table: of notebook 04, one row a classifier and direction.
+    """
+    cell = table["|AS| mean"].map("{:.2f}".format) + " ± " + table["|AS| sd"].map("{:.2f}".format)
+    wide = table.assign(cell=cell).pivot(index="classifier", columns="direction", values="cell")
+    wide = wide[table["direction"].unique()].add_prefix("|AS| (°) ")
+    first = table[table["direction"] == DIRECTIONS[0]].set_index("classifier")
+    return wide.assign(**{"AS (°)": first["AS mean"], "ε / |f|": first["length"]}).reset_index()
+
+
 def published_step(run: Run) -> pd.DataFrame:
     """The paper's Table 1 beside the null dimension of its heads: classifier, null directions, |AS| (°)."""
     published = Published(run.root)

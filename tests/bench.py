@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from scipy import stats
 
 from sing_utils import (
     HeadSpaces,
@@ -25,7 +24,6 @@ from sing_utils import (
 )
 from sing_utils.controls import remove_random
 from sing_utils.extraction import extract
-from sing_utils.intervals import bootstrap_means
 from sing_utils.scores import pairwise_angle
 
 C, M, N, ROWS = 1000, 1280, 256, 4000  # EfficientNet-Lite's head, the embedded encoder's width
@@ -129,17 +127,6 @@ def step(spaces, f, weight):
     return seconds(lambda: step_for_image_score(x, d, T, degrees=40.0)), seconds(bisection, repeat=3)
 
 
-def many_means():
-    """10 000 photos x 1000 draws x 300 concepts: products with counts, and scipy's (20 draws, times 50)."""
-    x = np.random.default_rng(0).standard_normal((10_000, 300))
-    ours = bootstrap_means(x, draws=1000)
-    spread = x.std(0) / 100  # of a mean over 10 000 photos
-    check(torch.from_numpy(ours.high - ours.low), torch.from_numpy(2 * 1.96 * spread), atol=4e-3)
-    options = {"n_resamples": 20, "method": "percentile", "vectorized": True, "batch": 2, "axis": 0}
-    scipys = seconds(lambda: stats.bootstrap((x,), np.mean, **options), repeat=1, warm=False)
-    return seconds(lambda: bootstrap_means(x, draws=1000), repeat=3), 50 * scipys
-
-
 def random_subspace(spaces, f, weight):
     """Scores after removing a random subspace, and after building and applying its (m, m) projector."""
     x, T, own = f[:900], weight, torch.arange(900) % 16
@@ -197,7 +184,6 @@ def main():
         ("text gradient: analytic, or autograd", *gradient(f, weight)),
         ("text gradient, or two bare products", *two_products(f, weight)),
         ("step for IS = 40°: closed, or bisection", *step(spaces, f, weight)),
-        ("300 means × 1000 draws, or scipy", *many_means()),
         ("a random subspace, or its projector", *random_subspace(spaces, f, weight)),
         ("read a store: uint8, or float32", small[0], large[0]),
     ]

@@ -10,7 +10,8 @@ import torch
 from sing_utils import BeyondLogits, HeadSpaces, Translator
 from sing_utils.classifiers import LinearHead
 from sing_utils.profiles import worded
-from sing_utils.run import Photos
+from sing_utils.refits import Refits
+from sing_utils.run import Photos, Run
 from sing_utils.translator import FitReport
 
 
@@ -28,6 +29,7 @@ class PlantedRun:
             encoder="planted",
             concepts=["east", "north"],
             low_resolution=["l1"],
+            refits=20,
             bootstrap_draws=200,
             adamw_epochs=2,
             held_out=0.2,
@@ -69,6 +71,10 @@ class PlantedRun:
         return self.profile.targets
 
     @property
+    def concepts(self):
+        return self.profile.concepts
+
+    @property
     def classes(self):
         return list(self.class_names.values())
 
@@ -99,11 +105,19 @@ class PlantedRun:
         fit = self.photos(name, "fit")
         return Translator.fit(fit.f, fit.z, method=method, epochs=self.profile.adamw_epochs)
 
+    halves = Run.halves
+
+    def refits(self, name):
+        new, texts = self.photos(name), self.texts(name, [*self.prompts, *self.concepts])
+        options = {"classes": len(self.classes), "count": self.profile.refits}
+        return Refits.fit(self.halves(name), new.f, texts, new.own, **options)
+
     def judge(self, name):
         return SimpleNamespace(encode_text=lambda phrases: self.texts(name, phrases))
 
     def texts(self, name, phrases):
-        return torch.eye(3, dtype=torch.float64)[: len(phrases)]
+        known = [*self.prompts, "an image of a third", *self.concepts]  # a concept is a prompt's direction
+        return torch.eye(3, dtype=torch.float64)[[known.index(p) % 3 for p in phrases]]
 
     def artifact(self, name):
         path = self.folder / name

@@ -53,7 +53,7 @@ def made_medians(scores):
 def made_concepts(concepts=40):
     table = crossed(classifier=NAMES, class_=CLASSES[:2], concept=[f"concept {i}" for i in range(concepts)])
     table = numbers(table, before=2, AS=0.3).assign(margin=0.1, before=lambda t: 90 + t["before"])
-    return table.assign(after=table["before"] - table["AS"])
+    return table.assign(after=table["before"] - table["AS"], q=[0.01, 0.2] * (len(table) // 2))
 
 
 def made_contrasts():
@@ -62,6 +62,9 @@ def made_contrasts():
     )
     for end, width in {"low": -0.1, "high": 0.1, "least": -0.2, "most": 0.2}.items():
         table[f"contrast {end}"] = table["contrast"] + width
+    for end in ("", " low", " high"):
+        table[f"contrast beyond{end}"] = 0.1 * table[f"contrast{end}"]
+    table["q beyond"] = 0.9
     table.loc[0, "contrast"] = np.nan
     return table
 
@@ -118,8 +121,8 @@ MADE = {
     ),
     "class_violins": lambda: charts.class_violins(made_scores(), made_medians(made_scores())),
     "class_contrasts": lambda: charts.class_contrasts(made_contrasts()),
-    "rank_agreement": lambda: charts.rank_agreement(
-        interval(pd.DataFrame({"a": NAMES[:2], "b": NAMES[1:], "p": 0.5})).assign(rho=lambda t: t["value"])
+    "photo_curve": lambda: charts.photo_curve(
+        numbers(crossed(classifier=NAMES, photos=[500, 1000], score=["median IS", "mean contrast"]), value=1)
     ),
     "concept_arrows": lambda: charts.concept_arrows(made_concepts()),
     "steering_curves": lambda: charts.steering_curves(made_steps()),
@@ -129,6 +132,13 @@ MADE = {
         )
     ),
     "picture_changes": lambda: charts.picture_changes(CHANGES),
+    "witnesses": lambda: charts.witnesses(
+        interval(
+            crossed(wanted=["null step", "random null step"], who=["translator", "judge"]).rename(
+                columns={"who": "seen by"}
+            )
+        )
+    ),
     "truth": lambda: charts.truth(PLANTED),
     "recovery": lambda: charts.recovery(
         interval(crossed(regime=["1 of 8", "4 of 8"], **WAYS)).assign(IS=5.0)
@@ -234,7 +244,8 @@ def test_arrows_are_of_the_largest_and_smallest_scores():
         shown = rows[(rows["classifier"] == name) & (rows["class"] == c)]
         ordered = own.sort_values("AS")["concept"].tolist()
         assert set(shown["concept"]) == {*ordered[:3], *ordered[-3:]}
-        turn = np.select([shown["low"] > 0, shown["high"] < 0], ["closer", "farther"], "may be 0")
+        sure = shown["corrected p"] == "0.010"
+        turn = np.select([sure & (shown["value"] > 0), sure], ["closer", "farther"], "may be 0")
         assert shown["turn"].tolist() == turn.tolist()
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import tracemalloc
-
 import numpy as np
 import pytest
 from scipy import stats
@@ -12,14 +9,15 @@ from scipy import stats
 from sing_utils import SingError
 from sing_utils.intervals import (
     bootstrap,
-    bootstrap_means,
     bootstrap_places,
     chance_p,
     false_discovery,
+    mean_error,
     percentile,
     permutation_p,
-    sign_flip_test,
     student_margin,
+    sure,
+    sure_mean,
 )
 
 # --------------------------------------------------------------------------- bootstrap
@@ -45,6 +43,7 @@ def test_bootstrap_of_a_mean_has_the_normal_width(rng):
     assert ci.value == pytest.approx(x.mean(), abs=1e-12)
     expected = 2 * 1.96 * x.std() / 20
     assert ci.high - ci.low == pytest.approx(expected, rel=0.06)
+    assert ci.error == pytest.approx(x.std() / 20, rel=0.06)
     assert (ci.level, ci.draws) == (0.95, 4000)
 
 
@@ -70,84 +69,83 @@ def test_bootstrap_wants_two_rows_and_one_length(samples, lengths):
         bootstrap(mean, *samples)
 
 
-def test_bootstrap_by_group_is_as_wide_as_the_groups_say(rng):
-    """8 classes of 50 photos, which differ between classes only: what counts is 8, not 400."""
-    classes = np.repeat(np.arange(8), 50)
-    means = rng.standard_normal(8)
-    x = means[classes]
-    by_photo = bootstrap(mean, x, draws=2000)
-    by_class = bootstrap(mean, x, draws=2000, groups=classes)
-    assert by_class.value == by_photo.value == pytest.approx(means.mean())
-    expected = 2 * 1.96 * means.std() / np.sqrt(8)
-    assert by_class.high - by_class.low == pytest.approx(expected, rel=0.15)
-    assert by_photo.high - by_photo.low == pytest.approx(expected / np.sqrt(50), rel=0.15)
+# ------------------------------------------------------------------- photos and translator
 
 
-def test_bootstrap_by_group_works_with_groups_of_any_size_and_name(rng):
-    groups = np.array(["b", "a", "a", "c", "a", "b"])
-    x = np.array([1.0, 5.0, 5.0, 9.0, 5.0, 1.0])
-    ci = bootstrap(lambda a: np.median(a, -1), x, groups=groups, draws=300)
-    assert {ci.low, ci.high} <= {1.0, 3.0, 5.0, 7.0, 9.0}
-    with pytest.raises(SingError, match="6 labels of 1 group"):
-        bootstrap(mean, x, groups=np.zeros(6))
-    with pytest.raises(SingError, match="5 labels of 3 group"):
-        bootstrap(mean, x, groups=groups[:5])
+def test_both_errors_add_up_in_squares(rng):
+    halves = 5.0 + rng.normal(0.0, 0.4, size=60)
+    found = sure(5.0, 0.3, 200, halves)
+    assert (found.photos, found.translator) == pytest.approx((0.3, halves.std()))
+    error = np.hypot(0.3, halves.std())
+    degrees = error**4 / (0.3**4 / 199 + halves.std() ** 4 / 30)
+    assert (found.low, found.high) == pytest.approx(stats.t.interval(0.95, degrees, 5.0, error))
+    assert found.p == pytest.approx(2 * stats.t.sf(5.0 / error, degrees))
+    assert sure(found.low, 0.3, 200, halves - 5.0 + found.low, level=0.9).high < 5.0
 
 
-# --------------------------------------------------------------------------- many columns
+def test_without_one_error_the_other_is_left(rng):
+    x, still = rng.normal(1.0, 2.0, size=9), np.ones((20, 1))
+    found = sure([x.mean()], mean_error(x[:, None]), 9, still)
+    low, high = stats.t.interval(0.95, 8, x.mean(), stats.sem(x))
+    assert (found.low[0], found.high[0]) == pytest.approx((low, high))
+    assert found.p[0] == pytest.approx(stats.ttest_1samp(x, 0.0).pvalue)
+    exact = sure(1.0, 0.0, 9, [2.0, 4.0, 2.0, 4.0])  # a pair of halves is one degree of freedom
+    assert exact.high - 1.0 == pytest.approx(stats.t.ppf(0.975, 2))
 
 
-def test_means_of_many_columns_agree_with_scipy(rng):
-    x = rng.exponential(size=(150, 4)) * [1, 2, 3, 10]
-    ours = bootstrap_means(x, draws=4000, level=0.9)
-    theirs = stats.bootstrap(
-        (x,), np.mean, axis=0, method="percentile", n_resamples=4000, confidence_level=0.9, random_state=1
-    ).confidence_interval
-    width = theirs.high - theirs.low
-    assert ours.value == pytest.approx(x.mean(0), abs=1e-12)
-    assert np.abs(ours.low - theirs.low).max() < 0.06 * width.max()
-    assert np.abs((ours.high - ours.low) / width - 1).max() < 0.06
+def test_what_a_refit_adds_to_single_photos_is_counted_once(rng):
+    """Refits that move each photo by itself: the photos' spread holds that already."""
+    truth, noise = rng.normal(size=50), rng.normal(size=(61, 50))
+    x, halves = truth + noise[0], truth + noise[0] + noise[1:]
+    found = sure_mean(x, halves)
+    assert found.translator == pytest.approx(1 / np.sqrt(50), rel=0.2)
+    wide = stats.t.ppf(0.975, 76) * stats.sem(x)
+    assert (found.high - found.low) / 2 == pytest.approx(wide, rel=0.05)
+    both = sure_mean(np.stack([x, truth], 1), np.stack([halves, truth + 0 * halves], -1))
+    assert both.low == pytest.approx(
+        [found.low, stats.t.interval(0.95, 49, truth.mean(), stats.sem(truth))[0]]
+    )
 
 
-def test_means_by_group_agree_with_the_bootstrap_of_one_column(rng):
-    groups = rng.integers(0, 9, 200)
-    x = rng.standard_normal((200, 1)) + groups[:, None]
-    many = bootstrap_means(x, draws=3000, groups=groups)
-    one = bootstrap(mean, x[:, 0], draws=3000, groups=groups)
-    assert (many.low[0], many.high[0]) == pytest.approx((one.low, one.high), abs=0.06 * (one.high - one.low))
+def test_by_class_what_counts_are_the_classes(rng):
+    """8 classes of 50 photos, which differ between classes only."""
+    classes, means = np.repeat(list("abcdefgh"), 50), rng.standard_normal(8)
+    x, still = np.repeat(means, 50), np.zeros((4, 400))
+    by = sure_mean(x, still, groups=classes)
+    assert (by.low, by.high) == pytest.approx(stats.t.interval(0.95, 7, means.mean(), stats.sem(means)))
+    assert sure_mean(x, still).photos == pytest.approx(x.std(ddof=1) / 20)
+    assert np.isnan(sure_mean(x, still, groups=np.zeros(400)).low)
 
 
-def test_thousands_of_photos_and_concepts_need_little_memory(rng):
-    x = rng.standard_normal((10_000, 20))
-    tracemalloc.start()
-    bootstrap_means(x, draws=1000)
-    sign_flip_test(x, permutations=999)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 150e6  # draws x photos alone would be 80 MB in float64, and 300 concepts' draws 24 GB
+def test_what_never_varies_is_sure_and_one_photo_is_not():
+    nothing = sure([0.0, 2.0], 0.0, 9, np.zeros((4, 2)))
+    assert (nothing.low.tolist(), nothing.p.tolist()) == ([0.0, 2.0], [1.0, 0.0])
+    one = sure(2.0, mean_error([2.0]), 1, [1.0, 3.0])
+    assert np.isnan([one.low, one.high, one.p]).all()
+    assert np.isnan(sure(2.0, 0.1, 9, [1.0, np.nan]).p)
 
 
 @pytest.mark.parametrize("x", [np.ones(5), np.ones((1, 3)), np.ones((2, 2, 2))])
-def test_a_sample_is_a_matrix(x):
+def test_places_are_of_a_matrix(x):
     with pytest.raises(SingError, match=r"expected \(N, K\) with N of at least 2"):
-        bootstrap_means(x)
-    with pytest.raises(SingError, match=r"expected \(N, K\) with N of at least 2"):
-        sign_flip_test(x)
+        bootstrap_places(x, np.zeros((2, 3)))
 
 
 def test_places_by_hand(rng):
     # Columns a clear distance apart keep their places; two alike exchange theirs.
     x = rng.normal([9.0, 0.0, 5.0, 5.0], size=(400, 4))
-    places = bootstrap_places(x, draws=500)
-    assert places.value[:2].tolist() == [4.0, 1.0]
-    assert sorted(places.value[2:]) == [2.0, 3.0]
-    assert places.low.tolist() == [4.0, 1.0, 2.0, 2.0]
-    assert places.high.tolist() == [4.0, 1.0, 3.0, 3.0]
+    value, low, high = bootstrap_places(x, np.zeros((2, 4)), draws=500)
+    assert value[:2].tolist() == [4.0, 1.0]
+    assert sorted(value[2:]) == [2.0, 3.0]
+    assert low.tolist() == [4.0, 1.0, 2.0, 2.0]
+    assert high.tolist() == [4.0, 1.0, 3.0, 3.0]
+    moved = np.array([[0.0, 0.0, 0.0, 6.0], [0.0, 0.0, 0.0, -6.0]])  # the translator is not sure of one
+    assert bootstrap_places(x, moved, draws=500)[2].tolist() == [4.0, 2.0, 3.0, 4.0]
 
 
 def test_places_of_equal_columns_are_shared():
-    places = bootstrap_places([[1.0, 1.0, 2.0], [3.0, 3.0, 4.0]], draws=50)
-    assert places.value.tolist() == places.low.tolist() == places.high.tolist() == [1.0, 1.0, 3.0]
+    for ends in bootstrap_places([[1.0, 1.0, 2.0], [3.0, 3.0, 4.0]], np.zeros((2, 3)), draws=50):
+        assert ends.tolist() == [1.0, 1.0, 3.0]
 
 
 @pytest.mark.parametrize("level", [0.5, 0.95])
@@ -157,31 +155,7 @@ def test_student_margin_is_that_of_scipy(rng, level):
     assert student_margin(x.std(ddof=1), 7, level=level) == pytest.approx((high - low) / 2)
 
 
-# --------------------------------------------------------------------------- permutation tests
-
-
-def test_sign_flips_agree_with_all_flips_of_a_small_sample():
-    x = np.array([3.0, 1.0, -0.5, 2.0, 4.0, 0.5, 1.5])
-    flips = np.array(list(itertools.product([-1, 1], repeat=len(x)))) @ x
-    exact = np.mean(np.abs(flips) >= abs(x.sum()) - 1e-12)
-    p = sign_flip_test(x[:, None], permutations=20_000)[0]
-    assert p == pytest.approx(exact, abs=0.005)
-
-
-def test_sign_flips_reject_nothing_in_a_twentieth_of_the_cases(rng):
-    p = sign_flip_test(rng.standard_normal((40, 600)), permutations=499)
-    assert 0.025 < (p <= 0.05).mean() < 0.08
-    assert p.min() >= 1 / 500
-    shifted = sign_flip_test(rng.standard_normal((40, 50)) + 2.0, permutations=499)
-    assert shifted.max() == pytest.approx(1 / 500)
-
-
-def test_groups_flip_together(rng):
-    """Photos of a class that all say the same are one piece of evidence, not fifty."""
-    groups = np.repeat(np.arange(6), 50)
-    x = (rng.standard_normal(6)[groups] + 0.8)[:, None]
-    assert sign_flip_test(x, permutations=999)[0] == pytest.approx(0.001)
-    assert sign_flip_test(x, permutations=999, groups=groups)[0] > 0.015  # 2 of 2^6 flips at least
+# --------------------------------------------------------------------------- tests
 
 
 def test_false_discovery_by_hand():

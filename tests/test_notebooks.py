@@ -63,6 +63,7 @@ def test_the_list():
         "06",
         "06b",
         "07",
+        "08",
     ]
 
 
@@ -148,6 +149,7 @@ OTHER = {
     "seed": 7,
     "held_out": 0.2,
     "adamw_epochs": 1,
+    "refits": 4,
     "bootstrap_draws": 100,
     "photos": ["coffee"],
     "source_class": "tench",
@@ -160,6 +162,8 @@ OTHER = {
     "explorer_photos": 1,
     "planted_worlds": 2,
     "planted_scenes": 600,
+    "search_photos": 2,
+    "search_steps": 2,
 }
 
 
@@ -262,11 +266,14 @@ def test_the_planted_profile_runs_from_end_to_end(tmp_path):
         "concepts": ["a red object", "an object on a pink background", "an object under a cloud"],
         "targets": ["red object", "object on a pink background"],
         "adamw_epochs": 1,
+        "refits": 4,
         "bootstrap_draws": 100,
         "thumbnails": 2,
         "explorer_photos": 1,
         "planted_worlds": 2,
         "planted_scenes": 600,
+        "search_photos": 3,
+        "search_steps": 10,
         "control_draws": 19,
         "permutations": 99,
     }

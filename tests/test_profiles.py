@@ -146,6 +146,8 @@ def test_an_unknown_profile_names_the_nearest(root):
         ("held_out", 1.0),
         ("adamw_epochs", 0),
         ("bootstrap_draws", 99),
+        ("refits", 2),
+        ("refits", 7),
         ("confidence", 95),
         ("classifiers", "efficientnet_lite0"),
         ("classifiers", []),

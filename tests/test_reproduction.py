@@ -422,7 +422,7 @@ def test_every_figure_and_table_leads_to_a_notebook(make):
     assert set(found) == {f"Figure {n}" for n in [*numbers, "3a", "3b"]} | {"Table 1"}
     assert found["Figure 11"] == ["03_class_analysis"]
     text = reproduction_page.page(make())
-    assert '<td>Figure 7</td><td><a href="../notebooks/01_translators.html">01 translators</a></td>' in text
+    assert '<td>Figure 7</td><td><a href="../notebooks/01_translators.html">notebook 01</a></td>' in text
 
 
 def test_everything_shown_is_escaped(make):

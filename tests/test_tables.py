@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -192,8 +190,7 @@ def test_concept_angles_equal_the_definitions(run):
     assert row["AS"] == pytest.approx(float((before - after).mean()))
     low, _ = stats.t.interval(0.9, 9, (before - after).mean(), stats.sem(before - after))
     assert row["margin"] == pytest.approx(row["AS"] - low)
-    flips = np.array(list(itertools.product([-1, 1], repeat=10))) @ (before - after).numpy()
-    assert row["p"] == pytest.approx(np.mean(np.abs(flips) >= abs(flips[-1]) - 1e-12), abs=0.08)
+    assert row["p"] == pytest.approx(stats.ttest_1samp(before - after, 0.0).pvalue)  # this T is exact
     assert (table["q"] >= table["p"]).all()
     low, _ = stats.t.interval(0.9, 9, before.mean(), stats.sem(before))
     assert row["before margin"] == pytest.approx(row["before"] - low)
@@ -207,28 +204,13 @@ def test_sizes_are_of_the_means_of_the_concepts(run):
     sizes = tables.concept_sizes(run)
     assert sizes["photos"].tolist() == [10, 10]
     f, texts = run.f[::4][:10], torch.eye(3, dtype=torch.float64)[:2]  # photos of class zero; east, north
-    assert run.index["class"][::4][:10].eq("zero").all()
     for name in ("one", "two"):
         T = run.maps[name].mT
         AS = torch.stack([angle(f @ T, t) - angle(without_null(f) @ T, t) for t in texts], -1)  # (10, 2)
-        even, odd = AS[::2].numpy(), AS[1::2].numpy()
-        means = [(h * np.sign(o.mean(0))).mean(1) for h, o in ((even, odd), (odd, even))]
-        ends = [stats.t.interval(0.9, 4, m.mean(), stats.sem(m)) for m in means]
+        noise = (AS.std(0) ** 2 / 10).mean()
         row = sizes[sizes["classifier"] == name].iloc[0]
-        found = [row["value"], row["low"], row["high"]]
-        assert found == pytest.approx([np.mean(means), *np.mean(ends, axis=0)])
-
-
-def test_chance_alone_has_the_size_zero(run, monkeypatch):
-    rng = np.random.default_rng(0)
-    found = []
-    for _ in range(100):  # 20 photos, 30 concepts that do not move
-        x = torch.as_tensor(rng.normal(size=(20, 30)))
-        monkeypatch.setattr(tables, "class_angles", lambda *_, x=x: (x, x * 0, ["p"] * 20))
-        found.append(tables.concept_sizes(run).iloc[0])
-    held = np.mean([row["low"] <= 0 <= row["high"] for row in found])
-    assert 0.85 < held <= 1  # 90 % intervals
-    assert abs(np.mean([row["value"] for row in found])) < 0.02  # the mean of |AS| would be 0.18
+        assert row["value"] == pytest.approx(float(max((AS.mean(0) ** 2).mean() - noise, 0)) ** 0.5)
+        assert row["low"] <= row["value"] <= row["high"]
 
 
 def test_margin_of_one_photo_is_unknown():
@@ -248,13 +230,14 @@ HAND = pd.DataFrame(
         "AS": [1.0, -2.0, 6.0],
         "contrast": [0.5, -1.5, 4.0],
         "IS": [4.0, 2.0, 9.0],
+        "AS beyond": [0.1, -0.3, 0.2],
+        "contrast beyond": [0.1, 0.0, 0.2],
     }
 )
 
 
-def test_intervals_hold_their_value_and_follow_the_seed(run, rng):
-    scores = pd.DataFrame({"classifier": "a", "AS": rng.standard_normal(80), "IS": rng.exponential(size=80)})
-    scores["contrast"] = scores["AS"]
+def test_intervals_hold_their_value_and_follow_the_seed(run):
+    scores = tables.photo_scores(run)
     table = tables.spreads(scores, run)
     assert (table["ratio low"] < table["IS / |AS|"]).all()
     assert (table["IS / |AS|"] < table["ratio high"]).all()
@@ -263,7 +246,18 @@ def test_intervals_hold_their_value_and_follow_the_seed(run, rng):
     assert not table.equals(tables.spreads(scores, run))
 
 
-def test_spreads_by_hand(run):
+@pytest.fixture
+def exact(monkeypatch):
+    """Translators that every refit gives again: what is left are the errors of photos."""
+
+    def refitted(run, name, photos):
+        return {c: np.stack([photos[c]] * 4) for c in photos.select_dtypes("floating")}
+
+    monkeypatch.setattr(tables, "refitted", refitted)
+    return refitted
+
+
+def test_spreads_by_hand(run, exact):
     row = tables.spreads(HAND, run).iloc[0]
     assert row["mean AS (°)"] == pytest.approx(5 / 3)
     assert row["median |AS| (°)"] == 2.0
@@ -273,13 +267,50 @@ def test_spreads_by_hand(run):
     assert row["mean contrast (°)"] == pytest.approx(1.0)
     assert row["IS / |AS|"] == pytest.approx(5 / 3)
     assert row["contrast low"] < 1.0 < row["contrast high"]
+    assert row["mean contrast, beyond (°)"] == pytest.approx(0.1)
 
 
-def test_class_medians(run, rng):
+def test_intervals_hold_the_translators_error(run, exact, monkeypatch):
+    scores = tables.photo_scores(run)
+    photos = tables.spreads(scores, run)
+
+    def refitted(run, name, own):
+        moved = np.array([50.0, -50.0, 50.0, -50.0])[:, None]  # each half moves all contrasts alike
+        return {c: x + moved * (c == "contrast") for c, x in exact(run, name, own).items()}
+
+    monkeypatch.setattr(tables, "refitted", refitted)
+    both = tables.spreads(scores, run)
+    wide = both["contrast high"] - both["contrast low"]
+    assert (wide > photos["contrast high"] - photos["contrast low"] + 0.2).all()
+    assert (wide / 2 > 50 * stats.norm.ppf(0.95)).all()  # the run's intervals are of 90 %
+    assert both["ratio high"].tolist() == photos["ratio high"].tolist()
+
+
+def test_refits_of_photos_are_found_by_path(run):
+    scores = tables.photo_scores(run)
+    own = scores[scores["classifier"] == "one"][::-3]
+    found = tables.refitted(run, "one", own)
+    for column in ("AS", "contrast", "IS"):  # this translator is exact, so is every refit
+        assert found[column].shape == (20, len(own))
+        np.testing.assert_allclose(found[column], np.stack([own[column]] * 20), atol=1e-4)
+
+
+def test_classes_that_were_not_enlarged_stand_beside_all(run):
+    scores = tables.photo_scores(run)
+    table = tables.enlarged_or_not(scores, run)
+    assert table["classes"].tolist() == ["2, all"] * 2 + ["1, not enlarged"] * 2
+    own = scores[(scores["classifier"] == "two") & (scores["class"] == "zero")]
+    assert table["median IS (°)"].iloc[3] == pytest.approx(own["IS"].median())
+    run.profile.low_resolution = []
+    assert len(tables.enlarged_or_not(scores, run)) == 2
+
+
+def test_class_medians(run, exact):
     scores = pd.concat([HAND, HAND.assign(**{"class": "d", "label": "l0", "AS": 5.0})])
     medians = tables.class_medians(scores, run).set_index("class")
     assert medians.loc["c", "value"] == 2.0  # of 1, 2, 6
     assert medians.loc["d", ["value", "low", "high"]].tolist() == [5.0, 5.0, 5.0]
+    assert medians.loc["c", "beyond the logits"] == pytest.approx(0.2)
     assert medians["enlarged"].to_dict() == {"c": True, "d": False}
 
 
@@ -303,10 +334,11 @@ def class_scores(orders, *, photos=5, spread=0.01, seed=0):
         for k, level in enumerate(levels)
         for _ in range(photos)
     ]
-    return pd.DataFrame(rows, columns=["classifier", "class", "AS"])
+    table = pd.DataFrame(rows, columns=["classifier", "class", "AS"])
+    return table.assign(label=table["class"])
 
 
-def test_rank_correlations_of_planted_orders(run):
+def test_rank_correlations_of_planted_orders(run, exact):
     levels = list(range(1, 9))
     scores = class_scores({"a": levels, "b": levels, "c": levels[::-1]})
     table = tables.rank_correlations(scores, run).set_index(["a", "b"])
@@ -314,6 +346,8 @@ def test_rank_correlations_of_planted_orders(run):
     assert table.loc[("a", "c"), "rho"] == pytest.approx(-1.0)
     assert (table["classes"] == 8).all()
     assert (table["p"] == 0.01).all()  # the least of 199 permutations, two-sided: 2 / 200
+    run.profile.low_resolution = ["class 0", "class 7"]
+    assert tables.rank_correlations(scores, run)["not enlarged"].iloc[1] == pytest.approx(-1.0)
     assert table.loc[("a", "b"), "low"] == pytest.approx(1.0)  # the classes are far apart
     mixed = class_scores({"a": levels, "b": levels, "c": [3, 1, 4, 8, 2, 7, 5, 6]})
     tested = tables.rank_correlations(mixed, run)
@@ -325,14 +359,14 @@ def test_rank_correlations_of_planted_orders(run):
     assert row["high"] - row["low"] > 0.2
 
 
-def test_rank_correlations_match_classes_by_name_not_by_place(run):
+def test_rank_correlations_match_classes_by_name_not_by_place(run, exact):
     levels = {"a": [1, 2, 3, 4], "b": [1, 2, 3, 4]}
     scores = class_scores(levels)
     turned = pd.concat([scores[scores["classifier"] == "a"], scores[scores["classifier"] == "b"][::-1]])
     assert tables.rank_correlations(turned, run)["rho"].iloc[0] == pytest.approx(1.0)
 
 
-def test_rank_correlations_of_one_classifier_are_an_empty_table(run):
+def test_rank_correlations_of_one_classifier_are_an_empty_table(run, exact):
     table = tables.rank_correlations(class_scores({"a": [1, 2]}), run)
     assert table.empty
     assert "rho" in table
