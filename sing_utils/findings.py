@@ -257,12 +257,16 @@ def more_outputs(table: pd.DataFrame) -> Finding:
     whole = table.groupby("head", sort=False)[["R²", "by chance"]].last()
     planted = whole.index.str.startswith("planted")
     own, known = whole[~planted], whole[planted]
+    real = table[~table["head"].str.startswith("planted")]
+    enough = real["R²"] >= real.groupby("head")["R²"].transform("last") / 2
+    half = real[enough].groupby("head")["outputs"].min()
+    every = real.groupby("head")["directions"].first()
     first = (
         "The photos to fit on are too few to say what these heads ignore."
-        if not (table["directions"] > 0)[~table["head"].str.startswith("planted")].any()
+        if not (real["directions"] > 0).any()
         else f"All that these heads ignore tells {between(100 * own['R²'], ' %', 2)} of the embeddings' "
         f"variance beyond the logits, and {between(100 * own['by chance'], ' %', 2)} where there is nothing "
-        "to tell."
+        f"to tell; half of it takes {between(half, '', 0)} of the {between(every, '', 0)} outputs or fewer."
     )
     return Finding(f"{first} What the planted head ignores tells {between(100 * known['R²'], ' %', 0)}.")
 

@@ -37,9 +37,7 @@ function render(context) {
 
   const numbers = scoreTable();
   const bars = logitBars();
-  const whose = h("p", { class: "sx-note" }, `Of the first photo of “${data.photo}”.`);
-  bars.node.append(whose);
-  ui.view.append(panel("Scores", numbers.node), bars.node);
+  ui.view.append(panel(`Scores of ${data.photos} photos`, numbers.node), bars.node);
 
   function update() {
     const { k, g } = current();
@@ -52,7 +50,7 @@ function render(context) {
     const [IS, size, contrast] = row(scores, k, g);
     model.set("reading", { s, IS, size, contrast });
     ui.fold.replaceChildren(
-      h("p", {}, `f′ = f + (s − 1) Π_n f is the feature in the other basis, W stays. A translator was fitted anew at each of the ${scales.length} stops of the slider, with a ridge chosen anew, and ${data.photos} evaluation photos were scored: nothing is interpolated.`),
+      h("p", {}, `f′ = f + (s − 1) Π_n f is the feature in the other basis, W stays. A translator was fitted anew at each of the ${scales.length} stops of the slider, with a ridge chosen anew, and ${data.photos} evaluation photos were scored: nothing is interpolated. The logits are those of the first photo of “${data.photo}”.`),
       formula("W f′ = W f + (s − 1) W Π_n f", `   W Π_n f = ${small(logits.most(k, 0))} at most`),
       formula("IS = median angle(T f′, T f̃′)   (eq. 8)", `   = ${degrees(IS, 3)}`),
       formula("|AS| = median |angle(T f′, u) − angle(T f̃′, u)|   (eq. 7)", `   = ${degrees(size, 3)}`),
@@ -73,7 +71,7 @@ function render(context) {
 
 // Three scores of null removal in this basis, and beyond the logits, where no basis matters.
 function scoreTable() {
-  const names = ["median Image Score", "median |Attribute Score|", "mean contrast"];
+  const names = ["median IS", "median |AS|", "mean contrast"];
   const rows = names.map((name) => ({ name, cells: [h("td", { class: "sx-angle" }), h("td", { class: "sx-angle" })] }));
   const heads = ["", "null removal, this basis", "beyond the logits, any basis"].map((name) => h("th", { scope: "col" }, name));
   heads[0] = h("td", {});
