@@ -611,7 +611,7 @@ def factors_told(table: pd.DataFrame) -> alt.LayerChart:
         _y("share", "of the factor's levels, told (% of variance)", domain=[-5, 100]),
         _tips(own, "factor", "outputs", share="told (%)"),
         colour="factor",
-        height=220,
+        height=190,
         description="Line chart of the share of each planted factor's levels, in percent of their variance, "
         "that a head's logits and further outputs tell, over the number of further outputs.",
     )
