@@ -209,7 +209,8 @@ class BeyondLogits:
             drawn = [rows[torch.randperm(len(rows), generator=generator)] for rows in (train, test)]
             gamma = left[drawn[0]].mT @ u[train] / len(train)
             added, wanted = u[test] @ gamma.mT, left[drawn[1]]
-            s = float((added * wanted).sum() / added.square().sum())
+            size = float(added.square().sum())
+            s = float((added * wanted).sum()) / size if size > 0 else 0.0
             yield replace(self, gamma=gamma, shrinkage=min(max(s, 0.0), 1.0))
 
     def save(self, path: str | Path) -> None:

@@ -544,61 +544,27 @@ def subspaces(draws: pd.DataFrame) -> alt.LayerChart:
     )
 
 
-def basis_stretches(table: pd.DataFrame, logits: pd.DataFrame) -> alt.VConcatChart:
-    """Scores over the stretch s of the null component, and one photo's logits at the s of a slider.
+def rescalings(table: pd.DataFrame) -> alt.LayerChart:
+    """Scores of each classifier in other bases of its feature.
 
     Args:
-        table: of `tables_basis.stretches`.
-        logits: of `tables_basis.some_logits`, at the same s.
+        table: of `tables_basis.rescalings`.
     """
-    table, logits = (t.assign(power=np.log10(t["s"]).round(4)) for t in (table, logits))
-    scales, powers = (sorted(table[c].unique()) for c in ("s", "power"))
-    ends = {"min": powers[0], "max": powers[-1], "step": powers[1] - powers[0]}
-    slider = alt.binding_range(name="null component times 10 to the power of ", **ends)
-    place = alt.param(name="place", value=0, bind=slider)
-    chosen = "abs(datum.power - place) < 0.01"
-    parameter, only = _menu("classifier", table["classifier"].unique())
-    x = _x("s", "null component × (log scale)", type="log", domain=[scales[0], scales[-1]])
-    panels = []
-    for score in ("IS", "|AS|", "contrast"):
-        own = table[["classifier", "power", "s"]].assign(
-            removal=table[score], beyond=table[f"{score} beyond"], logits=table["logits moved"]
-        )
-        data, unfold = _packed(own)
-        base = alt.Chart(data, transform=[unfold, alt.FilterTransform(only)]).encode(x=x)
-        kind = {"IS": "median IS", "|AS|": "median |AS|", "contrast": "mean contrast"}[score]
-        y = _y("removal", f"{kind} (degrees)")
-        tips = _tips(own, "s", removal=f"{kind}, null removal (°)", beyond=f"{kind}, beyond the logits (°)")
-        here = base.transform_filter(chosen)
-        words = here.transform_calculate(
-            label=f"format(datum.removal, '.{1 if score == 'IS' else 2}f') + '°'"
-        )
-        layers = [
-            base.mark_line(strokeWidth=2.5, color=BEFORE).encode(y=y, tooltip=tips),
-            base.mark_line(strokeWidth=2, strokeDash=[5, 4], color=GREY).encode(y="beyond:Q", tooltip=tips),
-            here.mark_circle(size=130, color=AFTER, opacity=1).encode(y="removal:Q", tooltip=tips),
-            words.mark_text(dy=-14, color=AFTER, fontWeight=600).encode(y="removal:Q", text="label:N"),
-        ]
-        panels.append(alt.layer(*layers).properties(width=WIDTH // 3 - 90, height=220))
-    data, unfold = _packed(logits[["classifier", "power", "class", "logit"]])
-    bars = (
-        alt.Chart(data, transform=[unfold, alt.FilterTransform(only), alt.FilterTransform(chosen)])
-        .mark_bar(color=GREY)
-        .encode(
-            x=_x("logit", "logit of one photo (no unit)", zero=True),
-            y=alt.Y("class:N", title=None, sort="-x", axis=alt.Axis(labelLimit=200)),
-            tooltip=_tips(logits, "class", "logit"),
-        )
-        .properties(width=WIDTH - 220, height=110)
-    )
-    return (
-        alt.vconcat(alt.hconcat(*panels), bars)
-        .add_params(place, parameter)
-        .properties(
-            description="Three line charts of the median Image Score, the median size of the Attribute Score "
-            "and the mean contrast in degrees, over the factor that stretches the null component, and a bar "
-            "chart of one photo's logits, which stay. A slider chooses the factor, a menu the classifier."
-        )
+    names = {"|AS|": "median |AS| (°)", "contrast": "mean contrast (°)", "IS": "median IS (°)"}
+    long = table.melt(["classifier", "basis"], list(names), "score").dropna(subset="value")
+    drifted = "along the slope of a score"
+    return _strip(
+        long.assign(
+            score=long["score"].map(names),
+            own=long["basis"] == "as given",
+            rescaled=long["basis"].str.startswith("slope").map({True: drifted, False: "at random"}),
+        ),
+        lambda base: base.mark_tick(thickness=2, size=26, opacity=0.8),
+        colour=_hue("rescaled", {"at random": BEFORE, drifted: FELL}, title="rescaled"),
+        tip="basis",
+        step=45,
+        description="Strip chart, a row a classifier: a tick for its score in each other basis, and a "
+        "diamond for the basis as given. A menu chooses the score, in degrees.",
     )
 
 
@@ -611,10 +577,10 @@ def more_outputs(table: pd.DataFrame) -> alt.LayerChart:
     long = table.rename(columns={"R²": "these photos", "by chance": "nothing there"})
     long = long.melt(["head", "outputs"], ["these photos", "nothing there"], "fit", "share")
     long["share"] *= 100
-    ticks = alt.Axis(values=[0, 0.01, 0.1, 1, 10, 100], format="~g")
+    ticks = alt.Axis(values=[0, 0.01, 0.1, 1, 10, 100], format="~r")
     y = alt.Y(
         "share:Q",
-        title="of the embeddings' variance, beyond the logits (%)",
+        title="variance told beyond the logits (%)",
         scale=alt.Scale(type="symlog", constant=0.01, domain=[-0.02, 100], clamp=True),
         axis=ticks,
     )
@@ -629,6 +595,25 @@ def more_outputs(table: pd.DataFrame) -> alt.LayerChart:
         height=300,
         description="Line chart of the share of the embeddings' variance in percent that further outputs of "
         "a head would tell beyond its logits, over their number, beside fits where there is nothing to tell.",
+    )
+
+
+def factors_told(table: pd.DataFrame) -> alt.LayerChart:
+    """What a planted head and k more outputs tell of each factor.
+
+    Args:
+        table: of `tables_basis.factors_told`.
+    """
+    own = table[["factor", "outputs"]].assign(share=100 * table["R²"])
+    return _curves(
+        own,
+        _x("outputs", "outputs added to the head", nice=False),
+        _y("share", "of the factor's levels, told (% of variance)", domain=[-5, 100]),
+        _tips(own, "factor", "outputs", share="told (%)"),
+        colour="factor",
+        height=190,
+        description="Line chart of the share of each planted factor's levels, in percent of their variance, "
+        "that a head's logits and further outputs tell, over the number of further outputs.",
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from sing_utils.charts import AFTER, BEFORE, FELL, ROSE
+from sing_utils.charts import AFTER, BEFORE, FELL, PALETTE, ROSE
 
 
 def pair(logits: pd.DataFrame, moved: pd.DataFrame, pictures: list[str], *, title: str, subtitle: str) -> Any:
@@ -86,6 +86,23 @@ def dial(spectrum: pd.DataFrame, rank: int, width: int, *, title: str, subtitle:
         title=title,
         subtitle=subtitle,
         description="Line chart of a head's singular values, and a line where its null space begins.",
+    )
+
+
+def basis(stretched: pd.DataFrame, *, title: str, subtitle: str) -> Any:
+    """Median IS over the stretch of the null component (classifier, s, IS, IS beyond)."""
+    lines = alt.Chart(stretched[["classifier", "s", "IS", "IS beyond"]], width=520, height=240).encode(
+        x=alt.X("s:Q", title="s, the null component's factor (log scale)", scale=alt.Scale(type="log")),
+        color=alt.Color("classifier:N", scale=alt.Scale(range=PALETTE), title=None, sort=None),
+    )
+    y = alt.Y("IS:Q", title="median Image Score (°); dashed: beyond the logits")
+    return _titled(
+        lines.mark_line(strokeWidth=2.5).encode(y=y)
+        + lines.mark_line(strokeDash=[5, 4]).encode(y=alt.Y("IS beyond:Q", title=y["title"])),
+        title=title,
+        subtitle=subtitle,
+        description="Line chart of the median Image Score of each classifier over the factor by which its "
+        "features' null component is stretched; beyond the logits the lines are level.",
     )
 
 

@@ -231,29 +231,44 @@ def elongation(spreads: pd.DataFrame) -> Finding:
     )
 
 
-def basis_orders(table: pd.DataFrame) -> Finding:
-    """Does the order of classifiers survive a change of basis? From `tables_basis.orders`."""
-    of = int(table["of"].iloc[0])
-    if table["by chance"].iloc[0] >= of:
+def basis_orders(orders: pd.DataFrame, tried: pd.DataFrame) -> Finding:
+    """Does the order of classifiers survive a change of basis? From `orders` and `rescalings`."""
+    names, draws = tried["classifier"].unique(), tried["basis"].str.startswith("random").sum()
+    if len(names) < 2:
         return Finding("One classifier has no order that a basis could change.")
-    kept = {row["score"]: row["order kept"] for row in table.to_dict("records")}
+    kept = orders.dropna().set_index("score")["order kept"]
+    often = ", ".join(f"by {score} in {100 * share:.0f} %" for score, share in kept.items())
+    ends = tried.groupby("classifier")[list(kept.index)].agg(["min", "max"])
+    free = [s for s in kept.index if ends[s, "min"].max() < ends[s, "max"].min()]
     return Finding(
-        "Each classifier in a random basis of its own, the order of classifiers is as given in "
-        f"{kept['IS']} of {of} draws by IS, in {kept['|AS|']} by |AS| and in {kept['contrast']} by contrast; "
-        f"chance would give {number(table['by chance'].iloc[0], 1)}."
+        "With a random basis for each classifier, their order stays "
+        f"{often} of {orders['combinations'].iloc[0]:,} combinations of {draws // len(names)} draws; chance "
+        f"would keep it in {100 * orders['by chance'].iloc[0]:.0f} %. Among all bases tried, "
+        + (
+            f"every order by {' or '.join(free)} is within reach."
+            if free
+            else "some orders are out of reach."
+        )
     )
 
 
 def more_outputs(table: pd.DataFrame) -> Finding:
     """What would more outputs tell? Of classifiers and one planted head."""
-    last = table.groupby("head", sort=False)[["R²", "by chance"]].max()
-    planted = last.index.str.startswith("planted")
-    own, known = last[~planted], last[planted]
-    return Finding(
-        f"All that these heads ignore tells {between(100 * own['R²'], ' %', 2)} of the embeddings' variance "
-        f"beyond the logits, and {between(100 * own['by chance'], ' %', 2)} where there is nothing to tell. "
-        f"What the planted head ignores tells {between(100 * known['R²'], ' %', 0)}."
+    whole = table.groupby("head", sort=False)[["R²", "by chance"]].last()
+    planted = whole.index.str.startswith("planted")
+    own, known = whole[~planted], whole[planted]
+    real = table[~table["head"].str.startswith("planted")]
+    enough = real["R²"] >= real.groupby("head")["R²"].transform("last") / 2
+    half = real[enough].groupby("head")["outputs"].min()
+    every = real.groupby("head")["directions"].first()
+    first = (
+        "The photos to fit on are too few to say what these heads ignore."
+        if not (real["directions"] > 0).any()
+        else f"All that these heads ignore tells {between(100 * own['R²'], ' %', 2)} of the embeddings' "
+        f"variance beyond the logits, and {between(100 * own['by chance'], ' %', 2)} where there is nothing "
+        f"to tell; half of it takes {between(half, '', 0)} of the {between(every, '', 0)} outputs or fewer."
     )
+    return Finding(f"{first} What the planted head ignores tells {between(100 * known['R²'], ' %', 0)}.")
 
 
 def class_order(correlations: pd.DataFrame) -> Finding:

@@ -121,18 +121,19 @@ def pictures(pairs: pd.DataFrame, changes: pd.DataFrame) -> Finding:
     )
 
 
-def basis(stretched: pd.DataFrame, extremes: pd.DataFrame) -> Finding:
-    """What a change of basis does: from `basis_stretches` and `basis_extremes`."""
-    contrast = extremes[extremes["score"] == "contrast"].dropna()
-    beyond = stretched.drop_duplicates("classifier")["IS beyond"]
+def basis(stretched: pd.DataFrame, tried: pd.DataFrame) -> Finding:
+    """What a change of basis does: from `tables_basis.stretches` and `rescalings`."""
+    own, contrast = stretched.drop_duplicates("classifier"), tried["contrast"].dropna()
+    beyond = "the photos to fit on are too few to say what lies beyond the logits"
+    if (own["directions beyond"] > 0).any():
+        beyond = f"beyond the logits it stays at {between(own['IS beyond'], '°', 1)}"
     second = "One class has no contrast."
     if len(contrast):
         second = (
             "Coordinates rescaled by at most three make the contrast of one classifier anything from "
-            f"{number(contrast['least'].min(), 1)} to {number(contrast['most'].max(), 1)}°."
+            f"{number(contrast.min(), 1)} to {number(contrast.max(), 1)}°."
         )
     return Finding(
         "Written in another basis, a network with the same logits has a median IS of "
-        f"{between(stretched['IS'], '°', 1)}; beyond the logits it stays at {between(beyond, '°', 1)}. "
-        f"{second}"
+        f"{between(stretched['IS'], '°', 1)}; {beyond}. {second}"
     )

@@ -1,13 +1,16 @@
 """Tables of notebook 07: the same network, with the same logits, written in other bases. Angles in degrees.
 
 A change of basis that is diagonal in some coordinates turns the sums of a translator's fit into those of the
-changed features, so that no photo is read again.
+changed features, so that no photo is read again. Translators have the ridge that `Translator.fit` would
+choose for the changed features.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+import itertools
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,20 +21,131 @@ from torch import Tensor
 from sing_utils.beyond import BeyondLogits
 from sing_utils.controls_translator import blind_scores
 from sing_utils.errors import SingError
+from sing_utils.findings import number
+from sing_utils.planted import FACTORS
+from sing_utils.planted_heads import Planted
+from sing_utils.planted_scores import World
 from sing_utils.run import Photos, Run
-from sing_utils.scores import contrast, image_score, text_angles
-from sing_utils.translator import TranslatorFitter, quality, split_rows
+from sing_utils.scores import attribute_score, contrast, image_score, text_angles
+from sing_utils.translator import RIDGES, TranslatorFitter, quality, split_rows
 
 MOST = 3.0  # a rescaling's largest entry over its smallest
+SCALES = tuple(10 ** (k / 6) for k in range(-6, 7))  # of the null component, from a tenth to ten
 GIVEN = "as given"
+SCORES = ("IS", "|AS|", "contrast")
+
+
+def _least(error: Callable[[int], float], start: int) -> int:
+    """The place of the ridge, in `RIDGES`, from which the error falls to neither side."""
+    known: dict[int, float] = {}
+
+    def at(place: int) -> float:
+        if place not in known:
+            known[place] = error(place)
+        return known[place]
+
+    while (best := min(range(max(start - 1, 0), min(start + 2, len(RIDGES))), key=at)) != start:
+        start = best
+    return start
+
+
+def _place(relative: float) -> int:
+    """The place in `RIDGES` of a ridge relative to the mean square of the features."""
+    return int(np.abs(np.log(np.array(RIDGES) / relative)).argmin())
+
+
+# ------------------------------------------------------------------------------- the stretch
 
 
 @dataclass(frozen=True, eq=False)
-class _Coordinates:
-    """A classifier's photos in coordinates in which they are then stretched.
+class _Stretched:
+    """A classifier's translators for every stretch of the null component, from one decomposition.
+
+    Of features Π_p f + s Π_n f, T minimises the error of A f, A = T (Π_p + s Π_n), plus λ (|A V_p|² +
+    |A V_n|² / s²): the stretch is a ridge of its own for the null space, and nothing else.
 
     Attributes:
-        fitter, judge: sums of the rows to fit, and of those that choose the ridge.
+        gram, cross: FᵀF / N and FᵀZ / N of the rows to fit, (m, m) and (m, n), in coordinates [V_p Q, V_n]
+            in which the principal block is diagonal.
+        held: the rows that choose the ridge: (H, m) in these coordinates, and (H, n).
+        new: the evaluation photos, (N, m), in these coordinates.
+        rank: how many of the coordinates are principal.
+    """
+
+    gram: Tensor
+    cross: Tensor
+    held: tuple[Tensor, Tensor]
+    new: Tensor
+    rank: int
+
+    @classmethod
+    def of(cls, run: Run, name: str) -> _Stretched:
+        """Those of a classifier."""
+        fit, spaces = run.photos(name, "fit"), run.spaces(name)
+        sums, held = _sums(run, name)
+        V_p = spaces.principal_basis
+        Q = torch.linalg.eigh(V_p.mT @ sums.ff @ V_p)[1]
+        axes = torch.cat([V_p @ Q, spaces.null_basis], 1)  # (m, m)
+        gram, cross = axes.mT @ sums.ff @ axes / sums.n_rows, axes.mT @ sums.fz / sums.n_rows
+        chosen = fit.f[held].double() @ axes, fit.z[held].double()
+        return cls(gram, cross, chosen, run.photos(name).f.double() @ axes, spaces.rank)
+
+    def translate(self, s: float, start: int) -> tuple[Tensor, Tensor, int]:
+        """T f and T f~ of the evaluation photos, (N, n) each, and the ridge's place in `RIDGES`."""
+        r, square = self.rank, self.gram.diagonal()
+        unit = float((square[:r].sum() + s**2 * square[r:].sum()) / len(square))
+        f, z = self.held
+
+        def error(place: int) -> float:
+            return float((f @ self._solve(s, unit * RIDGES[place]) - z).square().sum())
+
+        place = _least(error, start)
+        A = self._solve(s, unit * RIDGES[place])
+        principal = self.new[:, :r] @ A[:r]
+        return principal + self.new[:, r:] @ A[r:], principal, place
+
+    def _solve(self, s: float, ridge: float) -> Tensor:
+        """Aᵀ, (m, n): by blocks, of which the principal one is diagonal."""
+        r, G, C = self.rank, self.gram, self.cross
+        weights = 1 / (G.diagonal()[:r].clamp_min(0) + ridge)[:, None]
+        across = weights * G[:r, r:]  # (r, m - r)
+        lhs = G[r:, r:] - G[r:, :r] @ across
+        lhs.diagonal().add_(ridge / s**2)
+        null = torch.linalg.solve(lhs, C[r:] - across.mT @ C[:r])  # (m - r, n)
+        return torch.cat([weights * C[:r] - across @ null, null])
+
+
+def stretches(run: Run, scales: Sequence[float] = SCALES) -> pd.DataFrame:
+    """The null part of every feature times s, W as it is: one row a classifier and s.
+
+    Median IS and |AS| and mean contrast, of null removal and beyond the logits (fitted once, in the given
+    basis); how far a logit moved, relative to the largest; how many directions lie beyond the logits.
+    """
+    rows = []
+    for name in run.classifiers:
+        new, spaces, B = run.photos(name), run.spaces(name), run.beyond(name)
+        photos, texts, f, place = _Stretched.of(run, name), run.texts(name, run.prompts), new.f.double(), 0
+        drift = float((spaces.null_component(f) @ spaces.weight.mT).abs().max())
+        drift /= float((f @ spaces.weight.mT).abs().max())
+        known = {f"{k} beyond": v for k, v in _statistics(*B(f), texts, new.own).items()}
+        known["directions beyond"] = len(B.white)
+        for s in scales:
+            before, after, place = photos.translate(s, place)
+            found = _statistics(before, after, texts, new.own)
+            rows.append({"classifier": name, "s": s, **found, **known, "logits moved": abs(s - 1) * drift})
+    return pd.DataFrame(rows)
+
+
+# ---------------------------------------------------------------------------- any rescaling
+
+
+@dataclass(frozen=True, eq=False)
+class _Photos:
+    """A classifier's photos, to be written in bases that rescale each coordinate.
+
+    Attributes:
+        fitter: sums of the rows to fit.
+        held: the rows that choose the ridge: (H, m) and (H, n).
         f: features of the evaluation photos, (N, m).
         null: basis of the null space, (m, m - r).
         ridge: chosen for these features, relative to their mean square.
@@ -40,7 +154,7 @@ class _Coordinates:
     """
 
     fitter: TranslatorFitter
-    judge: TranslatorFitter
+    held: tuple[Tensor, Tensor]
     f: Tensor
     null: Tensor
     ridge: float
@@ -48,33 +162,26 @@ class _Coordinates:
     own: Tensor
 
     @classmethod
-    def of(cls, run: Run, name: str, axes: Tensor | None = None) -> _Coordinates:
-        """Those of a classifier; `axes`: an orthonormal basis (m, m) to write its features in first."""
+    def of(cls, run: Run, name: str) -> _Photos:
+        """Those of a classifier."""
         fit, new, report = run.photos(name, "fit"), run.photos(name), run.translator(name).report
         assert report is not None
-        turn = torch.eye(fit.f.shape[1], dtype=torch.float64) if axes is None else axes
-        sums = []
-        for rows in split_rows(len(fit), held_out=report.held_out, seed=report.seed):
-            sums.append(TranslatorFitter(fit.f.shape[1], fit.z.shape[1]))
-            sums[-1].update(fit.f[rows].double() @ turn, fit.z[rows])
-        null = turn.mT @ run.spaces(name).null_basis
-        unit = sums[0].mean_square()
+        sums, held = _sums(run, name)
+        chosen = fit.f[held].double(), fit.z[held].double()
+        ridge = report.ridge / sums.mean_square()
         texts = run.texts(name, run.prompts)
-        return cls(sums[0], sums[1], new.f.double() @ turn, null, report.ridge / unit, texts, new.own)
+        return cls(sums, chosen, new.f.double(), run.spaces(name).null_basis, ridge, texts, new.own)
 
-    def stretched(self, d: Tensor) -> dict[str, float]:
+    def rescaled(self, d: Tensor) -> dict[str, float]:
         """Median IS and |AS| and mean contrast of the features d * f, whose head is W / d: d (m,)."""
-        fitter, judge = (_scaled(sums, d) for sums in (self.fitter, self.judge))
-        unit = self.ridge * fitter.mean_square()
+        fitter, (f, z), tried = _scaled(self.fitter, d), self.held, dict[int, Tensor]()
+        unit = fitter.mean_square()
 
-        def attempt(place: int) -> tuple[float, Tensor]:
-            T = fitter.solve(ridge=unit * 10 ** (place / 2)).weight
-            return judge.mse(T), T
+        def error(place: int) -> float:
+            tried[place] = fitter.solve(ridge=unit * RIDGES[place]).weight
+            return float(((f * d) @ tried[place].mT - z).square().sum())
 
-        place, (error, T) = 0, attempt(0)
-        for onward in (-1, 1):  # as far from the ridge that was chosen in the given basis as it helps
-            while (tried := attempt(place + onward))[0] < error:
-                place, (error, T) = place + onward, tried
+        T = tried[_least(error, _place(self.ridge))]
         return _statistics(*self._removed(d, T), self.texts, self.own)
 
     def slopes(self) -> dict[str, Tensor]:
@@ -117,47 +224,6 @@ def _statistics(before: Tensor, after: Tensor, texts: Tensor, own: Tensor) -> di
     }
 
 
-def stretches(run: Run, scales: Sequence[float]) -> pd.DataFrame:
-    """The null part of every feature times s, W as it is: one row a classifier and s.
-
-    Median IS and |AS| and mean contrast, of null removal and beyond the logits, and how far a logit moved
-    (relative to the largest).
-    """
-    rows = []
-    for name in run.classifiers:
-        spaces, new = run.spaces(name), run.photos(name)
-        axes = torch.cat([spaces.principal_basis, spaces.null_basis], 1)
-        photos = _Coordinates.of(run, name, axes)
-        logits = new.f.double() @ spaces.weight.mT
-        beyond = _statistics(*run.beyond(name)(new.f), photos.texts, new.own)
-        for s in scales:
-            d = torch.ones(spaces.width, dtype=torch.float64)
-            d[spaces.rank :] = s
-            moved = ((photos.f * d) @ axes.mT) @ spaces.weight.mT - logits
-            rows.append(
-                {
-                    "classifier": name,
-                    "s": s,
-                    **photos.stretched(d),
-                    **{f"{k} beyond": v for k, v in beyond.items()},
-                    "logits moved": float(moved.abs().max() / logits.abs().max()),
-                }
-            )
-    return pd.DataFrame(rows)
-
-
-def some_logits(run: Run, scales: Sequence[float], *, count: int = 5) -> pd.DataFrame:
-    """The largest logits of one photo of each classifier at every s: classifier, s, class, logit."""
-    rows = []
-    for name in run.classifiers:
-        head, spaces, f = run.head(name), run.spaces(name), run.photos(name).f[:1].double()
-        for s in scales:
-            logits = head.logits(f + (s - 1) * spaces.null_component(f))[0]
-            for i in logits.argsort(descending=True)[:count].tolist():
-                rows.append({"classifier": name, "s": s, "class": head.label(i), "logit": float(logits[i])})
-    return pd.DataFrame(rows)
-
-
 def rescalings(run: Run, *, draws: int = 12) -> pd.DataFrame:
     """Each classifier's features times a diagonal whose largest entry is `MOST` times its smallest.
 
@@ -165,52 +231,50 @@ def rescalings(run: Run, *, draws: int = 12) -> pd.DataFrame:
     or of mean contrast, down and up, each coordinate as far as it may, or a little way.
     """
     rows = []
-    for number, name in enumerate(run.classifiers):
-        photos, spaces = _Coordinates.of(run, name), run.spaces(name)
+    for i, name in enumerate(run.classifiers):
+        photos, spaces = _Photos.of(run, name), run.spaces(name)
         bases = {GIVEN: torch.zeros(spaces.width, dtype=torch.float64)}
         for score, slope in photos.slopes().items():
             bases |= {f"slope of {score}, {t:+g}": t * slope.sign() for t in (-0.5, -0.03, 0.5)}
-        g = torch.Generator().manual_seed(run.seed + number)
-        for i in range(draws):
-            bases[f"random {i + 1}"] = torch.rand(spaces.width, generator=g, dtype=torch.float64) - 0.5
+        g = torch.Generator().manual_seed(run.seed + i)
+        for j in range(draws):
+            bases[f"random {j + 1}"] = torch.rand(spaces.width, generator=g, dtype=torch.float64) - 0.5
         for basis, power in bases.items():
-            rows.append({"classifier": name, "basis": basis, **photos.stretched(MOST**power)})
+            rows.append({"classifier": name, "basis": basis, **photos.rescaled(MOST**power)})
     return pd.DataFrame(rows)
 
 
-def extremes(table: pd.DataFrame) -> pd.DataFrame:
-    """One row a classifier and score: as given, and the least and most over all bases of `rescalings`."""
-    long = table.melt(["classifier", "basis"], ["IS", "|AS|", "contrast"], "score")
-    given = long[long["basis"] == GIVEN].drop(columns="basis").rename(columns={"value": GIVEN})
-    ends = long.groupby(["classifier", "score"], sort=False)["value"].agg(least="min", most="max")
-    return given.merge(ends.reset_index())
-
-
 def orders(table: pd.DataFrame) -> pd.DataFrame:
-    """One row a score: in how many of the random bases the classifiers keep the order they are given in.
+    """One row a score: how often the classifiers keep the order they are given in, each in a random basis.
+
+    Columns: score; order kept, the share of all combinations of the random bases; by chance; combinations.
 
     Args:
         table: of `rescalings`; each classifier has random bases of its own.
     """
     rows = []
-    for score in ("IS", "|AS|", "contrast"):
+    for score in SCORES:
         wide = table.pivot(index="basis", columns="classifier", values=score)
-        ranks = wide.rank(axis=1)
-        drawn = ranks[ranks.index.str.startswith("random")]
-        kept = int((drawn == ranks.loc[GIVEN]).all(axis=1).sum())
-        chance = len(drawn) / float(np.prod(np.arange(1, wide.shape[1] + 1)))
-        rows.append({"score": score, "order kept": kept, "of": len(drawn), "by chance": chance})
+        given = wide.loc[GIVEN].sort_values().index
+        drawn = wide.loc[wide.index.str.startswith("random"), given].to_numpy()  # (draws, K), K ascending
+        ways = np.ones(len(drawn))  # of ascending values so far that end in each draw
+        for below, above in itertools.pairwise(drawn.T):
+            ways = ways @ (below[:, None] < above)
+        total = len(drawn) ** len(given)
+        kept = float(ways.sum() / total) if wide.loc[GIVEN].notna().all() else float("nan")
+        chance = 1 / math.factorial(len(given))
+        rows.append({"score": score, "order kept": kept, "by chance": chance, "combinations": total})
     return pd.DataFrame(rows)
 
 
 def readings(run: Run, *, draws: int = 5) -> pd.DataFrame:
     """Three ways to compare a feature with what its logits know: one row a classifier and way.
 
-    As given: null removal in the network's basis. Least squares: what least squares on the logits leaves of f
-    is removed, and T has no ridge, which is the same in every basis; left out where photos are too few for
-    that. Beyond the logits. Median IS and |AS|, mean contrast, R² of what
-    stands in the place of T f on evaluation photos, and, where it is known, the same scores in worlds where
-    null directions mean nothing ("zero").
+    As given: null removal in the network's basis, and the translator with its ridge. Least squares: f~ = μ +
+    ΣWᵀ(WΣWᵀ)⁺W(f - μ), with Σ the features' covariance, and T and an intercept by least squares; the same in
+    every basis, and left out where photos are too few for it. Beyond the logits. Median IS and |AS|, mean
+    contrast, mean IS over mean |AS|, R² of what stands in the place of T f on evaluation photos, and, where
+    it is known, the same scores in worlds where null directions mean nothing ("zero").
 
     Args:
         run: whose classifiers.
@@ -218,34 +282,54 @@ def readings(run: Run, *, draws: int = 5) -> pd.DataFrame:
     """
     rows = []
     for name in run.classifiers:
-        new, T, B = run.photos(name), run.translator(name), run.beyond(name)
-        texts = run.texts(name, run.prompts)
-        Tf, tilde = T(new.f.double()), T.after_null_removal(run.spaces(name))(new.f.double())
-        whole, logits = B(new.f)
-        V_n = run.spaces(name).null_basis
-        rest = B.rest(new.f.double()) @ torch.linalg.pinv(B.white @ V_n).mT @ V_n.mT  # u as a feature: (N, m)
-        ways = {GIVEN: (Tf, tilde, _blind(run, name, draws))}
+        new, T, spaces = run.photos(name), run.translator(name), run.spaces(name)
+        f, texts = new.f.double(), run.texts(name, run.prompts)
+        ways = {GIVEN: (T(f), T.after_null_removal(spaces)(f), _blind(run, name, draws))}
         with contextlib.suppress(SingError):  # too few photos
-            exact = _fitter(run, name).solve(ridge=0.0)
-            ways["least squares"] = (exact(new.f.double()), exact(new.f.double() - rest), {})
-        ways["beyond the logits"] = (whole, logits, _nothing(run, name, draws))
+            ways["least squares"] = (*_least_squares(run, name, f), {})
+        ways["beyond the logits"] = (*run.beyond(name)(f), _nothing(run, name, draws))
         for way, (before, after, zero) in ways.items():
-            rows.append(
-                {"classifier": name, "way": way}
-                | _statistics(before, after, texts, new.own)
-                | {"R²": quality(before, new.z).r2}
-                | {f"zero of {k}": zero.get(k, np.nan) for k in ("IS", "|AS|", "contrast")}
-            )
+            found = _statistics(before, after, texts, new.own)
+            size = float(attribute_score(before, after, texts[new.own]).abs().mean())
+            found["IS / |AS|"] = float(image_score(before, after).mean()) / size if size else np.nan
+            found["R²"] = quality(before, new.z).r2
+            zeros = {f"zero of {k}": zero.get(k, np.nan) for k in SCORES}
+            rows.append({"classifier": name, "way": way, **found, **zeros})
     return pd.DataFrame(rows)
 
 
-def _fitter(run: Run, name: str) -> TranslatorFitter:
-    """The sums of the photos that a classifier's translator was fitted on."""
+def shown_readings(table: pd.DataFrame) -> pd.DataFrame:
+    """`readings` as a page shows them, with the zero of a score in brackets."""
+    out = table[["classifier", "way"]].rename(columns={"way": "reading"})
+    for score, digits in (("IS", 2), ("|AS|", 3), ("contrast", 3)):
+        zero = table[f"zero of {score}"].map(lambda x, d=digits: "" if np.isnan(x) else f" ({number(x, d)})")
+        out[f"{score} (its zero)"] = table[score].map(lambda x, d=digits: number(x, d)) + zero
+    return out.assign(**{"IS / |AS|": table["IS / |AS|"], "R²": table["R²"]})
+
+
+def _least_squares(run: Run, name: str, f: Tensor) -> tuple[Tensor, Tensor]:
+    """T f and T f~ by least squares, with an intercept: (N, m) -> (N, n) twice."""
+    sums, _ = _sums(run, name)
+    if sums.n_rows <= len(sums.ff):
+        raise SingError(f"{sums.n_rows} photos to fit on, expected more than {len(sums.ff)}.")
+    mu, z_mean = sums.f_sum / sums.n_rows, sums.z_sum / sums.n_rows
+    centred = TranslatorFitter(*sums.fz.shape)
+    centred.n_rows = sums.n_rows
+    centred.ff = sums.ff - sums.n_rows * torch.outer(mu, mu)
+    centred.fz = sums.fz - sums.n_rows * torch.outer(mu, z_mean)
+    T = centred.solve(ridge=0.0)
+    V = run.spaces(name).principal_basis  # W and V_pᵀ read the same of f
+    told = torch.linalg.solve(V.mT @ centred.ff @ V, V.mT @ centred.ff)  # (r, m)
+    return T(f - mu) + z_mean, T((f - mu) @ V @ told) + z_mean
+
+
+def _sums(run: Run, name: str) -> tuple[TranslatorFitter, Tensor]:
+    """The sums of the photos that a classifier's translator was fitted on, and the rows held out."""
     fit, p = run.photos(name, "fit"), run.profile
-    rows, _ = split_rows(len(fit), held_out=p.held_out, seed=p.seed)
-    fitter = TranslatorFitter(fit.f.shape[1], fit.z.shape[1])
-    fitter.update(fit.f[rows], fit.z[rows])
-    return fitter
+    rows, held = split_rows(len(fit), held_out=p.held_out, seed=p.seed)
+    sums = TranslatorFitter(fit.f.shape[1], fit.z.shape[1])
+    sums.update(fit.f[rows], fit.z[rows])
+    return sums, held
 
 
 def _blind(run: Run, name: str, draws: int) -> dict[str, float]:
@@ -261,7 +345,7 @@ def _nothing(run: Run, name: str, draws: int) -> dict[str, float]:
     fit, new, p = run.photos(name, "fit"), run.photos(name), run.profile
     worlds = run.beyond(name).by_chance(fit.f, fit.z, draws=draws, held_out=p.held_out, seed=p.seed)
     texts = run.texts(name, run.prompts)
-    return pd.DataFrame([_statistics(*w(new.f), texts, new.own) for w in worlds]).mean().to_dict()
+    return pd.DataFrame([_statistics(*w(new.f.double()), texts, new.own) for w in worlds]).mean().to_dict()
 
 
 # ------------------------------------------------------------------------------- more outputs
@@ -274,7 +358,8 @@ def more_outputs(
 
     The outputs read the k directions beyond the logits that say most (singular vectors of Γ); the old logits
     stay. R²: share of the embeddings' variance on new photos that they tell beyond the old logits. by chance:
-    the same where what the logits leave of the embeddings was exchanged among photos.
+    the same where what the logits leave of the embeddings was exchanged among photos. directions: how many
+    lie beyond the logits.
 
     Args:
         B: of the head.
@@ -298,4 +383,34 @@ def more_outputs(
             s = min(max(float((tried * wanted).sum()) / size, 0.0), 1.0) if size else 0.0
             gain = left.square().sum() - (left - s * adds).square().sum()
             found[what].append(float(gain / total))
-    return pd.DataFrame({"outputs": list(ks), **found})
+    return pd.DataFrame({"outputs": list(ks), **found, "directions": len(B.white)})
+
+
+def factors_told(world: World, head: Planted, B: BeyondLogits, ks: Sequence[int]) -> pd.DataFrame:
+    """How much of each planted factor a head's logits and k further outputs tell: factor, outputs, R².
+
+    R² on scenes that nothing was fitted on, of least squares of the factor's levels on logits and outputs.
+
+    Args:
+        world: the scenes.
+        head: one that ignores some factors.
+        B: of that head.
+        ks: numbers of outputs, as in `more_outputs`; 0: the logits alone.
+    """
+    R = torch.linalg.svd(B.gamma, full_matrices=False)[2]
+    parts = [(world.photos(head, part).f, getattr(world, part).levels) for part in ("fit", "evaluation")]
+    outputs = [B.rest(f) @ R.mT for f, _ in parts]
+    rows = []
+    for k in ks:
+        x, x_new = (
+            torch.cat([head.logits(f), u[:, :k]], 1) for (f, _), u in zip(parts, outputs, strict=True)
+        )
+        mean = x.mean(0)
+        inverse = torch.linalg.pinv(x - mean)
+        for i, (factor, levels) in enumerate(FACTORS.items()):
+            y, y_new = (
+                torch.eye(len(levels)).double()[torch.from_numpy(own[:, i]).long()] for _, own in parts
+            )
+            told = y.mean(0) + (x_new - mean) @ (inverse @ (y - y.mean(0)))
+            rows.append({"factor": factor, "outputs": k, "R²": quality(told, y_new).r2})
+    return pd.DataFrame(rows)

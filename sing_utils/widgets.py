@@ -19,7 +19,13 @@ import torch
 import traitlets
 
 from sing_utils import charts_explorers as charts
-from sing_utils import explorers_dial, explorers_lens, explorers_pair, explorers_steering
+from sing_utils import (
+    explorers_basis,
+    explorers_dial,
+    explorers_lens,
+    explorers_pair,
+    explorers_steering,
+)
 from sing_utils.charts import MIME
 from sing_utils.errors import SingError
 from sing_utils.explorers import (
@@ -303,6 +309,39 @@ class NullSpaceDial(Explorer):
             spaces.width,
             title=f"Null-space dial: {self.classifier}",
             subtitle=f"{spaces.null_dim} of {spaces.width} directions move no logit at all",
+        )
+
+
+class BasisExplorer(Explorer):
+    """The null component of every feature times s, W as it is: scores move, logits do not.
+
+    Attributes:
+        classifier: name of the classifier.
+        s: how much the null component is stretched; the page goes to the nearest stretch that was measured.
+    """
+
+    _esm = _module("basis")
+    classifier = traitlets.Unicode().tag(sync=True)
+    s = traitlets.Float(1.0).tag(sync=True)
+
+    @classmethod
+    def of(cls, run: Run, stretched: pd.DataFrame) -> Self:
+        """The explorer of a run.
+
+        Args:
+            run: whose classifiers.
+            stretched: of `sing_utils.tables_basis.stretches`.
+        """
+        explorer = cls(run, data=explorers_basis.basis_numbers(run, stretched), classifier=run.classifiers[0])
+        explorer._stretched = stretched
+        return explorer
+
+    def first_state(self) -> Any:
+        """IS over the stretch."""
+        return charts.basis(
+            self._stretched,
+            title="Same network, another basis",
+            subtitle="No logit moves along these lines.",
         )
 
 

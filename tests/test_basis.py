@@ -1,13 +1,16 @@
 """Other bases: stretched sums against features that are really stretched, slopes against differences."""
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from planted_run import PlantedRun
 
 from sing_utils import BeyondLogits, HeadSpaces, attribute_score, contrast, image_score, tables, tables_basis
+from sing_utils.planted import HEADS
+from sing_utils.planted_scores import build_world
 from sing_utils.run import Photos
-from sing_utils.translator import Translator, quality, split_rows
+from sing_utils.translator import RIDGES, Translator, quality, split_rows
 
 
 @pytest.fixture
@@ -39,28 +42,41 @@ def by_hand(run, name, d):
 
 
 @pytest.mark.parametrize("d", [(1.0, 1.0, 1.0, 1.0), (1.0, 2.0, 0.5, 1.5), (3.0, 1.0, 1.0, 3.0)])
-def test_stretched_sums_give_the_scores_of_stretched_features(run, d):
+def test_rescaled_sums_give_the_scores_of_rescaled_features(run, d):
     d = torch.tensor(d, dtype=torch.float64)
-    found = tables_basis._Coordinates.of(run, "one").stretched(d)
-    assert found == pytest.approx(by_hand(run, "one", d), abs=1e-3)  # of the grid of ridges, the end
+    found = tables_basis._Photos.of(run, "one").rescaled(d)
+    assert found == pytest.approx(by_hand(run, "one", d), abs=1e-6)
+
+
+@pytest.mark.parametrize("s", [0.1, 1.0, 7.0])
+def test_one_decomposition_gives_the_scores_of_every_stretch(run, s):
+    table = tables_basis.stretches(run, (s,)).set_index("classifier")
+    d = torch.tensor([1.0, 1.0, s, s], dtype=torch.float64)  # x and y are seen, u and v are not
+    for name in ("one", "two"):
+        assert table.loc[name, ["IS", "|AS|", "contrast"]].to_dict() == pytest.approx(
+            by_hand(run, name, d), abs=1e-6
+        )
 
 
 def test_stretches_leave_the_logits_and_what_is_beyond_them(run):
     table = tables_basis.stretches(run, (0.5, 1, 4))
     assert table["logits moved"].max() < 1e-12
+    assert set(table["directions beyond"]) == {2}
     scores = tables.photo_scores(run).groupby("classifier")
     given = table[table["s"] == 1].set_index("classifier")
     assert given["IS"].to_dict() == pytest.approx(scores["IS"].median().to_dict(), abs=1e-5)
     assert given["IS beyond"].to_dict() == pytest.approx(scores["IS beyond"].median().to_dict())
-    own = table[table["classifier"] == "one"].set_index("s")["IS"]
-    assert own.nunique() == 3
-    logits = tables_basis.some_logits(run, (0.5, 4), count=2)
-    wide = logits.pivot(index=["classifier", "class"], columns="s", values="logit")
-    pd.testing.assert_series_equal(wide[0.5], wide[4], check_names=False)
+    assert table[table["classifier"] == "one"].set_index("s")["IS"].nunique() == 3
+
+
+def test_the_least_error_is_found_from_anywhere():
+    errors = [abs(place - 11) for place in range(len(RIDGES))]
+    assert {tables_basis._least(errors.__getitem__, start) for start in range(len(RIDGES))} == {11}
+    assert tables_basis._least(lambda place: -place, 0) == len(RIDGES) - 1
 
 
 def test_slopes_are_those_of_small_differences(run):
-    photos = tables_basis._Coordinates.of(run, "one")
+    photos = tables_basis._Photos.of(run, "one")
     slopes, step = photos.slopes(), 1e-5
 
     def means(power):
@@ -79,19 +95,19 @@ def test_slopes_are_those_of_small_differences(run):
             assert float(slope[i]) == pytest.approx(change, rel=1e-3, abs=1e-4)
 
 
-def test_orders_and_extremes_by_hand():
+def test_orders_by_hand():
+    # a < b as given; of the four combinations of draws, a < b in (3, 4), (3, 9) and (5, 9).
     values = {"as given": (1.0, 2.0), "random 1": (3.0, 9.0), "random 2": (5.0, 4.0), "slope": (0.5, 7.0)}
     rows = [
-        {"classifier": name, "basis": basis, "IS": x, "|AS|": -x, "contrast": 0.0 if name == "a" else 1.0}
+        {"classifier": name, "basis": basis, "IS": x, "|AS|": -x, "contrast": np.nan}
         for basis, pair in values.items()
         for name, x in zip("ab", pair, strict=True)
     ]
-    table = pd.DataFrame(rows)
-    kept = tables_basis.orders(table).set_index("score")
-    assert kept["order kept"].to_dict() == {"IS": 1, "|AS|": 1, "contrast": 2}
-    assert kept.loc["IS", ["of", "by chance"]].tolist() == [2, 1.0]
-    ends = tables_basis.extremes(table).set_index(["classifier", "score"])
-    assert ends.loc[("a", "IS")].tolist() == [1.0, 0.5, 5.0]
+    kept = tables_basis.orders(pd.DataFrame(rows)).set_index("score")
+    assert kept["order kept"].to_dict() == pytest.approx(
+        {"IS": 0.75, "|AS|": 0.75, "contrast": np.nan}, nan_ok=True
+    )
+    assert kept.loc["IS", ["by chance", "combinations"]].tolist() == [0.5, 4]
 
 
 def test_readings_and_their_zeros(run):
@@ -100,17 +116,21 @@ def test_readings_and_their_zeros(run):
     own = scores[scores["classifier"] == "one"]
     assert table.loc[("one", "as given"), "IS"] == pytest.approx(own["IS"].median(), abs=1e-5)
     assert table.loc[("one", "beyond the logits"), "IS"] == pytest.approx(own["IS beyond"].median())
-    # Least squares by hand: what x and y tell of u and v, by a translator without a ridge.
+    # Least squares by hand: what x and y tell of u and v, by a translator with an intercept and no ridge.
     fit, new = run.photos("one", "fit"), run.photos("one")
     rows, _ = split_rows(len(fit), held_out=0.2, seed=0)
     f, z = fit.f[rows], fit.z[rows]
-    T = torch.linalg.lstsq(f, z).solution.mT
     mean = f.mean(0)
+    T = torch.linalg.lstsq(f - mean, z - z.mean(0)).solution.mT
     told = torch.linalg.lstsq(f[:, :2] - mean[:2], f[:, 2:] - mean[2:]).solution
     tilde = new.f.clone()
     tilde[:, 2:] = mean[2:] + (new.f[:, :2] - mean[:2]) @ told
-    IS = image_score(new.f @ T.mT, tilde @ T.mT).quantile(0.5)
+    IS = image_score(*((x - mean) @ T.mT + z.mean(0) for x in (new.f, tilde))).quantile(0.5)
     assert table.loc[("one", "least squares"), "IS"] == pytest.approx(float(IS), abs=1e-6)
+    assert (
+        f"({table.loc[('one', 'as given'), 'zero of IS']:.2f})"
+        in tables_basis.shown_readings(table.reset_index()).iloc[0, 2]
+    )
     beyond = table.loc["one"].loc["beyond the logits"]
     assert beyond["zero of IS"] < beyond["IS"]
 
@@ -129,3 +149,29 @@ def test_more_outputs_tell_what_null_directions_say():
     assert table["R²"].is_monotonic_increasing
     assert table.loc[6, "R²"] == pytest.approx(gain, abs=1e-3)  # z has six numbers
     assert table["by chance"].abs().max() < 0.05 < 0.3 < gain
+
+
+def test_photos_no_more_than_the_rank_say_nothing_beyond_the_logits():
+    g = torch.Generator().manual_seed(0)
+    f, W, true = (torch.randn(*s, generator=g).double() for s in ((20, 30), (19, 30), (6, 30)))
+    fit, new = (
+        Photos(f[r], (f @ true.mT)[r], torch.zeros(10), pd.DataFrame()) for r in (slice(10), slice(10, 20))
+    )
+    table = tables_basis.more_outputs(
+        BeyondLogits.fit(fit.f, fit.z, W), fit, new, (1, 5), held_out=0.1, seed=0
+    )
+    assert (table[["directions", "R²", "by chance"]] == 0).all(axis=None)
+
+
+def test_outputs_give_back_what_a_planted_head_ignores():
+    world = build_world(0, scenes=600, evaluation=200)
+    head = world.plant("clean", **HEADS["clean"])
+    fit = world.photos(head, "fit")
+    B = BeyondLogits.fit(fit.f, fit.z, head.weight)
+    table = tables_basis.factors_told(world, head, B, (0, 24)).pivot(
+        index="outputs", columns="factor", values="R²"
+    )
+    ignored = [f for f in table if f != "shape"]
+    assert table.loc[0, ignored].max() < 0.1
+    assert table.loc[24, ignored].min() > 0.5
+    assert table.loc[0, "shape"] > 0.5

@@ -37,7 +37,7 @@ def explorer_pages():
 
 
 EXPLORERS = explorer_pages()
-NAMES = ["pair", "steering", "lens", "dial"]
+NAMES = ["pair", "steering", "lens", "dial", "basis"]
 pytestmark = pytest.mark.skipif(not EXPLORERS, reason="no book with explorers in _build/html")
 each = pytest.mark.parametrize("name", NAMES)
 
@@ -148,6 +148,17 @@ def test_dial(run, opened):
     root.page.evaluate("new Promise((r) => requestAnimationFrame(() => requestAnimationFrame(r)))")
     assert int(root.locator("dd").first.inner_text().split()[0]) > spaces.null_dim
     assert "no equivalents" in root.locator("p[role=status]").first.inner_text()
+
+
+def test_basis(opened):
+    root = opened("basis")
+    scores, bars = root.locator("tbody td"), root.locator(".sx-bar-value")
+    given, logits = scores.all_inner_texts(), bars.all_inner_texts()
+    slide(root, 0)
+    moved = scores.all_inner_texts()
+    assert number(moved[0]) < number(given[0])
+    assert moved[1::2] == given[1::2]
+    assert bars.all_inner_texts() == logits
 
 
 @each

@@ -100,14 +100,14 @@ MADE = {
     "translator_cosines": lambda: charts.translator_cosines(made_scores().assign(cosine=lambda t: t["AS"])),
     "linked": lambda: charts.linked(made_scores()),
     "subspaces": lambda: charts.subspaces(numbers(DRAWS, **{"|AS|": 1, "AS": 1, "contrast": 1, "IS": 1})),
-    "basis_stretches": lambda: charts.basis_stretches(
+    "rescalings": lambda: charts.rescalings(
         numbers(
-            crossed(classifier=NAMES, s=[0.5, 1.0, 2.0]),
-            **dict.fromkeys(
-                ("IS", "|AS|", "contrast", "IS beyond", "|AS| beyond", "contrast beyond", "logits moved"), 1
-            ),
-        ),
-        numbers(crossed(classifier=NAMES, s=[0.5, 1.0, 2.0], class_=["tench", "goldfish"]), logit=1),
+            crossed(classifier=NAMES, basis=["as given", "slope of |AS|, +0.5", "random 1"]),
+            **dict.fromkeys(("IS", "|AS|", "contrast"), 1),
+        )
+    ),
+    "factors_told": lambda: charts.factors_told(
+        numbers(crossed(factor=["shape", "cloud"], outputs=[0, 1]), **{"R²": 1})
     ),
     "more_outputs": lambda: charts.more_outputs(
         numbers(crossed(head=NAMES, outputs=[1, 10]), **{"R²": 1, "by chance": 1})

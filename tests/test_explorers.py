@@ -15,7 +15,7 @@ from scipy import stats
 from small_run import CLASSES, NAMES, small_run
 from traitlets import TraitError
 
-from sing_utils import attribute_score, image_score, steer
+from sing_utils import attribute_score, image_score, steer, tables_basis
 from sing_utils import explorers as ex
 from sing_utils import explorers_dial as dial
 from sing_utils import explorers_lens as lens
@@ -24,7 +24,7 @@ from sing_utils import explorers_steering as steering
 from sing_utils.errors import SingError
 from sing_utils.profiles import load_profile
 from sing_utils.scores import pairwise_angle
-from sing_utils.widgets import ConceptLens, NullSpaceDial, PairExplorer, SteeringExplorer
+from sing_utils.widgets import BasisExplorer, ConceptLens, NullSpaceDial, PairExplorer, SteeringExplorer
 
 EXACT = 0.01  # degrees: what the explorers promise
 
@@ -412,7 +412,8 @@ def test_exact_pictures_are_drawn_on_demand(run):
 
 def test_an_explorer_brings_a_chart_of_its_first_state(run, thumbnails):
     made = [
-        PairExplorer.of(run), SteeringExplorer.of(run), ConceptLens.of(run), NullSpaceDial.of(run)
+        PairExplorer.of(run), SteeringExplorer.of(run), ConceptLens.of(run), NullSpaceDial.of(run),
+        BasisExplorer.of(run, tables_basis.stretches(run, (0.5, 1.0))),
     ]  # fmt: skip
     for explorer in made:
         bundle, _ = explorer._repr_mimebundle_()

@@ -16,12 +16,12 @@ from browser import DESK, PHONE
 from explorer_page import write_page
 from small_run import CLASSES, NAMES, small_run
 
-from sing_utils import attribute_score, image_score, steer
+from sing_utils import Translator, attribute_score, image_score, steer, tables_basis
 from sing_utils import explorers as ex
 from sing_utils import explorers_dial as dial
 from sing_utils.scores import pairwise_angle
 from sing_utils.tables import class_angles, half_width
-from sing_utils.widgets import ConceptLens, NullSpaceDial, PairExplorer, SteeringExplorer
+from sing_utils.widgets import BasisExplorer, ConceptLens, NullSpaceDial, PairExplorer, SteeringExplorer
 
 SHOWN = 0.01  # degrees: two decimals are written, and what is written was computed to better than that
 
@@ -40,6 +40,7 @@ def explorers(run):
         "steering": SteeringExplorer.of(run),
         "lens": ConceptLens.of(run),
         "dial": NullSpaceDial.of(run),
+        "basis": BasisExplorer.of(run, tables_basis.stretches(run)),
     }
 
 
@@ -390,6 +391,34 @@ def test_dial_by_slider_and_on_the_plot(run, opened):
     assert abs(kept - wanted) <= max(np.abs(np.diff(ranks))) / 2 + 4
 
 
+# --------------------------------------------------------------------------------- basis
+
+
+def test_a_stretch_moves_scores_and_no_logit(run, opened):
+    panel = opened("basis")
+    name, scales = NAMES[1], tables_basis.SCALES
+    panel.choose("Classifier", name)
+    bars = panel.text(".sx-bar-value")
+    stays = panel.text("tbody td")[1::2]
+    before = panel.number("tbody td")
+    panel.slide("Stretch of the null component", len(scales) - 1)
+    assert "s = 10" in panel.text("output")[0]
+    fit, new, spaces = run.photos(name, "fit"), run.photos(name), run.spaces(name)
+    f_fit, f = (x + 9 * spaces.null_component(x) for x in (fit.f.double(), new.f.double()))
+    T = Translator.fit(f_fit, fit.z, held_out=run.profile.held_out, seed=run.seed)
+    texts = run.texts(name, run.prompts)[new.own].double()
+    pair = T(f), T(spaces.remove_null(f))
+    scores = image_score(*pair), attribute_score(*pair, texts).abs()
+    assert [panel.number("tbody td", i) for i in (0, 2)] == pytest.approx(
+        [float(x.quantile(0.5)) for x in scores], abs=SHOWN
+    )
+    assert panel.number("tbody td") > before + 1
+    assert panel.text(".sx-bar-value") == bars
+    assert panel.text("tbody td")[1::2] == stays
+    linked = opened("basis", f"#explore-basis?classifier={name}&s=9")  # the nearest stop
+    assert linked.text("tbody td")[0] == panel.text("tbody td")[0]
+
+
 # ------------------------------------------------------------------------------- manners
 
 
@@ -425,7 +454,7 @@ def test_a_copied_link_leads_back(opened):
     assert again.text(".sx-value") == shown
 
 
-@pytest.mark.parametrize("name", ["pair", "steering", "lens", "dial"])
+@pytest.mark.parametrize("name", ["pair", "steering", "lens", "dial", "basis"])
 def test_values_are_copied_as_csv(run, opened, name):
     driver = opened(name)
     driver.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
@@ -445,7 +474,7 @@ def test_values_are_copied_as_csv(run, opened, name):
         assert (AS - expected).abs().max() < SHOWN
 
 
-@pytest.mark.parametrize("name", ["pair", "steering", "lens", "dial"])
+@pytest.mark.parametrize("name", ["pair", "steering", "lens", "dial", "basis"])
 def test_every_control_is_reached_and_named(opened, name):
     """By the tabulator alone, with a focus that can be seen."""
     driver = opened(name)

@@ -212,7 +212,7 @@ def test_alone_from_another_folder_with_other_parameters_and_its_solutions(path,
                 assert set(table[column]) <= set(known), file.stem
 
 
-@pytest.mark.parametrize("number", ["02b", "03"])
+@pytest.mark.parametrize("number", ["02b", "03", "07"])
 def test_one_classifier_and_one_class_are_enough(small, tmp_path, number):
     path = next(p for p in NOTEBOOKS if p.stem.startswith(f"{number}_"))
     written = yaml.safe_load((small / "small.yaml").read_text())
