@@ -124,12 +124,12 @@ def side_by_side(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def published_step(run: Run) -> pd.DataFrame:
-    """The paper's Table 1 beside the null dimension of its heads: classifier, null directions, |AS| (°)."""
+    """The paper's Table 1 beside the null dimension of its heads: name, null directions, |AS| (°)."""
     published = Published(run.root)
     table = published.numbers["table-1"].values
     dims = {name: published.classifiers[name].null_dimension for name in table}
     return pd.DataFrame(
-        {"classifier": table.keys(), "null directions": dims.values(), "published |AS| (°)": table.values()}
+        {"the paper's": table.keys(), "null directions": dims.values(), "published |AS| (°)": table.values()}
     )
 
 
