@@ -337,7 +337,7 @@ def quieter_class(sizes: pd.DataFrame, quiet: str, loud: str) -> Finding:
         verdict = "differs"
     parts = {name: f"{span(a.loc[name])} and {span(b.loc[name])}" for name in a.index}
     return Finding(
-        f"Mean size of AS over concepts, {quiet} and {loud}: {_listed(parts)}",
+        f"Size of AS over concepts (root mean square), {quiet} and {loud}: {_listed(parts)}",
         verdict,
         counted(sizes["photos"], "photos a class"),
     )
