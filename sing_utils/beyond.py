@@ -49,7 +49,8 @@ class BeyondLogits:
         z_mean: the mean embedding, (n,).
         by_logits: A, (n, m), with ẑ(f) = z_mean + A (f - μ); A sees f by its logits only.
         white: U, (d, m): u = U (f - μ) is what is left of f once its logits are known, in d uncorrelated
-            numbers of variance 1. d is m - r, or less where there are few photos.
+            numbers of variance 1. d is m - r, or less where features do not vary. It is 0 where photos are no
+            more than m: then only a choice of basis could say what lies beyond.
         gamma: Γ, (n, d), the mean of (z - ẑ) uᵀ.
         shrinkage: s, between 0 and 1: how much of Γ u helps on photos set aside.
         ridge: of ẑ, on the logits' squared error, isotropic in the logits.
@@ -165,6 +166,7 @@ class BeyondLogits:
         rest = V_n - axes @ known  # (m, m - r): the residual of V_nᵀ f
         spread, turn = torch.linalg.eigh(rest.mT @ ff @ rest)
         real = spread > _NOTHING * float(torch.linalg.eigvalsh(within)[-1])
+        real &= fitter.n_rows > len(mu)  # fewer photos leave directions open, which only a basis would choose
         U = (rest @ (turn[:, real] / spread[real].sqrt())).mT  # (d, m)
         gamma = (U @ fz).mT  # (n, d): u is uncorrelated with ẑ, so z stands for z - ẑ
 

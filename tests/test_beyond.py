@@ -132,9 +132,11 @@ def test_streams_like_the_translator():
 
 def test_few_photos_find_nothing_rather_than_noise():
     f, z, W, texts = world(3)
-    B = BeyondLogits.fit(f[:8], z[:8], W)  # 7 photos fit 8 logits exactly
-    assert B.white.shape[0] == 0
-    assert float(scores(B, f, texts)[0].abs().max()) == 0
+    for few in (8, 26):  # 7 photos fit 8 logits exactly; 23 leave open what 24 numbers say beyond them
+        B = BeyondLogits.fit(f[:few], z[:few], W)
+        assert B.white.shape[0] == 0
+        assert float(scores(B, f, texts)[0].abs().max()) == 0
+    assert BeyondLogits.fit(f[:40], z[:40], W).white.shape[0] == M - C
 
 
 def test_saved_and_loaded_and_numpy(tmp_path):
