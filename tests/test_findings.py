@@ -92,6 +92,7 @@ def test_ratio_order(names, second, verdict):
     assert "the intervals of 1 of 1" in finding.measured
     wide = ratio_table(second, names).assign(low=0.0, high=9.0)
     assert "the intervals of 0 of 1" in findings.ratio_order(wide).measured
+    assert findings.ratio_order(wide[wide["classifier"] == names[0]]).verdict == "not comparable"
 
 
 @pytest.mark.parametrize(
