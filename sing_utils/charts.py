@@ -325,7 +325,7 @@ def _heat(
             f"{x}:N",
             title=across,
             sort=table[x].unique().tolist(),
-            axis=alt.Axis(labelAngle=angle, orient="top", labelLimit=180),
+            axis=alt.Axis(labelAngle=angle, orient="top", labelLimit=220),
         ),
         y=_rows(table, y, down),
         tooltip=tips,
@@ -608,7 +608,7 @@ def factors_told(table: pd.DataFrame) -> alt.LayerChart:
     return _curves(
         own,
         _x("outputs", "outputs added to the head", nice=False),
-        _y("share", "of the factor's levels, told (% of variance)", domain=[-5, 100]),
+        _y("share", "told of a factor (% of variance)", domain=[-5, 100]),
         _tips(own, "factor", "outputs", share="told (%)"),
         colour="factor",
         height=190,
@@ -957,6 +957,7 @@ def recovery(table: pd.DataFrame) -> alt.LayerChart:
         "datum.value > 0.8 || datum.value < 0.2",
         _tips(own, "row", "column", **_INTERVAL),
         names={"column": "what the heads ignore, and IS beyond the logits", "row": "measured by"},
+        angle=-90,
         height=27 * row.nunique(),
         description="Table of scores by what the heads ignore, with the ROC area in each cell: 1 finds what "
         "is planted, 0.5 is chance, 0 points backwards.",

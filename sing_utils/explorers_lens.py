@@ -11,7 +11,7 @@ import torch
 
 from sing_utils.explorers import pack, pack_pictures, shown_classes, thumbnail_note
 from sing_utils.run import Run
-from sing_utils.tables import class_angles, half_width
+from sing_utils.tables import class_angles, sure_phrases
 
 ENDS = 2  # photos shown at either end
 _STEPS = 32767 / 180  # a degree, in 16 bits: exact to 0.003 degrees
@@ -44,10 +44,10 @@ def lens_table(run: Run, thumbnails: pd.DataFrame, phrases: Sequence[str]) -> di
     """Angles of J phrases to each class of photos, degrees.
 
     Returns:
-        means (K, C, J, 3), float32: mean angle before, mean AS, half the width of its confidence
-        interval. ends (K, C, J, E), uint16: the photos with the lowest and the highest AS, lowest
-        first, as places among the thumbnails. endScores (K, C, J, E), int16: their AS, in
-        steps of 180 / 32767 degrees.
+        means (K, C, J, 3), float32: mean angle before, mean AS, half the width of its interval with the
+        errors of photos and translator (NaN unless these are the profile's phrases). ends (K, C, J, E),
+        uint16: the photos with the lowest and the highest AS, lowest first, as places among the
+        thumbnails. endScores (K, C, J, E), int16: their AS, in steps of 180 / 32767 degrees.
     """
     place = {path: i for i, path in enumerate(thumbnails["path"])}
     few = _pictures_a_side(run, place)
@@ -57,7 +57,10 @@ def lens_table(run: Run, thumbnails: pd.DataFrame, phrases: Sequence[str]) -> di
         for c in shown_classes(run):
             before, after, paths = class_angles(run, name, c, texts)  # (N, J) each
             AS = before - after
-            margin = half_width(AS, run.profile.confidence)
+            margin = torch.full((len(phrases),), torch.nan)
+            if phrases == run.profile.phrases:
+                turn = sure_phrases(run, name, c, AS)
+                margin = torch.from_numpy(turn.high - turn.value)
             means.append(torch.stack([before.mean(0), AS.mean(0), margin], dim=-1))
             rows = [i for i, path in enumerate(paths) if path in place]
             order = AS[rows].argsort(dim=0, stable=True)  # (R, J), lowest first

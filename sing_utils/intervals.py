@@ -75,7 +75,7 @@ def sure(value: Any, photos: Any, n: Any, halves: Any, *, level: float = 0.95, s
         NaN where n is 1 or a refit has no number.
     """
     value, a = np.asarray(value, float), np.asarray(photos, float) ** 2
-    halves, n = np.asarray(halves, float), np.asarray(n, float)
+    halves, n, shared = (np.asarray(x, float) for x in (halves, n, shared))
     b = halves.var(0)
     with np.errstate(divide="ignore", invalid="ignore"):
         error = np.where(n > 1, np.sqrt(np.maximum(a + b - shared, np.maximum(a, b))), np.nan)

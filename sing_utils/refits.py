@@ -12,8 +12,8 @@ fit photos are the same, so differences between classifiers are paired.
     >>> halves = Halves.of(f, z, T, B, HeadSpaces.from_weight(W))
     >>> texts, own = torch.eye(5)[:3], torch.arange(50) % 3
     >>> refits = Refits.fit(halves, f[:50], texts, own, classes=3, count=10)
-    >>> refits.AS.shape, refits.IS_beyond.shape  # (K, N, P) and (K, N)
-    (torch.Size([10, 50, 3]), torch.Size([10, 50]))
+    >>> refits.AS.shape, refits.toward.shape  # (K, N), and (K, C, P) of classes and texts
+    (torch.Size([10, 50]), torch.Size([10, 3, 3]))
 """
 
 from __future__ import annotations
@@ -183,19 +183,23 @@ class Refits:
     """Scores of photos by each refit, degrees, float32. NaN beyond the logits: too few photos to say.
 
     Attributes:
-        AS, AS_beyond: toward every text, (K, N, P).
-        contrast, contrast_beyond: among the first texts, the classes' prompts, (K, N).
+        AS, AS_beyond: toward each photo's own class, (K, N).
+        contrast, contrast_beyond: among the classes' prompts, (K, N).
         IS, IS_beyond: (K, N).
+        toward: mean AS toward every text over each class's photos, (K, C, P).
+        shared: the variance of that mean which the photos' own error holds as well, (C, P); see `sure`.
         before: mean angle of T f to every text over each class's photos, (K, C, P).
     """
 
     AS: Tensor
     contrast: Tensor
     IS: Tensor
-    before: Tensor
     AS_beyond: Tensor
     contrast_beyond: Tensor
     IS_beyond: Tensor
+    toward: Tensor
+    shared: Tensor
+    before: Tensor
 
     @classmethod
     def fit(
@@ -218,24 +222,26 @@ class Refits:
         rows = torch.randint(H, (count, H), generator=torch.Generator().manual_seed(seed))
         whole, shrinkages = maps(x), halves.shrinkages(maps, rows)
         distance = torch.tensor([1.0, 1.0, near, near]).double()[:, None, None]
-        scores = [
-            scored(whole + distance * (half(x) - whole), shrinkage, *given)
-            for half, shrinkage in zip(halves.pairs(count, seed=seed), shrinkages, strict=True)
-        ]
-        return cls(**{k: torch.stack([s[k] for s in scores]) for k in scores[0]})
+        member = torch.nn.functional.one_hot(own, classes).double()  # (N, C)
+        photos = member.sum(0)[:, None]
+        total, squares, scores = torch.zeros(()), torch.zeros(()), []
+        for half, shrinkage in zip(halves.pairs(count, seed=seed), shrinkages, strict=True):
+            found = scored(whole + distance * (half(x) - whole), shrinkage, *given)
+            AS, before = found.pop("AS"), found.pop("before")  # (N, P) each
+            toward = member.mT @ AS / photos  # (C, P)
+            one = AS - toward[own]  # what this refit adds to one photo only
+            total, squares = total + one, squares + one**2
+            mine = {"AS": AS, "AS_beyond": found.pop("AS_beyond")}
+            found |= {k: v.gather(1, own[:, None])[:, 0] for k, v in mine.items()}
+            scores.append(found | {"toward": toward, "before": member.mT @ before / photos})
+        spread = squares / count - (total / count) ** 2  # (N, P)
+        stacked = {k: torch.stack([s[k] for s in scores]).float() for k in scores[0]}
+        return cls(**stacked, shared=(member.mT @ spread / photos / (photos - 1)).float())
 
-    def own(self, which: Tensor) -> dict[str, np.ndarray]:
-        """AS toward each photo's own class, contrast and IS, also beyond the logits, as columns: (K, N).
-
-        Args:
-            which: number of each photo's class, (N,).
-        """
-        index = which[None, :, None].expand(len(self.AS), -1, 1)
-        found = {"contrast": self.contrast, "IS": self.IS}
-        found |= {"contrast beyond": self.contrast_beyond, "IS beyond": self.IS_beyond}
-        for column, AS in (("AS", self.AS), ("AS beyond", self.AS_beyond)):
-            found[column] = AS.gather(2, index)[..., 0]
-        return {k: v.double().numpy() for k, v in found.items()}
+    def columns(self) -> dict[str, np.ndarray]:
+        """Scores as columns of photos: (K, N) each."""
+        names = ("AS", "contrast", "IS", "AS_beyond", "contrast_beyond", "IS_beyond")
+        return {k.replace("_", " "): getattr(self, k).double().numpy() for k in names}
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file."""
@@ -248,17 +254,16 @@ class Refits:
 
 
 def scored(z: Tensor, shrinkage: Tensor, texts: Tensor, own: Tensor, classes: int) -> dict[str, Tensor]:
-    """Scores of what `Maps` gives, (4, N, n)."""
+    """Scores of what `Maps` gives, (4, N, n); AS toward every text, beyond the logits toward the classes'."""
     found: dict[str, Tensor] = {}
-    for tail, whole, part in (("", z[0], z[1]), ("_beyond", z[2] + shrinkage * z[3], z[2])):
+    pairs = ("", z[0], z[1], texts), ("_beyond", z[2] + shrinkage * z[3], z[2], texts[:classes])
+    for tail, whole, part, to in pairs:
         if part.isnan().any():
             found |= {f"{k}_beyond": torch.full_like(found[k], torch.nan) for k in ("AS", "contrast", "IS")}
             continue
-        before = text_angles(whole, texts)  # (N, P)
-        AS = before - text_angles(part, texts)  # eq. 7
+        before = text_angles(whole, to)  # (N, P)
+        AS = before - text_angles(part, to)  # eq. 7
         found |= {f"AS{tail}": AS, f"contrast{tail}": contrast(AS[:, :classes], own)}
         found[f"IS{tail}"] = image_score(whole, part)  # eq. 8
-        if not tail:
-            sums = torch.zeros(classes, len(texts), dtype=torch.float64).index_add_(0, own, before)
-            found["before"] = sums / torch.bincount(own, minlength=classes)[:, None]
-    return {k: v.float() for k, v in found.items()}
+        found.setdefault("before", before)
+    return found

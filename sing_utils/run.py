@@ -248,10 +248,10 @@ class Run:
     def refits(self, name: str) -> Refits:
         """Scores of the evaluation photos by translators refitted on halves of the fit photos.
 
-        Toward the prompts of all classes, then toward the concepts.
+        Toward the prompts of all classes, then toward the profile's phrases, of which concepts come first.
         """
         p, fit, new = self.profile, self.photos(name, "fit"), self.photos(name)
-        texts = self.texts(name, [*self.prompts, *self.concepts])
+        texts = self.texts(name, [*self.prompts, *p.phrases])
         given = (fit.f, fit.z, self.head(name).weight, new.f, texts)
         key = _digest(_FITTING, _REFITTING, p.held_out, p.seed, p.refits, *map(_bytes_of, given))
         path = self.artifact(f"refits/{safe_name(name)}-{key}.safetensors")

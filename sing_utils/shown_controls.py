@@ -103,14 +103,14 @@ def ranks(table: pd.DataFrame) -> pd.DataFrame:
     table = table[first | (table["rank"] != book) | (table["rule"] == SOFTMAX)]
     formats = {
         "rank": str,
-        "gap": lambda x: "∞" if np.isinf(x) else f"{x:.3g}",
         "energy (%)": partial(number, digits=1),
         "median |AS| (°)": number,
         "mean contrast (°)": signed,
         "median IS (°)": partial(number, digits=1),
         "logits moved": "{:.0e}".format,
     }
-    return table[["classifier", "rule"]].assign(**{c: table[c].map(f) for c, f in formats.items()})
+    shown = table[["classifier", "rule"]].assign(**{c: table[c].map(f) for c, f in formats.items()})
+    return shown.rename(columns=lambda c: c.removeprefix("median ").removeprefix("mean "))
 
 
 def steered_wordings(table: pd.DataFrame) -> pd.DataFrame:

@@ -20,7 +20,6 @@ from sing_utils.intervals import (
     bootstrap_places,
     false_discovery,
     mean_error,
-    student_margin,
     sure,
     sure_mean,
 )
@@ -284,7 +283,7 @@ def refitted(run: Run, name: str, photos: pd.DataFrame) -> dict[str, np.ndarray]
     """
     evaluation = run.photos(name)
     rows = pd.Index(evaluation.index["path"]).get_indexer(photos["path"])
-    return {k: v[:, rows] for k, v in run.refits(name).own(evaluation.own).items()}
+    return {k: v[:, rows] for k, v in run.refits(name).columns().items()}
 
 
 def _sure(run: Run, statistic: Any, photos: pd.DataFrame, halves: Mapping[str, Any], *columns: str) -> Sure:
@@ -436,13 +435,12 @@ def concept_angles(run: Run) -> pd.DataFrame:
     """
     p, frames = run.profile, []
     for name in run.classifiers:
-        texts, refits = run.texts(name, run.concepts), run.refits(name)  # (K, n)
-        for i, c in ((run.classes.index(c), c) for c in run.concept_classes):
+        texts = run.texts(name, run.concepts)  # (K, n)
+        for c in run.concept_classes:
             x, y, paths = class_angles(run, name, c, texts)  # (N, K) each
-            AS, before = (t[..., -len(texts) :].double() for t in (refits.AS, refits.before))
-            own, near = AS[:, run.photos(name).own == i], before[:, i]  # (R, N, K) and (R, K)
+            near = _of_phrases(run, name, c, run.refits(name).before)[..., : len(texts)]  # (R, K)
             angle = sure(x.mean(0), mean_error(x), len(x), near, level=p.confidence)
-            turn = sure_mean(x - y, own, level=p.confidence)
+            turn = sure_phrases(run, name, c, x - y)
             columns = {
                 "before": angle.value,
                 "before margin": angle.high - angle.value,
@@ -469,14 +467,27 @@ def concept_sizes(run: Run) -> pd.DataFrame:
     """
     rows = []
     for name in run.classifiers:
-        texts, refits = run.texts(name, run.concepts), run.refits(name)  # (K, n)
-        for i, c in ((run.classes.index(c), c) for c in run.concept_classes):
+        texts = run.texts(name, run.concepts)  # (K, n)
+        for c in run.concept_classes:
             x, y, paths = class_angles(run, name, c, texts)  # (N, K) each
-            halves = refits.AS[:, run.photos(name).own == i, -len(texts) :].double().mean(1)  # (R, K)
-            ends = size_of((x - y).numpy(), halves.numpy(), level=run.profile.confidence)
+            halves = _of_phrases(run, name, c, run.refits(name).toward)[..., : len(texts)]  # (R, K)
+            ends = size_of((x - y).numpy(), halves, level=run.profile.confidence)
             row = {"classifier": name, "class": c, "photos": len(paths)}
             rows.append(row | dict(zip(("value", "low", "high"), ends, strict=True)))
     return pd.DataFrame(rows)
+
+
+def sure_phrases(run: Run, name: str, c: str, AS: Tensor) -> Sure:
+    """Mean AS of a class's photos toward the first of the profile's phrases, (N, J), with both errors."""
+    refits, (N, J) = run.refits(name), AS.shape
+    toward, shared = (_of_phrases(run, name, c, x)[..., :J] for x in (refits.toward, refits.shared))
+    level = run.profile.confidence
+    return sure(AS.double().mean(0), mean_error(AS), N, toward, level=level, shared=shared)
+
+
+def _of_phrases(run: Run, name: str, c: str, x: Tensor) -> np.ndarray:
+    """What refits say of a class's photos and the profile's phrases: (..., C, P) -> (..., J)."""
+    return x[..., run.classes.index(c), len(run.classes) :].double().numpy()
 
 
 def size_of(AS: np.ndarray, halves: np.ndarray, *, level: float) -> list[float]:
@@ -556,13 +567,6 @@ def _bootstrap(run: Run, statistic: Any, *samples: Any) -> Any:
 
 def _interval(ci: Any) -> dict[str, float]:
     return {"value": ci.value, "low": ci.low, "high": ci.high}
-
-
-def half_width(x: Tensor, level: float) -> Tensor:
-    """Half width of the Student t interval of the mean over rows: (N, K) -> (K,)."""
-    if len(x) < 2:
-        return torch.full(x.shape[1:], math.nan)
-    return torch.as_tensor(student_margin(x.std(0).numpy(), len(x), level=level))
 
 
 def _row_spearman(a: np.ndarray, b: np.ndarray) -> np.ndarray:

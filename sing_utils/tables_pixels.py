@@ -381,11 +381,11 @@ def picture_rows(searched: Searched, *, most: int = 2, times: float = 8) -> Rows
     for i, photo in enumerate(photos.names[:most]):
         x0, words = photos.pixels[i], photo.rpartition("/")[2].partition(".")[0]
         shown = [Shown(as_image(x0), "photograph", f"{words}, photograph", exact=True)]
-        for way in (STEP, WHOLE):
-            x = searched.pictures[way][i]
-            grey = as_image(difference(x, x0, times))
-            shown.append(Shown(as_image(x), way, f"{words}, found: {way}", exact=True))
-            shown.append(Shown(grey, f"its change, × {times:g}", f"{words}, change: {way}", exact=True))
+        step, whole = (searched.pictures[way][i] for way in (STEP, WHOLE))
+        grey = as_image(difference(step, x0, times))
+        shown.append(Shown(as_image(step), STEP, f"{words}, found: {STEP}", exact=True))
+        shown.append(Shown(grey, f"its change, × {times:g}", f"{words}, change: {STEP}", exact=True))
+        shown.append(Shown(as_image(whole), WHOLE, f"{words}, found: {WHOLE}", exact=True))
         rows.append((words, shown))
     return rows
 

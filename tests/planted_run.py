@@ -28,6 +28,7 @@ class PlantedRun:
             classifiers=["one", "two"],
             encoder="planted",
             concepts=["east", "north"],
+            phrases=["east", "north"],
             low_resolution=["l1"],
             refits=20,
             bootstrap_draws=200,
@@ -108,7 +109,7 @@ class PlantedRun:
     halves = Run.halves
 
     def refits(self, name):
-        new, texts = self.photos(name), self.texts(name, [*self.prompts, *self.concepts])
+        new, texts = self.photos(name), self.texts(name, [*self.prompts, *self.profile.phrases])
         options = {"classes": len(self.classes), "count": self.profile.refits}
         return Refits.fit(self.halves(name), new.f, texts, new.own, **options)
 

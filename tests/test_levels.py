@@ -19,7 +19,7 @@ import torch
 
 from sing_utils import BeyondLogits, HeadSpaces, Translator, tables
 from sing_utils.controls import SUBSPACES, at_energy, random_bases, remove_null, remove_random
-from sing_utils.intervals import bootstrap, bootstrap_places, sure, sure_mean
+from sing_utils.intervals import bootstrap, bootstrap_places, mean_error, sure, sure_mean
 from sing_utils.refits import Halves, Refits, scored
 from sing_utils.tables_controls import subspace_control
 
@@ -88,7 +88,7 @@ def simulated(seed, nothing):
         new, _, own = world.photos(PHOTOS)
         T, B = world.fits(f, z, i)
         refits = world.refits(f, z, T, B, new, own, i)
-        halves, seen = refits.own(own), world.scores(T.weight, B, new, own)
+        halves, seen = refits.columns(), world.scores(T.weight, B, new, own)
         truths = [world.scores(w, B, many, many_own) for w in (at_limit, T.weight)]
         for name, (statistic, columns) in tables._STATISTICS.items():
             of = statistic or (lambda x: x.mean(-1))
@@ -101,14 +101,15 @@ def simulated(seed, nothing):
             known = [float(of(*(s[c] for c in columns))) for s in truths]
             rows[name].append([found.low, found.high, *known, found.p])
         mine, all_mine = (own == 0).numpy(), (many_own == 0).numpy()
-        every, by = seen["every"][mine], refits.AS[:, mine].double().numpy()
+        every, toward = seen["every"][mine], refits.toward[:, 0].double().numpy()
         found = sure_mean(seen["contrast"][mine], halves["contrast"][:, mine])
         known = [s["contrast"][all_mine].mean() for s in truths]
         rows["contrast of a class"].append([found.low, found.high, *known, found.p])
-        found = sure_mean(every[:, C], by[..., C])
+        x = every[:, C]
+        found = sure(x.mean(), mean_error(x), len(x), toward[:, C], shared=float(refits.shared[0, C]))
         known = [s["every"][all_mine, C].mean() for s in truths]
         rows["AS of a concept"].append([found.low, found.high, *known, found.p])
-        _, low, high = tables.size_of(every[:, C:], by[..., C:].mean(1), level=0.95)
+        _, low, high = tables.size_of(every[:, C:], toward[:, C:], level=0.95)
         known = [np.sqrt((s["every"][all_mine, C:].mean(0) ** 2).mean()) for s in truths]
         rows["size over concepts"].append([low, high, *known, np.nan])
     return {k: np.array(v, float) for k, v in rows.items()}
@@ -179,7 +180,7 @@ def test_many_photos_without_the_translators_error_are_sure_of_what_is_not():
         new, _, own = world.photos(10 * PHOTOS)
         T, B = world.fits(f, z, i)
         x = world.scores(T.weight, B, new, own)["contrast"]
-        halves = world.refits(f, z, T, B, new, own, i).own(own)["contrast"]
+        halves = world.refits(f, z, T, B, new, own, i).columns()["contrast"]
         found = sure_mean(x, np.stack([x, x])), sure_mean(x, halves)
         held.append([ci.low <= truth <= ci.high for ci in found])
     alone, both = np.mean(held, 0)
@@ -199,7 +200,7 @@ def test_differences_by_class_reject_as_often_as_they_say():
             new = world.mean + (world.codes[own] + world.draw(PHOTOS, M)) @ world.mix
             T, B = world.fits(f, z, i)
             x.append(world.scores(T.weight, B, new, own)["contrast"])
-            by.append(world.refits(f, z, T, B, new, own, i).own(own)["contrast"])
+            by.append(world.refits(f, z, T, B, new, own, i).columns()["contrast"])
         p.append(sure_mean(x[0] - x[1], by[0] - by[1], groups=classes).p)
         photos.append(sure_mean(x[0] - x[1], by[0] - by[1]).p)
     assert 0.03 <= np.mean(np.array(p) < 0.05) <= 0.08
@@ -245,7 +246,7 @@ def test_intervals_of_rank_correlations_are_a_little_wide(monkeypatch):
             f, z, _ = world.photos(FIT)
             new = world.mean + (world.codes[own] + world.draw(150, M)) @ world.mix
             T, B = world.fits(f, z, i)
-            halves[name] = world.refits(f, z, T, B, new, own, i).own(own)
+            halves[name] = world.refits(f, z, T, B, new, own, i).columns()
             AS = world.scores(T.weight, B, new, own)["AS"]
             frames.append(pd.DataFrame({"classifier": name, "class": own, "label": own, "AS": AS}))
         given = {"bootstrap_draws": 150, "confidence": 0.95, "permutations": 99, "low_resolution": []}

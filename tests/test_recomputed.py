@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from sing_utils import open_run
+from sing_utils.planted import FACTORS, HEADS
+from sing_utils.planted_scores import build_world, measure, truth
 
 NAME = "efficientnet_lite0"
 
@@ -27,23 +29,19 @@ def paired(x, y):
     return np.degrees(np.arccos(np.clip((unit(x) * unit(y)).sum(-1), -1, 1)))
 
 
-class Inputs:
-    """What the numbers are made from, as float64 arrays."""
+class Reader:
+    """One head's two readings, as arrays in float64: null removal through a ridge, and beyond the logits."""
 
-    def __init__(self, root):
-        run = open_run("embedded", str(root / "_build" / "runs" / "embedded"), must_exist=True)
-        fit, new = run.photos(NAME, "fit"), run.photos(NAME)
-        self.results = run.folder / "results"
-        self.F, self.Z, self.f = (x.double().numpy() for x in (fit.f, fit.z, new.f))
-        self.W = run.head(NAME).weight.double().numpy()
-        self.own, self.classes = new.own.numpy(), new.index["class"].to_numpy()
-        self.texts = run.texts(NAME, run.prompts).double().numpy()
-        self.target = run.texts(NAME, ["an image of a jellyfish"])[0].double().numpy()
+    def __init__(self, F, Z, f, W, texts, single=False):
+        self.F, self.Z, self.f, self.W, self.texts = (
+            np.asarray(x, dtype=np.float64) for x in (F, Z, f, W, texts)
+        )
         order = torch.randperm(len(self.F), generator=torch.Generator().manual_seed(0)).numpy()
         cut = round(0.1 * len(order))
         self.held, self.rows = order[:cut], order[cut:]
+        eps = np.finfo(np.float32 if single else np.float64).eps  # as W was stored
         S, Vh = np.linalg.svd(self.W, full_matrices=True)[1:]
-        self.null = Vh[(max(self.W.shape) * np.finfo(np.float32).eps * S[0] < S).sum() :].T  # (m, m - r)
+        self.null = Vh[(max(self.W.shape) * eps * S[0] < S).sum() :].T  # (m, m - r)
         self.T = self.ridge(self.F, self.Z, (self.F[self.rows] ** 2).mean())
 
     def ridge(self, x, y, scale):
@@ -59,11 +57,44 @@ class Inputs:
         ]
         return min(maps, key=lambda T: ((x[self.held] @ T.T - y[self.held]) ** 2).sum())
 
-    def scores(self, before, after):
+    def scores(self, before, after, own):
         AS = degrees(before, self.texts) - degrees(after, self.texts)
-        mine = AS[np.arange(len(AS)), self.own]
+        mine = AS[np.arange(len(AS)), own]
         others = (AS.sum(1) - mine) / (AS.shape[1] - 1)
         return {"AS": mine, "contrast": mine - others, "IS": paired(before, after)}
+
+    def removed(self):
+        """T f and T f~."""
+        return self.f @ self.T.T, (self.f - self.f @ self.null @ self.null.T) @ self.T.T
+
+    def beyond(self):
+        """What stands in their places beyond the logits."""
+        mu, z_mean = self.F[self.rows].mean(0), self.Z[self.rows].mean(0)
+        F, Z, f = self.F - mu, self.Z - z_mean, self.f - mu
+        logits = F @ self.W.T  # (N, c)
+        variance = (logits[self.rows] ** 2).mean()  # of a logit, over photos and classes
+        C = self.ridge(logits, Z, variance).T
+        D = np.linalg.lstsq(logits[self.rows], F[self.rows] @ self.null, rcond=1e-12)[0]
+        rest = F @ self.null - logits @ D  # what the logits do not tell of the null component
+        covariance = rest[self.rows].T @ rest[self.rows] / len(self.rows)
+        gain = np.linalg.solve(covariance, rest[self.rows].T @ Z[self.rows] / len(self.rows))
+        adds, left = rest[self.held] @ gain, (Z - logits @ C)[self.held]
+        s = np.clip((adds * left).sum() / (adds**2).sum(), 0, 1)
+        z_logits = z_mean + f @ self.W.T @ C
+        return z_logits + s * (f @ self.null - f @ self.W.T @ D) @ gain, z_logits
+
+
+class Inputs(Reader):
+    """What the numbers of one classifier are made from."""
+
+    def __init__(self, root):
+        run = open_run("embedded", str(root / "_build" / "runs" / "embedded"), must_exist=True)
+        fit, new = run.photos(NAME, "fit"), run.photos(NAME)
+        self.results = run.folder / "results"
+        self.own, self.classes = new.own.numpy(), new.index["class"].to_numpy()
+        self.target = run.texts(NAME, ["an image of a jellyfish"])[0].double().numpy()
+        texts = run.texts(NAME, run.prompts)
+        super().__init__(fit.f, fit.z, new.f, run.head(NAME).weight, texts, single=True)
 
     def table(self, name):
         return pd.read_parquet(self.results / f"{name}.parquet").query("classifier == @NAME")
@@ -77,29 +108,14 @@ def inputs(root):
 
 
 def test_null_removal(inputs):
-    f_tilde = inputs.f - inputs.f @ inputs.null @ inputs.null.T
-    found, table = inputs.scores(inputs.f @ inputs.T.T, f_tilde @ inputs.T.T), inputs.table("photo_scores")
+    found, table = inputs.scores(*inputs.removed(), inputs.own), inputs.table("photo_scores")
     for column, values in found.items():
         np.testing.assert_allclose(table[column], values, atol=2e-5)  # T is kept in single precision
 
 
 def test_beyond_the_logits(inputs):
-    mu, z_mean = inputs.F[inputs.rows].mean(0), inputs.Z[inputs.rows].mean(0)
-    F, Z, f = inputs.F - mu, inputs.Z - z_mean, inputs.f - mu
-    logits = F @ inputs.W.T  # (N, c)
-    variance = (logits[inputs.rows] ** 2).mean()  # of a logit, over photos and classes
-    C = inputs.ridge(logits, Z, variance).T
-    white = logits[inputs.rows]
-    D = np.linalg.lstsq(white, F[inputs.rows] @ inputs.null, rcond=1e-12)[0]
-    rest = F @ inputs.null - logits @ D  # what the logits do not tell of the null component
-    covariance = rest[inputs.rows].T @ rest[inputs.rows] / len(inputs.rows)
-    gain = np.linalg.solve(covariance, rest[inputs.rows].T @ Z[inputs.rows] / len(inputs.rows))
-    adds, left = rest[inputs.held] @ gain, (Z - logits @ C)[inputs.held]
-    s = np.clip((adds * left).sum() / (adds**2).sum(), 0, 1)
-    z_logits = z_mean + f @ inputs.W.T @ C
-    z_whole = z_logits + s * (f @ inputs.null - f @ inputs.W.T @ D) @ gain
     table = inputs.table("photo_scores")
-    for column, values in inputs.scores(z_whole, z_logits).items():
+    for column, values in inputs.scores(*inputs.beyond(), inputs.own).items():
         np.testing.assert_allclose(table[f"{column} beyond"], values, atol=1e-6)
 
 
@@ -119,3 +135,28 @@ def test_table_1(inputs):
     row = inputs.table("steering").query("direction == 'toward the text'").iloc[0]
     assert row["|AS| mean"] == pytest.approx(np.abs(AS).mean(), abs=1e-5)
     assert row["|AS| sd"] == pytest.approx(np.abs(AS).std(ddof=1), abs=1e-5)
+
+
+def test_a_row_of_the_planted_world():
+    """The leaky head and its shape: what is planted, and what both readings say of it."""
+    world = build_world(0, scenes=1500, evaluation=200)
+    head, shapes = world.plant("leaky", **HEADS["leaky"]), len(FACTORS["shape"])
+    F, f = (head.features(s.h).numpy() for s in (world.fit, world.evaluation))
+    own = world.evaluation.levels[:, 0]
+    by = Reader(F, world.fit.z["planted"], f, head.weight, world.texts(world.prompts))
+    row = measure(world, head).set_index("factor").loc["shape"]
+    for tail, pair in {"": by.removed(), " beyond": by.beyond()}.items():
+        found = by.scores(*pair, own)
+        assert row[f"|AS|{tail}"] == pytest.approx(np.median(np.abs(found["AS"])), abs=2e-5)
+        assert row[f"contrast{tail}"] == pytest.approx(found["contrast"].mean(), abs=2e-5)
+        assert row[f"IS{tail}"] == pytest.approx(np.median(found["IS"]), abs=2e-5)
+
+    one = [np.c_[s.h.double().numpy(), np.ones(len(s.h))] for s in (world.fit, world.evaluation)]
+    levels = np.eye(shapes)[world.fit.levels[:, 0]]
+    code, new = (x @ np.linalg.lstsq(one[0], levels, rcond=None)[0] for x in one)  # as the pictures say it
+    told, asked = (np.c_[x @ by.W.T, np.ones(len(x))] for x in (F, f))
+    code_of = np.linalg.lstsq(told, code, rcond=1e-9)[0]
+    left, spread = new - asked @ code_of, new - code.mean(0)
+    assert (left**2).sum() / (spread**2).sum() == pytest.approx(truth(world, head)["shape"], abs=0.01)
+    left, spread = code - told @ code_of, code - code.mean(0)  # on scenes that it was fitted on
+    assert (left**2).sum() / (spread**2).sum() == pytest.approx(row["planted"], abs=0.02)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from sing_utils import BeyondLogits, HeadSpaces, Translator, TranslatorFitter, angle
+from sing_utils.intervals import mean_error, sure, sure_mean
 from sing_utils.refits import Halves, Refits
 from sing_utils.run import open_run
 from sing_utils.scores import contrast
@@ -76,17 +77,24 @@ def test_scores_of_a_refit_are_those_of_the_definitions(world):
     halves = Halves.of(f, z, T, B, world.spaces)
     new, _, own = world.photos(30)
     refits = Refits.fit(halves, new, world.texts, own, classes=C, count=4, seed=1)
-    assert refits.AS.shape == refits.AS_beyond.shape == (4, 30, C + 2)
-    maps = list(halves.pairs(4, seed=1))[2]
-    Tf, Tf_tilde, *_ = maps(new @ halves.basis)
-    AS = angle(Tf[:, None], world.texts) - angle(Tf_tilde[:, None], world.texts)
-    assert torch.allclose(refits.AS[2].double(), AS, atol=1e-4)
-    assert torch.allclose(refits.IS[2].double(), angle(Tf, Tf_tilde), atol=1e-4)
-    found = refits.own(own)
+    pairs = [maps(new @ halves.basis) for maps in halves.pairs(4, seed=1)]
+    every = torch.stack(
+        [angle(z[0][:, None], world.texts) - angle(z[1][:, None], world.texts) for z in pairs]
+    )
+    (Tf, Tf_tilde, *_), AS = pairs[2], every[2]
+    found = refits.columns()
+    assert found["IS"][2] == pytest.approx(angle(Tf, Tf_tilde).numpy(), abs=1e-4)
     assert found["AS"][2] == pytest.approx(AS.gather(1, own[:, None])[:, 0].numpy(), abs=1e-4)
     assert found["contrast"][2] == pytest.approx(contrast(AS[:, :C], own).numpy(), abs=1e-4)
     before = angle(Tf[own == 1][:, None], world.texts).mean(0)
     assert torch.allclose(refits.before[2, 1].double(), before, atol=1e-4)
+
+    mine = every[:, own == 1]  # (R, photos of a class, P)
+    turn = sure_mean(AS[own == 1], mine)
+    assert refits.toward[:, 1].numpy() == pytest.approx(mine.mean(1).numpy(), abs=1e-4)
+    a, n = AS[own == 1], int((own == 1).sum())
+    same = sure(a.mean(0), mean_error(a), n, refits.toward[:, 1], shared=refits.shared[1])
+    assert np.asarray(same.high) == pytest.approx(np.asarray(turn.high), abs=1e-4)
 
 
 def test_the_same_photos_give_the_same_halves(world):
@@ -110,7 +118,7 @@ def test_the_spread_of_refits_is_the_spread_over_other_samples():
         T, B = world.fits(f, z)
         halves = Halves.of(f, z, T, B, world.spaces)
         whole = Refits.fit(halves, new, world.texts, own, classes=C, count=12, seed=i)
-        found = {k: v.mean(1) for k, v in whole.own(own).items()}
+        found = {k: v.mean(1) for k, v in whole.columns().items()}
         spreads.append([v.var() for v in found.values()])
         Tf, Tf_tilde = T(new), T(world.spaces.remove_null(new))
         scores = {}
@@ -138,7 +146,7 @@ def test_a_run_keeps_its_refits(tmp_path, monkeypatch):
     run = open_run("embedded", folder, concepts=["the sea", "blue"], concept_classes=["tench"], **given)
     name = run.classifiers[0]
     found = run.refits(name)
-    assert found.AS.shape[::2] == (4, 4)  # refits; two classes and two concepts
+    assert found.toward.shape == (4, 2, 2 + len(run.profile.phrases))  # refits, classes, texts
     monkeypatch.setattr(Refits, "fit", None)
     kept = open_run("embedded", folder, concepts=["the sea", "blue"], concept_classes=["tench"], **given)
     assert torch.equal(kept.refits(name).AS, found.AS)

@@ -213,13 +213,6 @@ def test_sizes_are_of_the_means_of_the_concepts(run):
         assert row["low"] <= row["value"] <= row["high"]
 
 
-def test_margin_of_one_photo_is_unknown():
-    for photos in (0, 1):
-        margin = tables.half_width(torch.ones(photos, 2), 0.95)
-        assert margin.shape == (2,)
-        assert margin.isnan().all()
-
-
 # --------------------------------------------------------------------------------- spreads
 
 HAND = pd.DataFrame(

@@ -31,7 +31,7 @@ class ControlledRun(PlantedRun):
         g = torch.Generator().manual_seed(seed)
         self.profile.targets, self.profile.degrees, self.source_class = ["bee"], 4.0, "ant"
         self.profile.prompt_template = "an image of a {}"
-        self.profile.concepts = ["a cow and grass", "a doe and snow"]
+        self.profile.concepts = self.profile.phrases = ["a cow and grass", "a doe and snow"]
         self.class_names = {c[0]: c for c in CLASSES}
         own = torch.arange(N) % 5
         codes = torch.zeros(5, M, dtype=torch.float64)

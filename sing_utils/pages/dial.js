@@ -1,6 +1,6 @@
 // Null-space dial: the spectrum of a head, and what would follow if more of it counted as null.
 
-const MOST = 8;
+const MOST = 6;
 
 function dialHead({ name, width, ranks, spectrum, costs, concepts }) {
   const [sigma, cost, AS] = [spectrum, costs, concepts].map(unpack);

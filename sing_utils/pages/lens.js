@@ -111,7 +111,7 @@ function render(context) {
     const { before, after, AS, margin } = chosen;
     write(heading, chosen.phrase);
     const level = Math.round(100 * data.confidence);
-    write(sentence, `Mean angle to the photos: ${degrees(before)} with the null component, ${degrees(after)} without. AS ${signed(AS, 3)} ` + (Number.isNaN(margin) ? "(one photo: no interval)." : `± ${fixed(margin, 3)}° (${level} % interval of the mean over photos).`));
+    write(sentence, `Mean angle to the photos: ${degrees(before)} with the null component, ${degrees(after)} without. AS ${signed(AS, 3)} ` + (Number.isNaN(margin) ? "(no interval: one photo, or a phrase that was added)." : `± ${fixed(margin, 3)}° (${level} % interval with the errors of photos and translator).`));
     away.show(chosen.away);
     closer.show(chosen.closer);
     showFormulas(chosen, c);
@@ -123,7 +123,8 @@ function render(context) {
       h("p", {}, `Angles were measured by sing_utils for each of the ${data.counts[c]} photos, u being the unit vector of “${phrase}”; the page orders them and takes differences.`),
       formula("before = mean angle(T f, u)", `   = ${degrees(before, 3)}`),
       formula("after = mean angle(T f̃, u)", `   = ${degrees(after, 3)}`),
-      formula("AS = before − after   (eq. 7)", `   = ${signed(AS, 3)} ± ${fixed(margin, 3)}°: Student's t interval over photos`),
+      formula("AS = before − after   (eq. 7)", `   = ${signed(AS, 3)} ± ${fixed(margin, 3)}°`),
+      h("p", {}, `The interval has the errors of photos and translator. ${Math.round(100 - 100 * data.confidence)} in 100 phrases would have an arrow by chance.`),
     );
   }
 
