@@ -235,11 +235,13 @@ def basis_orders(orders: pd.DataFrame, tried: pd.DataFrame) -> Finding:
     """Does the order of classifiers survive a change of basis? From `orders` and `rescalings`."""
     names, draws = tried["classifier"].unique(), tried["basis"].str.startswith("random").sum()
     if len(names) < 2:
-        return Finding("One classifier has no order that a basis could change.")
+        return Finding("", "not run", why="one classifier has no order that a basis could change")
     kept = orders.dropna().set_index("score")["order kept"]
     often = ", ".join(f"by {score} in {100 * share:.0f} %" for score, share in kept.items())
     ends = tried.groupby("classifier")[list(kept.index)].agg(["min", "max"])
     free = [s for s in kept.index if ends[s, "min"].max() < ends[s, "max"].min()]
+    compared = {"IS", "|AS|"} & set(free)  # what the paper compares
+    verdict: Verdict = "differs" if len(compared) == 2 else "undecided" if compared else "agrees"
     return Finding(
         "With a random basis for each classifier, their order stays "
         f"{often} of {orders['combinations'].iloc[0]:,} combinations of {draws // len(names)} draws; chance "
@@ -248,7 +250,9 @@ def basis_orders(orders: pd.DataFrame, tried: pd.DataFrame) -> Finding:
             f"every order by {' or '.join(free)} is within reach."
             if free
             else "some orders are out of reach."
-        )
+        ),
+        verdict,
+        f"{tried['basis'].nunique()} bases of each classifier",
     )
 
 

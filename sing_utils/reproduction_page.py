@@ -96,13 +96,14 @@ def _counts(judged: pd.DataFrame) -> str:
 
 
 def _claim_row(claim: Claim, row: Mapping[str, str]) -> str:
-    more = {"Rule": claim.how, "Why": row["why"], "Over": row["n"], "Note": claim.note}
+    here = row["measured"] or claim.checked or claim.never
+    more = {"Rule": "" if here == claim.never else claim.how, "Why": row["why"], "Over": row["n"], "Note": claim.note}
     listed = "".join(f"<dt>{name}</dt><dd>{text(words)}</dd>" for name, words in more.items() if words)
     where = f'<a href="../notebooks/{claim.page}.html">notebook {claim.page.partition("_")[0]}</a>'
     return (
         f'<tr id="claim-{claim.id}"><td><details><summary>{text(claim.claim)}</summary>'
         f"<dl>{listed}<dt>From</dt><dd>{where}</dd></dl></details></td>"
-        f"<td>{text(claim.where)}</td><td>{text(row['measured'] or claim.checked) or '–'}</td>"
+        f"<td>{text(claim.where)}</td><td>{text(here) or '–'}</td>"
         f"<td>{pill(row['verdict'])}</td></tr>"
     )
 

@@ -322,3 +322,20 @@ def test_failures_are_judged_by_the_area_of_the_attribute_score(low, high, verdi
     table = pd.DataFrame(rows).assign(low=[low, 0.9], high=[high, 1.0])  # IS does not decide
     assert findings.failures(table).verdict == verdict
     assert findings.failures(table[:0]).verdict == "not run"
+
+
+@pytest.mark.parametrize(
+    ("spread", "verdict"), [((9, 9), "differs"), ((9, 0), "undecided"), ((0, 0), "agrees")]
+)
+def test_a_comparison_is_fair_if_no_basis_changes_the_order(spread, verdict):
+    """Two classifiers whose IS and |AS| are 1 and 5 as given; the spread is what a basis adds to the first."""
+    bases = ["as given", "random 1", "random 2"]
+    rows = [
+        {"classifier": c, "basis": b, "IS": at + spread[0] * i * more, "|AS|": at + spread[1] * i * more}
+        for c, at, more in (("a", 1.0, 1), ("b", 5.0, 0.1))
+        for i, b in enumerate(bases)
+    ]
+    tried = pd.DataFrame(rows).assign(contrast=0.0)
+    kept = pd.DataFrame({"score": ["IS", "|AS|"], "order kept": 0.5, "by chance": 0.5, "combinations": 4})
+    assert findings.basis_orders(kept, tried).verdict == verdict
+    assert findings.basis_orders(kept, tried[tried["classifier"] == "a"]).verdict == "not run"
