@@ -333,7 +333,8 @@ def _heat(
     cells = base.mark_rect(stroke=GREY, strokeWidth=0.5).encode(color=colour)
     ink = alt.condition(white, alt.value("white"), alt.value("#222"))
     numbers = base.mark_text(fontSize=11.5).encode(text=text, color=ink)
-    return _finish(alt.layer(cells, numbers), table, **finish)
+    heat = _finish(alt.layer(cells, numbers), table, **finish)
+    return heat.properties(usermeta={"minWidth": 150 + 40 * table[x].nunique()})  # less wide it scrolls
 
 
 # ------------------------------------------------------------------------ set-up, translators
@@ -611,7 +612,7 @@ def factors_told(table: pd.DataFrame) -> alt.LayerChart:
         _y("share", "told of a factor (% of variance)", domain=[-5, 100]),
         _tips(own, "factor", "outputs", share="told (%)"),
         colour="factor",
-        height=190,
+        height=150,
         description="Line chart of the share of each planted factor's levels, in percent of their variance, "
         "that a head's logits and further outputs tell, over the number of further outputs.",
     )
@@ -909,7 +910,7 @@ def witnesses(table: pd.DataFrame, by: str = "wanted") -> alt.LayerChart:
     hues = dict(zip(seen, [AFTER, BEFORE, *PALETTE[2:5], *[GREY] * len(seen)], strict=False))
     return dots(
         table[[by, "seen by", "value", "low", "high"]],
-        "AS toward the text (degrees)",
+        "AS (degrees)",
         y=by,
         offset="seen by",
         colour=_hue("seen by", hues),
@@ -1029,7 +1030,7 @@ def trained(table: pd.DataFrame) -> alt.LayerChart:
     own = table[table["measure"].isin(list(colours))]
     return dots(
         own,
-        "toward the shape (degrees, median over scenes)",
+        "median over scenes (degrees)",
         y="network",
         colour=_hue("measure", colours),
         offset="measure",

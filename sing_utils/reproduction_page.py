@@ -97,7 +97,8 @@ def _counts(judged: pd.DataFrame) -> str:
 
 def _claim_row(claim: Claim, row: Mapping[str, str]) -> str:
     here = row["measured"] or claim.checked or claim.never
-    more = {"Rule": "" if here == claim.never else claim.how, "Why": row["why"], "Over": row["n"], "Note": claim.note}
+    rule = "" if here == claim.never else claim.how
+    more = {"Rule": rule, "Why": row["why"], "Over": row["n"], "Note": claim.note}
     listed = "".join(f"<dt>{name}</dt><dd>{text(words)}</dd>" for name, words in more.items() if words)
     where = f'<a href="../notebooks/{claim.page}.html">notebook {claim.page.partition("_")[0]}</a>'
     return (

@@ -328,7 +328,7 @@ def test_failures_are_judged_by_the_area_of_the_attribute_score(low, high, verdi
     ("spread", "verdict"), [((9, 9), "differs"), ((9, 0), "undecided"), ((0, 0), "agrees")]
 )
 def test_a_comparison_is_fair_if_no_basis_changes_the_order(spread, verdict):
-    """Two classifiers whose IS and |AS| are 1 and 5 as given; the spread is what a basis adds to the first."""
+    """Classifiers whose IS and |AS| are 1 and 5 as given; the spread is what bases add to the first."""
     bases = ["as given", "random 1", "random 2"]
     rows = [
         {"classifier": c, "basis": b, "IS": at + spread[0] * i * more, "|AS|": at + spread[1] * i * more}

@@ -192,6 +192,8 @@
         box.textContent = "This chart could not be drawn: " + error.message;
         console.error(error);
       });
+    const least = chart.spec.usermeta?.minWidth;
+    if (least) box.style.minWidth = `${least}px`; // on a phone it scrolls
     let timer = 0;
     new ResizeObserver(() => {
       if (Math.abs(box.clientWidth - chart.width) < 2) return;
