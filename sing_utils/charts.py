@@ -1025,15 +1025,15 @@ def planted_steering(table: pd.DataFrame) -> alt.LayerChart:
 
 
 def trained(table: pd.DataFrame) -> alt.LayerChart:
-    """Planted networks trained for a small |AS|: |AS| toward the shape, and the same beyond the logits."""
-    colours = {"|AS|": PALETTE[1], "|AS| beyond": PALETTE[0]}
+    """Planted networks trained for a small |AS|: |AS| toward the shape, and contrast beyond the logits."""
+    colours = {"|AS|": PALETTE[1], "contrast beyond": PALETTE[0]}
     own = table[table["measure"].isin(list(colours))]
     return dots(
         own,
-        "median over scenes (degrees)",
+        "toward the shape (degrees)",
         y="network",
         colour=_hue("measure", colours),
         offset="measure",
         description="Dot plot of |AS| of networks that were trained with more or less of a penalty on it, "
-        "and of |AS| beyond the logits, with intervals over worlds.",
+        "and of contrast beyond the logits, with intervals over worlds.",
     )

@@ -204,9 +204,9 @@ def ratio_order(spreads: pd.DataFrame) -> Finding:
 def beyond_by_chance(table: pd.DataFrame) -> Finding:
     """What is found beyond the logits where nothing is: the zero of those scores."""
     return Finding(
-        "Where nothing is beyond the logits, the same fit finds a mean IS of "
-        f"{between(table['IS (°)'])} and a mean |AS| of {between(table['|AS| (°)'], digits=3)}. These are "
-        "the zeros of what is found there. Scores of null removal have none that is known."
+        "Where null directions say nothing, the same fit finds beyond the logits a mean IS of "
+        f"{between(table['IS (°)'])} and a mean |AS| of {between(table['|AS| (°)'], digits=3)}: the zeros of "
+        "what is found there. Notebook 07 has those of null removal."
     )
 
 
@@ -225,7 +225,7 @@ def elongation(spreads: pd.DataFrame) -> Finding:
     rows = np.exp(spreads.set_index("classifier")[list(columns)]).rename(columns=columns)
     shown = _listed({name: span(row, "") for name, row in rows.iterrows()})
     return Finding(
-        f"Var(IS) / Var(AS): {shown} The best ratio of IS to |AS| has {best['classifier']}.",
+        f"Var(IS) / Var(AS): {shown} {best['classifier']} has the largest ratio of IS to |AS|.",
         verdict,
         counted(spreads["photos"]),
     )
@@ -270,7 +270,7 @@ def more_outputs(table: pd.DataFrame) -> Finding:
         if not (real["directions"] > 0).any()
         else f"All that these heads ignore tells {between(100 * own['R²'], ' %', 2)} of the embeddings' "
         f"variance beyond the logits, and {between(100 * own['by chance'], ' %', 2)} where there is nothing "
-        f"to tell; half of it takes {between(half, '', 0)} of the {between(every, '', 0)} outputs or fewer."
+        f"to tell; at most {between(half, '', 0)} of {between(every, '', 0)} outputs tell half of it."
     )
     return Finding(f"{first} What the planted head ignores tells {between(100 * known['R²'], ' %', 0)}.")
 
@@ -341,7 +341,8 @@ def quieter_class(sizes: pd.DataFrame, quiet: str, loud: str) -> Finding:
         verdict = "differs"
     parts = {name: f"{span(a.loc[name])} and {span(b.loc[name])}" for name in a.index}
     return Finding(
-        f"Size of AS over concepts (root mean square), {quiet} and {loud}: {_listed(parts)}",
+        f"Size of AS over concepts (root mean square, less what errors add), {quiet} and {loud}: "
+        f"{_listed(parts)}",
         verdict,
         counted(sizes["photos"], "photos a class"),
     )

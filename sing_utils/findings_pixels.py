@@ -32,7 +32,8 @@ def opening(
         f"{span(own, digits=1, sign=True)} toward “{target}”, of "
         f"{number(way['wanted AS'], 1, sign=True)}° wanted, while logits move by "
         f"{number(way['logits moved (%)'], 1)} % of the largest; the "
-        f"judge, which looks at the pictures, sees {span(judge, sign=True)}."
+        f"judge, which looks at the pictures, sees {span(judge, sign=True)} (intervals over "
+        f"{counted(own['photos'], 'photographs')})."
     )
     share = f"{number(100 * own['value'] / way['wanted AS'], 0)} %"
     if pd.isna(own["low"]):
@@ -44,14 +45,14 @@ def opening(
         )
     elif gap["low"] > 0:
         second = (
-            f"So pictures carry out {share} of what the paper warns of, for whoever reads the feature; and "
-            "as the judge does not see what the translator reads, the translator alone is no witness of what "
-            "a picture shows."
+            f"So pictures carry out {share} of the AS that the paper warns of, for whoever reads the "
+            "feature; and as the judge does not see what the translator reads, the translator alone is no "
+            "witness of what a picture shows."
         )
     else:
         second = (
-            f"So pictures carry out {share} of what the paper warns of; these photographs do not show that "
-            "the judge sees less of it than the translator."
+            f"So pictures carry out {share} of the AS that the paper warns of; these photographs do not show "
+            "that the judge sees less of it than the translator."
         )
     return Finding(f"{first} {second}")
 
@@ -87,11 +88,17 @@ def varied(seen: pd.DataFrame, ways: pd.DataFrame) -> Finding:
 
 def others(seen: pd.DataFrame, short: dict[str, str]) -> Finding:
     """Does the change carry over to other classifiers? From a summary by what was wanted."""
-    AS = seen[(seen["score"] == "AS") & (seen["wanted"] == STEP)].set_index("seen by")
+    AS, noise = (
+        seen[(seen["score"] == "AS") & (seen["wanted"] == wanted)].set_index("seen by")
+        for wanted in (STEP, NOISE)
+    )
     rest = [w for w in AS.index if w not in (TRANSLATOR, JUDGE)]
     if not rest:
         return Finding("This run has no second classifier to look at the pictures.")
-    told = "; ".join(f"{short[w]} {span(AS.loc[w], sign=True)}" for w in rest)
+    told = "; ".join(
+        f"{short[w]} {span(AS.loc[w], sign=True)}, for noise {number(noise['value'][w], sign=True)}°"
+        for w in rest
+    )
     return Finding(
         f"Toward the target, by their own translators: {told}; the searched classifier "
         f"{span(AS.loc[TRANSLATOR], sign=True)}."
@@ -106,8 +113,8 @@ def removal(main: pd.DataFrame, pairs: pd.DataFrame) -> Finding:
     for name, own in named.items():
         own = own[own["seen by"] == TRANSLATOR]
         told.append(
-            f"{name} {number(100 * own['step made'].mean(), 0)} % (IS {number(own['IS'].mean(), 1)}° of "
+            f"{name} {number(100 * own['step made'].mean(), 0)} % (IS {number(own['IS'].mean(), 1)}°, wanted "
             f"{number(own['wanted IS'].mean(), 1)}°)"
         )
     end = "" if len(pairs) else " Pairs need the photographs, of which this run has only features."
-    return Finding(f"So much of null removal the pictures make: {'; '.join(told)}.{end}")
+    return Finding(f"Of the wanted step the pictures make near {'; '.join(told)}.{end}")

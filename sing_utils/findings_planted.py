@@ -12,16 +12,18 @@ RECOVERED = 0.9  # ROC area from which on a score is said to find what is plante
 
 def opening(regimes: pd.DataFrame) -> Finding:
     """Notebook 06: what each score finds in the regimes of `sing_utils.tables_planted.regimes`."""
-    size, signed = (regimes[regimes["score"] == score] for score in ("|AS|", "contrast"))
-    every = regimes["regime"].nunique()
-    given, other = size[size["way"] == GIVEN], signed[signed["way"] != BEYOND]
-    beyond = signed[signed["way"] == BEYOND]
-    held = other.groupby("way")["low"].agg(lambda low: int((low > RECOVERED).sum()))
+    every, parts = regimes["regime"].nunique(), {}
+    for score in ("|AS|", "contrast"):
+        own = regimes[regimes["score"] == score]
+        other, beyond = own[own["way"] != BEYOND], own[own["way"] == BEYOND]
+        held = other.groupby("way")["low"].agg(lambda low: int((low > RECOVERED).sum()))
+        parts[score] = between(held, "", 0), between(other["value"], ""), str(_held(beyond))
+    (size, size_areas, size_beyond), (signed, areas, signed_beyond) = parts.values()
     return Finding(
-        f"In heads built to ignore things, |AS| finds which in {_held(given)} of {every} settings (ROC area "
-        f"{between(given['value'], '')}). Contrast does in {between(held, '', 0)}, by the basis "
-        f"({between(other['value'], '')}); beyond the logits, in any basis, in {_held(beyond)} "
-        f"({between(beyond['value'], '')})."
+        f"In heads built to ignore things, |AS| finds which in {size} of {every} settings, by the basis, and "
+        f"contrast in {signed}. Their ROC areas are {size_areas} and {areas} (found: above {RECOVERED}). "
+        f"Beyond the logits, where no basis matters, |AS| finds which in {size_beyond} and contrast in "
+        f"{signed_beyond}."
     )
 
 
@@ -60,11 +62,12 @@ def controls_opening(verdicts: pd.DataFrame, steered: pd.DataFrame) -> Finding:
     held = verdicts[verdicts["worlds"] == verdicts["of"]]["short"].value_counts()
     counts = [int(held.get(f"ignored by {s}", 0)) for s in ("contrast beyond", "contrast", "|AS|")]
     toward = steered[steered["direction"] == "toward the prompt"]
-    ignored, seen = (100 * toward[toward["planted"] == p]["reached"].mean() for p in (1, 0))
+    reached = 100 * toward.groupby(["head", "planted"])["reached"].mean()
     return Finding(
         f"Under {verdicts['condition'].nunique()} circumstances, contrast beyond the logits tells ignored "
         f"from seen factors in {counts[0]}, contrast in {counts[1]}, |AS| in {counts[2]}. Steering reaches "
-        f"what a head ignores in {ignored:.0f} % of scenes, and what it sees in {seen:.0f} %."
+        f"what the head clean ignores in {reached['clean', 1]:.0f} % of scenes and what it sees in "
+        f"{reached['clean', 0]:.0f} %, but what the head sees-all sees in {reached['sees-all', 0]:.0f} %."
     )
 
 
@@ -73,13 +76,15 @@ def small_AS(trained: pd.DataFrame) -> Finding:
     over = trained.drop(columns="seed").groupby("network", sort=False).mean()
     shrunk, own = over.iloc[1], over.iloc[2:]  # untrained; trained with more and more of a penalty
     plain, least = own.iloc[0], own.loc[own.index[1:][own["|AS|"].iloc[1:].argmin()]]
-    score, other, hits, null = "|AS|", "|AS| beyond", "accuracy, background reversed", "null part"
+    score, other, hits, null = "|AS|", "contrast beyond", "accuracy, background reversed", "null part"
     return Finding(
         f"With the penalty ({least.name.removeprefix('trained, ')}) training ends at |AS| "
-        f"{number(least[score])}° instead of {number(plain[score])}°, but beyond the logits at "
-        f"{number(least[other])}° instead of {number(plain[other])}°. Where the background changes sides, "
-        f"{least[hits]:.0%} of shapes are right instead of {plain[hits]:.0%}. The null part holds "
-        f"{least[null]:.0%} of the variance instead of {plain[null]:.0%}, so training "
+        f"{number(least[score])}° instead of {number(plain[score])}°. Contrast beyond the logits, which "
+        f"falls where more of the shape is ignored, ends at {number(least[other], sign=True)}° instead of "
+        f"{number(plain[other], sign=True)}°; the logits leave {100 * least['shape unsaid']:.0f} % of the "
+        f"shape unsaid instead of {100 * plain['shape unsaid']:.0f} %. Where the background changes sides, "
+        f"{100 * least[hits]:.0f} % of shapes are right instead of {100 * plain[hits]:.0f} %. The null part "
+        f"holds {100 * least[null]:.0f} % of the variance instead of {100 * plain[null]:.0f} %, so training "
         f"{'shrinks it' if least[null] < plain[null] else 'does not get there by shrinking it'}. "
         f"Shrinking it by hand moves no logit; the old translator then says "
         f"{number(shrunk['|AS|, T kept'])}°, a new one {number(shrunk[score])}°."

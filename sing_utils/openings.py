@@ -130,10 +130,11 @@ def basis(stretched: pd.DataFrame, tried: pd.DataFrame) -> Finding:
     second = "One class has no contrast."
     if len(contrast):
         second = (
-            "Coordinates rescaled by at most three make the contrast of one classifier anything from "
+            "Coordinates rescaled by factors at most three apart take contrasts from "
             f"{number(contrast.min(), 1)} to {number(contrast.max(), 1)}°."
         )
+    IS = pd.concat([stretched["IS"], tried["IS"]])
     return Finding(
-        "Written in another basis, a network with the same logits has a median IS of "
-        f"{between(stretched['IS'], '°', 1)}; {beyond}. {second}"
+        "Written in other bases, networks with the same logits have a median IS of "
+        f"{between(IS, '°', 1)}; {beyond}. {second}"
     )

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from sing_utils.planted import FACTORS, HEADS
 from sing_utils.planted_heads import Planted, following
-from sing_utils.planted_scores import World, beyond, fit_translator, measure
+from sing_utils.planted_scores import World, beyond, fit_translator, measure, truth
 from sing_utils.tables_planted import means
 from sing_utils.translator import Translator
 
@@ -126,8 +126,9 @@ def trained_for_small_AS(
 
     One row a world and network. Columns: |AS|, contrast and IS toward the shape, and the same beyond the
     logits, degrees; "|AS|, T kept", by the translator of the planted head; "accuracy", and "accuracy,
-    background reversed", where the background is not the one that went with the shape; "null part", its
-    share of the feature's variance over scenes.
+    background reversed", where the background is not the one that went with the shape; "shape unsaid", the
+    share of the shape's code that the logits do not say; "null part", its share of the feature's variance
+    over scenes.
     """
     return pd.DataFrame([row for world in worlds for row in _networks(world, penalties, steps)])
 
@@ -155,6 +156,7 @@ def _networks(world: World, penalties: Sequence[float], steps: int) -> list[dict
                 "|AS|, T kept": float(measure(world, own, kept, pair=pair)["|AS|"].iloc[0]),
                 "accuracy": float(hits.mean()),
                 "accuracy, background reversed": float(hits[~follows].mean()),
+                "shape unsaid": truth(world, own)["shape"],
                 "null part": _null_share(world, own),
             }
         )

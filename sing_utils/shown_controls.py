@@ -16,6 +16,7 @@ from sing_utils.findings import number, tiny
 _WITNESS = [
     "R², null part alone",
     "null part, share of the rest",
+    "beyond the logits, share of the rest",
     "median |AS| (°)",
     "blind: median |AS| (°)",
     "median IS (°)",
@@ -60,15 +61,19 @@ def encoders(table: pd.DataFrame) -> pd.DataFrame:
 
 def differences(table: pd.DataFrame) -> pd.DataFrame:
     """Of `classifier_differences`: one row a pair and statistic."""
-    shown = table[["statistic"]].assign(
-        **{
-            "first − second": table["first"] + " − " + table["second"],
-            "difference (by photo)": _bracket(table, "difference", "low", "high"),
-        }
-    )
-    if "low by class" in table:
-        shown["(by class)"] = _bracket(table, None, "low by class", "high by class")
-    return shown.sort_values("statistic", kind="stable")
+    parts = []
+    for statistic, own in table.groupby("statistic", sort=False):
+        words = partial(signed, digits=3) if str(statistic).startswith("contrast, beyond") else signed
+        part = own[["statistic"]].assign(
+            **{
+                "first − second": own["first"] + " − " + own["second"],
+                "difference (by photo)": _bracket(own, "difference", "low", "high", words),
+            }
+        )
+        if "low by class" in own:
+            part["(by class)"] = _bracket(own, None, "low by class", "high by class", words)
+        parts.append(part)
+    return pd.concat(parts)
 
 
 def correlations(table: pd.DataFrame) -> pd.DataFrame:

@@ -122,7 +122,7 @@ def summary(
         first = encoders.groupby("classifier")["encoder"].transform("first")
         rho = encoders.loc[encoders["encoder"] != first, "rank correlation of classes"].dropna()
         if len(rho):
-            verdict = f"much the same for {int((rho > 0.8).sum())} of {len(rho)}"
+            verdict = f"above 0.8 for {int((rho > 0.8).sum())} of {len(rho)}"
             asks = "Is the order of classes by |AS| the same?"
             add("other encoders", asks, f"ρ = {between(rho, '')}", verdict)
     if ranks is not None:
@@ -135,8 +135,12 @@ def summary(
         tested = classes.dropna(subset=f"q{tail}")
         if len(tested):
             asks = f"Which classes' contrasts differ from 0{where}?"
-            verdict = f"{int((tested[f'q{tail}'] < SIGNIFICANCE).sum())} of {len(tested)}"
-            add(f"class by class{where}", asks, between(tested[f"contrast{tail}"], sign=True), verdict)
+            apart = tested[tested[f"q{tail}"] < SIGNIFICANCE]
+            says = between(tested[f"contrast{tail}"], sign=True)
+            if 0 < len(apart) < 5:
+                names = (f"{r['class']} ({run.short[r['classifier']]})" for _, r in apart.iterrows())
+                says += f"; {', '.join(names)}"
+            add(f"class by class{where}", asks, says, f"{len(apart)} of {len(tested)}")
     return pd.DataFrame(rows, columns=["control", "asks", "says", "verdict", "planted world"])
 
 
@@ -225,13 +229,14 @@ def subspace_control(draws: pd.DataFrame) -> pd.DataFrame:
 def translator_control(run: Run) -> pd.DataFrame:
     """What each translator knows of null directions, and what one finds where they mean nothing.
 
-    One row a classifier: R² by parts (`translator_parts`); medians of |AS| and IS and the mean contrast, here
-    and in worlds where null directions mean nothing (`blind_scores`), degrees.
+    One row a classifier: R² by parts (`translator_parts`), and beyond the logits; medians of |AS| and IS and
+    the mean contrast, here and in worlds where null directions mean nothing (`blind_scores`), degrees.
     """
     rows = []
     for case in cases(run):
         row: dict[str, Any] = {"classifier": case.name, "photos to fit": len(case.fit[0])}
         row |= translator_parts(case.T, case.spaces, case.fit, case.held_out)
+        row["beyond the logits, share of the rest"] = _share_beyond(run, case.name)
         given = (case.T, case.ridge, case.spaces, case.fit, case.held_out, case.texts, case.own)
         blind = blind_scores(*given, draws=_BLIND, seed=run.profile.seed)
         seen = remove_null(case.f, case.T, case.spaces, case.texts, case.own)
@@ -241,7 +246,15 @@ def translator_control(run: Run) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-_BLIND = 8  # worlds, each with a fit: their means are sure enough
+def _share_beyond(run: Run, name: str) -> float:
+    """Of what the logits leave of embeddings of evaluation photos, the share that the feature explains."""
+    B, new = run.beyond(name), run.photos(name)
+    z_whole, z_logits = B(new.f)
+    left = (new.z - z_logits).square().sum()
+    return float(1 - (new.z - z_whole).square().sum() / left) if B.gamma.shape[1] else float("nan")
+
+
+_BLIND = 5  # worlds, each with a fit: their means are sure enough
 
 
 def photo_curve(run: Run, *, parts: Sequence[int] = (8, 4, 2, 1)) -> pd.DataFrame:

@@ -109,7 +109,7 @@ def test_elongation(best, other, verdict):
     spreads = spreads.assign(**ends, **{"log variance ratio": [np.mean(other), np.mean(best)]})
     finding = findings.elongation(spreads)
     assert finding.verdict == verdict
-    assert "The best ratio of IS to |AS| has b." in finding.measured
+    assert "b has the largest ratio of IS to |AS|." in finding.measured
     assert f"({np.exp(best[0]):.2f} to {np.exp(best[1]):.2f})" in finding.measured
 
 

@@ -18,7 +18,7 @@ function lensTable(table) {
     const photos = Array.from(ends.values.subarray(e, e + 2 * side), (photo, i) => ({
       photo, AS: (scores.values[e + i] * 180) / 32767,
     }));
-    return { before, after: before - AS, AS, margin, away: photos.slice(0, side), closer: photos.slice(side).reverse() };
+    return { before, after: before - AS, AS, margin, away: photos.slice(0, side).filter((p) => p.AS < 0), closer: photos.slice(side).reverse().filter((p) => p.AS > 0) };
   };
 }
 
@@ -103,7 +103,7 @@ function render(context) {
     write(
       counted,
       chosen
-        ? `${shown.length} of ${phrases().length} phrases${words ? ` with “${words}”` : ""}; mean angles to ${data.counts[c]} photos of ${data.classes[c]}, before and after null removal; an arrow where the interval leaves out zero`
+        ? `${shown.length} of ${phrases().length} phrases${words ? ` with “${words}”` : ""}; mean angles to ${data.counts[c]} photos of ${data.classes[c]}, before and after null removal; an arrow where a phrase's own interval leaves out zero`
         : `No phrase contains “${words}”.`,
     );
     detail.hidden = !chosen;

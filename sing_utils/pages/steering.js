@@ -143,7 +143,7 @@ function render(context) {
       formula(`a·u = ${n(plane.target.au)}   b·u = ${n(plane.target.bu)}   a·w = ${n(plane.own.au)}   b·w = ${n(plane.own.bu)}   angle(T f, T d) = ${degrees(plane.limit)}`),
       formula(
         "At IS = θ the feature is translated to the direction cos θ a + sin θ b:",
-        `AS = angle(a, u) − angle(cos θ a + sin θ b, u) = ${degrees(angleTo(plane.target.au, 1), 3)} − atan2(${n(Math.sqrt(Math.max(0, 1 - turned ** 2)))}, ${n(turned)}) = ${signed(scoreAt(plane.target, theta), 3)}`,
+        `AS = angle(a, u) − angle(cos θ a + sin θ b, u) = ${degrees(angleTo(plane.target.au, 1), 3)} − atan2(${n(Math.sqrt(Math.max(0, 1 - turned ** 2)))}, ${n(turned)}) = ${signed(scoreAt(plane.target, theta), 3)}` + (Number.isNaN(step) ? ", which no step reaches" : ""),
       ),
       formula(
         "ε / |f| = |Tf| sin θ / (|Td| |f| sin(angle(Tf, Td) − θ))   (eq. 13 and the law of sines)",
