@@ -33,7 +33,7 @@ def opening(
         f"{number(way['wanted AS'], 1, sign=True)}° wanted, while logits move by "
         f"{number(way['logits moved (%)'], 1)} % of the largest; the "
         f"judge, which looks at the pictures, sees {span(judge, sign=True)} (intervals over "
-        f"{counted(own['photos'], 'photographs')})."
+        f"{counted([own['photos']], 'photographs')})."
     )
     share = f"{number(100 * own['value'] / way['wanted AS'], 0)} %"
     if pd.isna(own["low"]):

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from sing_utils import HeadSpaces, SingError, pixels, tables_pixels
+from sing_utils import HeadSpaces, SingError, findings_pixels, pixels, tables_pixels
 from sing_utils.classifiers import Classifier
 from sing_utils.model_sources import Network
 from sing_utils.pixels import Budget, Screen, as_image, as_pixels, search, shuffled
@@ -254,3 +254,40 @@ def test_stored_searches_are_whole_and_hold_no_photograph():
     assert max(f.stat().st_size for f in folder.iterdir()) < 4e6
     assert shown["target"] not in set(table["own"])
     assert table[table["group"] != "pictures"]["sha256"].str.fullmatch("[0-9a-f]{64}").all()
+
+
+def seen_by(translator, judge, *, others=("b",)):
+    """A summary of 25 photographs: AS of the null step as given, 0.1 for noise; IS of 5."""
+    rows = []
+    for wanted in (STEP, NOISE):
+        for who, (value, margin) in {
+            TRANSLATOR: translator,
+            JUDGE: judge,
+            **dict.fromkeys(others, judge),
+        }.items():
+            value = value if wanted == STEP else 0.1
+            for score, x in (("AS", value), ("IS", 5.0)):
+                interval = {"value": x, "low": x - margin, "high": x + margin, "photos": 25}
+                rows.append({"wanted": wanted, "seen by": who, "score": score, **interval})
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize(
+    ("translator", "gap", "verdict"),
+    [
+        ((2.0, 0.5), 1.0, "no witness"),
+        ((2.0, 0.5), -1.0, "do not show"),
+        ((0.2, 0.5), 1.0, "does not bear out"),
+    ],
+)
+def test_the_opening_follows_from_intervals(translator, gap, verdict):
+    """Borne out: AS above zero. No witness: the gap to the judge above zero."""
+    seen = seen_by(translator, (0.1, 0.3))
+    ways = pd.DataFrame({"wanted": [STEP], "wanted AS": [10.0], "logits moved (%)": [4.0]})
+    said = findings_pixels.opening(seen, ways, {"low": gap}, "jellyfish", "8/255").measured
+    assert verdict in said
+    assert "25 photographs" in said
+    assert ("20 %" in said) == (translator[0] == 2.0)
+    told = findings_pixels.others(seen, {"b": "B"}).measured
+    assert "B +0.10" in told
+    assert "noise +0.10" in told
