@@ -37,6 +37,7 @@ from sing_utils.classifiers import LinearHead
 from sing_utils.errors import SingError
 from sing_utils.head import Certificate, HeadSpaces, random_basis
 from sing_utils.scores import image_score, pairwise_angle
+from sing_utils.shards import locked
 from sing_utils.translator import Translator
 
 
@@ -94,6 +95,8 @@ def analyze(
     gram = torch.zeros(spaces.width, spaces.width, dtype=torch.float64)
     sums: dict[tuple[str, str], _Sums] = {}
     with contextlib.ExitStack() as stack:
+        if out is not None:
+            stack.enter_context(locked(Path(out)))
         sink = Sink(Path(out), stack) if out is not None else None
         for start, f in rows.pieces():
             require_width(f, spaces.width, name=f"f of {rows.path}")

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from sing_utils.errors import SingError
+from sing_utils.shards import require_place, write_whole
 
 
 def extract(
@@ -115,7 +116,7 @@ def fit(
     from sing_utils.features import FeatureStore
     from sing_utils.fitting import fit_stores
 
-    _require_new_file(out)
+    require_place(out)
     store, embeddings = FeatureStore.open(features), FeatureStore.open(targets)
     if embeddings.names == ["features"]:
         raise SingError(
@@ -132,7 +133,7 @@ def fit(
             T = fitting(mapper=ray_map())
     else:
         T = fitting()
-    T.save(out)
+    write_whole(out, T.save)
     assert T.report is not None
     typer.echo(
         f"{out}: fitted on {T.report.n_fit} pictures; on {T.report.n_held_out} held out: "
@@ -179,12 +180,7 @@ def export_head(
     """Write a classifier's last linear layer, for `sing analyze`."""
     from sing_utils.classifiers import load_classifier
 
-    _require_new_file(out)
+    require_place(out)
     head = load_classifier(classifier).head
-    head.save(out)
+    write_whole(out, head.save)
     typer.echo(f"{out}: {head.weight.shape[0]} classes x {head.weight.shape[1]} features of {classifier}.")
-
-
-def _require_new_file(out: Path) -> None:
-    if out.is_dir() or not out.absolute().parent.is_dir():
-        raise SingError(f"--out {out} can't be written, expected a file name in an existing folder.")

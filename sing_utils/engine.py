@@ -106,7 +106,9 @@ def decoded_batches(
     try:
         yield from loader
     except RuntimeError as error:
-        if not re.search(r"exited unexpectedly|killed by signal", str(error)):
+        if not re.search(
+            r"exited unexpectedly|killed by signal|shared memory|unable to (allocate|write)", str(error)
+        ):
             raise
         raise SingError(
             f"a process that decodes pictures ended ({str(error)[:120]}), expected it to live: memory, also "

@@ -39,6 +39,7 @@ from sing_utils.profiles import (
 )
 from sing_utils.records import is_current, write_record
 from sing_utils.run import all_pictures, claim_folder, run_folder, run_pictures
+from sing_utils.shards import locked
 
 # Modules that decide how a book looks or how a command reads, not what a notebook computes.
 _NOT_INPUTS = {
@@ -97,8 +98,8 @@ def run_profile(
         jobs: notebooks that run at once; None: two, where there are two cores.
 
     Raises:
-        SingError: for bad parameters (before anything runs), an unknown notebook, or a notebook
-            that failed; the message names the cell.
+        SingError: for bad parameters (before anything runs), an unknown notebook, a folder in which
+            another run is at work, or a notebook that failed; the message names the cell.
     """
     overrides = overrides or {}
     require_known(overrides, "the given parameters")  # before `root` could be taken for ours
@@ -109,15 +110,30 @@ def run_profile(
     _require_inputs(root, loaded, _class_names(root, profile, overrides))
     for notebook in chosen:
         _require_parameters(notebook)
-    # A part of the notebooks leaves the tables of the others, which must be of the same parameters.
-    claim_folder(root / run_dir, loaded, anew=chosen == notebooks)
-    parameters = _parameters(root, profile, loaded, run_dir, overrides)
+    with locked(root / run_dir, wait=False):
+        # A part of the notebooks leaves the tables of the others, which must be of the same parameters.
+        claim_folder(root / run_dir, loaded, anew=chosen == notebooks)
+        parameters = _parameters(root, profile, loaded, run_dir, overrides)
+        return _run_notebooks(root, loaded, chosen, parameters, force=force, progress=progress, jobs=jobs)
 
+
+def _run_notebooks(
+    root: Path,
+    loaded: Profile,
+    chosen: Sequence[Path],
+    parameters: dict[str, Any],
+    *,
+    force: bool,
+    progress: bool,
+    jobs: int | None,
+) -> list[Executed]:
+    """Execute what is not current, side by side, and write the run's record."""
+    notebooks = find_notebooks(root)
     # Threads that spin while they wait make a busy machine many times slower; kernels inherit this.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     jobs = jobs or min(_JOBS, os.cpu_count() or 1)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
-    folder = root / run_dir
+    folder = root / parameters["run_dir"]
     key = _inputs_key(root, loaded, parameters)
     _forget_models(folder, key)
     keys = {n: _digest(key, n.read_text(encoding="utf-8")) for n in notebooks}

@@ -189,7 +189,7 @@ def test_the_nearest_photo_instead_of_a_drawing(sing, root, tmp_path, fitted, ma
     [
         (["chelsea", "--out", "pair.docx"], ["pair.docx is no kind of picture"]),
         (["chelsea", "--out", "pair.cur"], ["pair.cur is no kind of picture"]),
-        (["chelsea", "--out", "nowhere/pair.png"], ["no folder", "nowhere"]),
+        (["chelsea", "--out", "nowhere/pair.png"], ["existing folder", "nowhere"]),
         (["README.md", "--out", "pair.png"], ["README.md can't be read as a picture"]),
         (["chelsea", "--out", "pair.png", "--degrees", "10"], ["--degrees was given without --toward"]),
         (["chelsea", "--out", "pair.png", "--save-memory"], ["--save-memory is for --backend karlo only"]),

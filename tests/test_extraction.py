@@ -210,7 +210,7 @@ def test_files_are_synced_before_they_get_their_names_and_folders_after(photos, 
     moves = [i for i, e in enumerate(events) if e[0] == "move"]
     for i in moves:
         path = Path(events[i][1])
-        assert events[i - 1] == ("sync", str(path.with_name(f".{path.name}.tmp")))
+        assert events[i - 1] == ("sync", str(path.with_name(f".{path.name}.{os.getpid()}.tmp")))
         assert ("sync", str(path.parent)) in events[i : i + 3]
     assert Path(events[moves[-1]][1]).name == "manifest.json"  # written last
     assert len(moves) == 7

@@ -495,7 +495,7 @@ def allowed(*options):
     [
         ("_build/html", ["live"], ["no book in _build/html", "`make book`"]),
         ("", ["live", "--profile", "other"], ["no run 'other'", "one of embedded"]),
-        ("", ["live", "--profile", "../runs/embedded"], ["no run '../runs/embedded'"]),
+        ("", ["live", "--profile", "../runs/other"], ["no run '../runs/other'"]),
         ("_build/runs", ["live"], ["no run 'embedded'", "there is none", "`make book`"]),
         ("", ["live", "list"], ["'list' is no option of JupyterLab", "-- --allow-root"]),
         ("", allowed("--ip=0.0.0.0"), ["ip was set to '0.0.0.0'", "one user of this machine"]),
