@@ -164,6 +164,7 @@ def live(
 
 app.command()(cli_stores.extract)
 app.command()(cli_stores.fit)
+app.command()(cli_stores.pack)
 app.command()(cli_stores.analyze)
 app.command("export-head")(cli_stores.export_head)
 app.command()(cli_results.results)
