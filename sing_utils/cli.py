@@ -83,13 +83,19 @@ def doctor(
     ] = None,
     seconds: Annotated[float, typer.Option(min=1, help="How long to measure this machine.")] = 10.0,
 ) -> None:
-    """Say what a run will download, what is missing, how long it will take here, and how much disk."""
-    from sing_utils.doctor import report
+    """Say what a run will download, what is missing, how long it will take here, and how much disk.
+
+    Exit code 1: it can't be done as things are.
+    """
+    from sing_utils.doctor import BLOCKERS, report
     from sing_utils.profiles import load_profile, project_root
 
     root = project_root()
     loaded = load_profile(profile, root=root, **parse_parameters(parameter or []))
-    typer.echo(report(loaded, root, seconds=seconds))
+    said = report(loaded, root, seconds=seconds)
+    typer.echo(said)
+    if any(word in said for word in BLOCKERS):
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -156,7 +162,7 @@ def live(
 
     root = project_root()
     if find_spec("jupyterlab") is None:
-        raise SingError("JupyterLab is not installed, expected it here: pip install 'sing_utils[live]'.")
+        raise SingError("JupyterLab is not installed, expected it here: pip install -e '.[live]'.")
     from sing_utils.live import serve_book
 
     serve_book(root, run_dir or profile, port=port, browser=not no_browser, extra=options or [])

@@ -93,7 +93,7 @@ def _is_ray(engine: str) -> bool:
     if engine not in ("local", "ray"):
         raise SingError(f"unknown engine {engine!r}, expected local or ray.")
     if engine == "ray" and find_spec("ray") is None:
-        raise SingError("--engine ray needs the library `ray`: pip install 'sing_utils[ray]'.")
+        raise SingError("--engine ray needs the library `ray`: pip install -e '.[ray]'.")
     return engine == "ray"
 
 

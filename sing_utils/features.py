@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -180,6 +181,21 @@ class FeatureStore:
                 "cut short; run `sing extract` again with the same arguments, it is made anew."
             )
         return path
+
+
+def feature_cache(root: Path) -> Path:
+    """Where runs keep extracted stores, shared by all: `SING_FEATURES_DIR`, else `_build/features`."""
+    return Path(os.environ.get("SING_FEATURES_DIR") or root / "_build" / "features")
+
+
+def open_stored(folder: Path, *names: str) -> FeatureStore:
+    """The store in a folder of stores that has the first of these names that is there.
+
+    Raises:
+        SingError: if there is none, or it is not complete.
+    """
+    found = next((name for name in names if (folder / name / "manifest.json").exists()), names[0])
+    return FeatureStore.open(folder / found)
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

@@ -35,7 +35,7 @@ from sing_utils.decoding import read_picture
 from sing_utils.encoders import Encoder, Judge, load_encoder
 from sing_utils.errors import SingError, unknown
 from sing_utils.extraction import extract_cached
-from sing_utils.features import FeatureStore
+from sing_utils.features import FeatureStore, feature_cache, open_stored
 from sing_utils.head import HeadSpaces
 from sing_utils.pictures import Pictures, load_pictures
 from sing_utils.pixels import Found, search
@@ -271,7 +271,8 @@ class Run:
         and pictures share. The run notes which one, so that later notebooks need not load the model.
         """
         if self.profile.pictures is None:
-            return FeatureStore.open(self.root / str(self.profile.features) / safe_name(name))
+            source = self.profile.source_of(name)
+            return open_stored(self.root / str(self.profile.features), safe_name(name), safe_name(source))
         note = self.artifact(f"features/{safe_name(name)}-{self._of_pictures(name)}.json")
         if note.exists() and (found := _kept(self.feature_cache / json.loads(note.read_text())["store"])):
             return found
@@ -290,7 +291,7 @@ class Run:
     @property
     def feature_cache(self) -> Path:
         """Where extracted stores are kept, shared by all runs."""
-        return self.root / "_build" / "features"
+        return feature_cache(self.root)
 
     @cached_property
     def pictures(self) -> PictureSource:
@@ -309,6 +310,7 @@ class Run:
             source = rooted(p.encoder, self.root) if is_encoder else self.source_of(name)
             engine = ray_engine(partial(load, source, rehearse=p.rehearse), precision=p.precision)
         options: dict[str, Any] = {"workers": p.workers, "precision": p.precision, "engine": engine}
+        make_writable(self.feature_cache, mend="choose another by the environment variable SING_FEATURES_DIR")
         return extract_cached(model, self.pictures, self.feature_cache, **options)
 
     def photos(self, name: str, part: Literal["evaluation", "fit", "all"] = "evaluation") -> Photos:

@@ -24,7 +24,7 @@ from papermill.exceptions import PapermillExecutionError
 
 from sing_utils.encoders import load_encoder
 from sing_utils.errors import SingError
-from sing_utils.features import FeatureStore
+from sing_utils.features import open_stored
 from sing_utils.model_sources import Source, parse_source
 from sing_utils.pictures import require_fit
 from sing_utils.profiles import (
@@ -108,6 +108,7 @@ def run_profile(
     notebooks = find_notebooks(root)
     chosen = _choose(notebooks, only)
     _require_inputs(root, loaded, _class_names(root, profile, overrides))
+    _require_networks(loaded, chosen)
     for notebook in chosen:
         _require_parameters(notebook)
     with locked(root / run_dir, wait=False):
@@ -193,7 +194,10 @@ def _require_inputs(root: Path, profile: Profile, names: dict[str, str]) -> None
         labels = set(all_pictures(root, profile).index["label"])
     else:
         stores = (*profile.classifiers, *filter(None, (profile.encoder, profile.second_encoder)))
-        opened = [FeatureStore.open(root / str(profile.features) / safe_name(name)) for name in stores]
+        opened = [
+            open_stored(root / str(profile.features), safe_name(name), safe_name(profile.source_of(name)))
+            for name in stores
+        ]
         labels = set(opened[0].index["label"])
     known = sorted(names.get(label, label) for label in labels)
     for label in profile.classes or {}:
@@ -218,6 +222,22 @@ def _require_inputs(root: Path, profile: Profile, names: dict[str, str]) -> None
     if long := [t for t in texts if knows_few or len(t) > _LONG_TEXT]:
         encoder.encode_text(long)  # only these can be too long, and the text tower takes seconds to load
     require_fit(profile.picture_backend, encoder, base=root)
+
+
+def _require_networks(profile: Profile, chosen: Sequence[Path]) -> None:
+    """Refuse notebooks that start from pixels where a classifier is a head alone."""
+    heads = [name for name in profile.classifiers if profile.source_of(name).startswith("head:")]
+    texts = {n: n.read_text(encoding="utf-8") for n in chosen} if heads else {}
+    wanting = [n for n, t in texts.items() if "run.classifier(" in t]
+    if not profile.photos:  # some want a network for these only
+        wanting = [n for n in wanting if "run.profile.photos" not in texts[n]]
+    if wanting:
+        others = " ".join(f"--only {n.stem.partition('_')[0]}" for n in chosen if n not in wanting)
+        raise SingError(
+            f"{', '.join(n.stem for n in wanting)} start from pixels, and {heads[0]} is a head without a network, "
+            f"expected one: run the others, {others}"
+            + ("; more of them with -p photos=[]." if profile.photos else ".")
+        )
 
 
 def _forget_models(folder: Path, key: str) -> None:

@@ -205,7 +205,7 @@ def sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def make_writable(out: Path) -> None:
+def make_writable(out: Path, *, mend: str = "choose another") -> None:
     """Make the folder if needed.
 
     Raises:
@@ -218,7 +218,7 @@ def make_writable(out: Path) -> None:
             pass
     except OSError as error:
         raise SingError(
-            f"cannot write to {out} ({error.strerror}), expected a writable folder: choose another."
+            f"cannot write to {out} ({error.strerror}), expected a writable folder: {mend}."
         ) from None
 
 

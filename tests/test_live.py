@@ -540,5 +540,5 @@ def test_without_jupyterlab(tmp_path, monkeypatch, capsys):
         cli.main()
     assert stopped.value.code == 2
     assert capsys.readouterr().err == (
-        "sing: JupyterLab is not installed, expected it here: pip install 'sing_utils[live]'.\n"
+        "sing: JupyterLab is not installed, expected it here: pip install -e '.[live]'.\n"
     )
