@@ -263,7 +263,9 @@ class Sink:
         table = pa.Table.from_pandas(frame, preserve_index=False)
         if name not in self.files:
             file = self.stack.enter_context(written(self.folder / f"{name}.parquet"))
-            self.files[name] = file, self.stack.enter_context(pq.ParquetWriter(file, table.schema))
+            writer = pq.ParquetWriter(file, table.schema)
+            self.stack.callback(setattr, writer, "is_open", False)  # else it would finish a file that failed
+            self.files[name] = file, writer
         self.files[name][1].write_table(table)
 
     def finish(self, names: Iterable[str]) -> None:

@@ -326,7 +326,7 @@ def headline(name: str, table: pd.DataFrame) -> pd.DataFrame:
         texts = _wide(texts, how.across)
     headings = {c: how.columns.get(c, f"{c} (°)" if c in _DEGREES else c) for c in texts}
     texts = texts.rename(columns=headings)
-    if how.turned and "classifier" in texts and not texts["classifier"].duplicated().any():
+    if how.turned and len(texts) and "classifier" in texts and not texts["classifier"].duplicated().any():
         texts = texts.set_index("classifier").T.rename_axis(index="classifier", columns=None).reset_index()
     return texts
 

@@ -234,8 +234,8 @@ def _require_networks(profile: Profile, chosen: Sequence[Path]) -> None:
     if wanting:
         others = " ".join(f"--only {n.stem.partition('_')[0]}" for n in chosen if n not in wanting)
         raise SingError(
-            f"{', '.join(n.stem for n in wanting)} start from pixels, and {heads[0]} is a head without a network, "
-            f"expected one: run the others, {others}"
+            f"{', '.join(n.stem for n in wanting)} start from pixels, and {heads[0]} is a head without a "
+            f"network, expected one: run the others, {others}"
             + ("; more of them with -p photos=[]." if profile.photos else ".")
         )
 

@@ -26,7 +26,7 @@ from browser import DESK, HTML, page_names
 from test_cli import SING, assert_refused, sing  # noqa: F401 (fixture)
 
 from sing_utils import book, cli, downloads
-from sing_utils.live import _shows, copy_run, source_of
+from sing_utils.live import _copies, _require_book, _shows, copy_run, source_of
 
 ROOT = Path(__file__).resolve().parents[1]
 BUTTON = '<button onclick="singOpenLab(this)" class="btn">Open in JupyterLab</button>'
@@ -542,3 +542,13 @@ def test_without_jupyterlab(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().err == (
         "sing: JupyterLab is not installed, expected it here: pip install -e '.[live]'.\n"
     )
+
+
+def test_copies_of_two_runs_of_one_name_do_not_mix(run, tmp_path):
+    root = run.parents[2]
+    far = [tmp_path / place / "embedded" for place in "ab"]
+    for folder in far:
+        shutil.copytree(run, folder)
+    places = [_copies(root, _require_book(root, str(folder))[1]) for folder in (run, *far)]
+    assert len(set(places)) == 3
+    assert places[0] == _copies(root, _require_book(root, "embedded")[1]) == root / "_build/live/embedded"
