@@ -341,9 +341,8 @@ def _require_folder_or_repository(source: Source) -> None:
     try:
         HfApi().model_info(source.name, revision=source.version, timeout=10)
     except Exception as error:  # of the hub, or of whatever library it asks with
-        raise SingError(
-            f"hf:{source.name} is no folder here, and {_missing(f'hf:{source.name}', error)}"
-        ) from None
+        spec = f"hf:{source.name}" + (f"@{source.version}" if source.version else "")
+        raise SingError(f"{source.name} is no folder here, and {_missing(spec, error)}") from None
 
 
 @dataclass(frozen=True)

@@ -191,7 +191,7 @@ def _unwritable(path: Path, error: Exception) -> SingError:
     reason = getattr(error, "strerror", None) or error
     return SingError(
         f"cannot write {path} ({reason}), expected space for it and the right to: free some space or choose "
-        "another place, and run again; nothing is half-written."
+        "another place, and run again: nothing is half-written, and what was extracted is resumed."
     )
 
 

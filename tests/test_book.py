@@ -135,7 +135,7 @@ def test_unknown_run_lists_those_that_exist_and_says_how_to_make_one(project, no
     write_notebook(project, notebook(), profile="other")
     (project / "_build/runs/started").mkdir()  # nothing was executed there
     with pytest.raises(
-        SingError, match="no run 'nosuch' in _build/runs, expected one of other, tiny: .* `sing run --profile"
+        SingError, match="no run 'nosuch' in _build/runs, expected one of other, tiny.* `sing run --profile"
     ):
         book.build_book(project, "nosuch", quiet=True)
     shutil.rmtree(project / "_build")

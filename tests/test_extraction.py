@@ -179,7 +179,7 @@ def full_disk(monkeypatch, name):
 def test_a_full_disk_is_said_and_leaves_what_can_be_resumed(photos, tmp_path, monkeypatch, name):
     with monkeypatch.context() as patch:
         full_disk(patch, name)
-        with pytest.raises(SingError, match=rf"cannot write .*{name}.*No space left on device.*it resumes"):
+        with pytest.raises(SingError, match=rf"cannot write .*{name}.*No space left on device.*resumed"):
             run(photos, tmp_path / "out")
     assert not [p for p in contents(tmp_path / "out") if p.startswith(".") or p == "manifest.json"]
     second = Fake()
