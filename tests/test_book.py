@@ -139,7 +139,7 @@ def test_unknown_run_lists_those_that_exist_and_says_how_to_make_one(project, no
     ):
         book.build_book(project, "nosuch", quiet=True)
     shutil.rmtree(project / "_build")
-    with pytest.raises(SingError, match="no run 'tiny' .*there is none yet: .* `sing run --profile"):
+    with pytest.raises(SingError, match="no run 'tiny' .*there is none yet.* `sing run --profile"):
         book.build_book(project, "tiny", quiet=True)
 
 
