@@ -37,7 +37,10 @@ from sing_utils.classifiers import LinearHead
 from sing_utils.errors import SingError
 from sing_utils.head import Certificate, HeadSpaces, random_basis
 from sing_utils.scores import image_score, pairwise_angle
+from sing_utils.shards import locked, require_place
 from sing_utils.translator import Translator
+
+TABLES = ("rows", "texts", "head", "random", "summary")
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +75,7 @@ def analyze(
 
     Args:
         head: safetensors file with `weight` (c, m) and perhaps `bias` (c,).
-        features: a feature store, a safetensors file with `features` (N, m), or a .npy file (N, m).
+        features: a feature store, or features (N, m) in a .npy, .npz, .pt or .safetensors file.
         translator: file of one, fitted here or published: adds IS (degrees) to each row.
         texts: text -> embedding (n,): adds angles before and after null removal and AS (degrees).
         with_bias: add the bias of a published translator; the paper's scores have none.
@@ -94,6 +97,9 @@ def analyze(
     gram = torch.zeros(spaces.width, spaces.width, dtype=torch.float64)
     sums: dict[tuple[str, str], _Sums] = {}
     with contextlib.ExitStack() as stack:
+        if out is not None:
+            stack.enter_context(locked(Path(out)))
+            require_place(Path(out) / "rows.parquet")
         sink = Sink(Path(out), stack) if out is not None else None
         for start, f in rows.pieces():
             require_width(f, spaces.width, name=f"f of {rows.path}")
@@ -110,6 +116,7 @@ def analyze(
         if sink is not None:
             for name in ("head", "random", "summary"):
                 sink.add(name, getattr(found, name))
+            sink.finish(TABLES)
     return found
 
 

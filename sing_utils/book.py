@@ -24,6 +24,8 @@ import yaml
 from sing_utils import downloads, reproduction_page
 from sing_utils.errors import SingError
 from sing_utils.pagejs import fetch_page_js, page_js_key
+from sing_utils.results import find_run
+from sing_utils.shards import locked
 from sing_utils.summary import summary
 
 __all__ = ["build_book"]
@@ -54,7 +56,7 @@ def build_book(root: Path, profile: str, *, quiet: bool = False) -> Path:
     root
         The project's folder, which holds ``_config.yml``, ``_toc.yml`` and ``book/``.
     profile
-        Name of the run that is shown: of its folder in ``_build/runs``.
+        The run that is shown: name of its folder in ``_build/runs``, or the folder.
     quiet
         Print nothing; the log is always in ``_build/book.log``.
 
@@ -72,20 +74,21 @@ def build_book(root: Path, profile: str, *, quiet: bool = False) -> Path:
     root = Path(root).resolve()
     build = root / "_build"
     html = build / "html"
-    _require_run(build / "runs", profile)
+    profile = _require_run(root, profile)
     files = _staged_files(root, profile)
     stamp = _stamp(root, files)
     if (html / _STAMP).is_file() and (html / _STAMP).read_text() == stamp:
         _say(quiet, "The book is up to date.")
         return html / "index.html"
 
-    _say(quiet, f"Building the book from the {profile!r} run ...")
-    vendor = fetch_page_js(root)
-    for path in (p for p in vendor.rglob("*") if p.is_file()):
-        files[f"book/_static/vendor/{path.relative_to(vendor).as_posix()}"] = path.read_bytes()
-    _stage(build / "book", files)
-    made = _run_jupyter_book(root)
-    _publish(made, html, stamp)
+    with locked(build):  # of two books at once, the pages would be mixed
+        _say(quiet, f"Building the book from the {profile!r} run ...")
+        vendor = fetch_page_js(root)
+        for path in (p for p in vendor.rglob("*") if p.is_file()):
+            files[f"book/_static/vendor/{path.relative_to(vendor).as_posix()}"] = path.read_bytes()
+        _stage(build / "book", files)
+        made = _run_jupyter_book(root)
+        _publish(made, html, stamp)
     _say(quiet, f"The book is in {html.relative_to(root).as_posix()}/.")
     return html / "index.html"
 
@@ -95,14 +98,18 @@ def _say(quiet: bool, line: str) -> None:
         print(line, flush=True)
 
 
-def _require_run(folder: Path, name: str) -> None:
-    runs = sorted(path.parent.name for path in folder.glob("*/executed"))
-    if name not in runs:
+def _require_run(root: Path, run: str) -> str:
+    """The run's name in `_build/runs`, or its folder elsewhere; `Path.__truediv__` takes either."""
+    folder = root / "_build" / "runs"
+    found = find_run(root, run, "executed")
+    if found is None:
+        runs = sorted(path.parent.name for path in folder.glob("*/executed"))
         known = f"one of {', '.join(runs)}" if runs else "one, but there is none yet"
         raise SingError(
-            f"there is no run {name!r} in _build/runs, expected {known}: make one with "
+            f"there is no run {run!r} in _build/runs, expected {known}, or a run's folder: make one with "
             "`sing run --profile PROFILE`, where `--run-dir _build/runs/NAME` gives it another name."
         )
+    return found.name if found.parent == folder else str(found)
 
 
 # What the book is made of
@@ -187,7 +194,7 @@ GENERATED: dict[str, Callable[[Path, str], str]] = {
 def _config(root: Path, profile: str) -> bytes:
     """``_config.yml`` plus what a page may say of the run: ``{{ profile }}``, its name."""
     config = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8")) or {}
-    config.setdefault("parse", {}).setdefault("myst_substitutions", {})["profile"] = f"`{profile}`"
+    config.setdefault("parse", {}).setdefault("myst_substitutions", {})["profile"] = f"`{Path(profile).name}`"
     return yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode()  # scripts have an order
 
 

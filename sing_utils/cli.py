@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,6 +13,8 @@ import yaml
 
 from sing_utils import cli_results, cli_stores
 from sing_utils.errors import SingError
+
+_PLACES = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}  # a disk that is full, or can only be read
 
 app = typer.Typer(
     add_completion=False,
@@ -66,7 +69,9 @@ def run(
     ran = sum(e.ran for e in done)
     typer.echo(f"{ran} of {len(done)} notebooks ran, {len(done) - ran} were up to date.")
     folder = done[0].path.parent.parent
-    typer.echo(f"The run is in {folder}; its book: sing book --profile {folder.name}")
+    named = folder.parent == root / "_build" / "runs"
+    given = f"--profile {folder.name}" if named else f"--run-dir {folder}"
+    typer.echo(f"The run is in {folder}; its book: sing book {given}")
 
 
 @app.command()
@@ -78,13 +83,19 @@ def doctor(
     ] = None,
     seconds: Annotated[float, typer.Option(min=1, help="How long to measure this machine.")] = 10.0,
 ) -> None:
-    """Say what a run will download, what is missing, how long it will take here, and how much disk."""
-    from sing_utils.doctor import report
+    """Say what a run will download, what is missing, how long it will take here, and how much disk.
+
+    Exit code 1: it can't be done as things are.
+    """
+    from sing_utils.doctor import BLOCKERS, report
     from sing_utils.profiles import load_profile, project_root
 
     root = project_root()
     loaded = load_profile(profile, root=root, **parse_parameters(parameter or []))
-    typer.echo(report(loaded, root, seconds=seconds))
+    said = report(loaded, root, seconds=seconds)
+    typer.echo(said)
+    if any(word in said for word in BLOCKERS):
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -121,12 +132,13 @@ def book(
     profile: Annotated[
         str, typer.Option(help="Name of the run's folder in _build/runs: the last part of its --run-dir.")
     ] = "embedded",
+    run_dir: Annotated[str | None, typer.Option(help="Or the run's folder, wherever it lies.")] = None,
 ) -> None:
     """Build the book from the executed notebooks of a run."""
     from sing_utils.book import build_book
     from sing_utils.profiles import project_root
 
-    index = build_book(project_root(), profile)
+    index = build_book(project_root(), run_dir or profile)
     typer.echo(f"The book is in {index}")
     typer.echo(f"Open it: {index.resolve().as_uri()}  (or `make serve`)")
 
@@ -136,6 +148,7 @@ def live(
     profile: Annotated[
         str, typer.Option(help="Name of the run's folder in _build/runs, as for `sing book`.")
     ] = "embedded",
+    run_dir: Annotated[str | None, typer.Option(help="Or the run's folder, wherever it lies.")] = None,
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="The first port to try; 0: any that is free.")
     ] = 8888,
@@ -149,14 +162,15 @@ def live(
 
     root = project_root()
     if find_spec("jupyterlab") is None:
-        raise SingError("JupyterLab is not installed, expected it here: pip install 'sing_utils[live]'.")
+        raise SingError("JupyterLab is not installed, expected it here: pip install -e '.[live]'.")
     from sing_utils.live import serve_book
 
-    serve_book(root, profile, port=port, browser=not no_browser, extra=options or [])
+    serve_book(root, run_dir or profile, port=port, browser=not no_browser, extra=options or [])
 
 
 app.command()(cli_stores.extract)
 app.command()(cli_stores.fit)
+app.command()(cli_stores.pack)
 app.command()(cli_stores.analyze)
 app.command("export-head")(cli_stores.export_head)
 app.command()(cli_results.results)
@@ -179,7 +193,9 @@ def picture(
     ] = None,
     save_memory: Annotated[bool, typer.Option(help="Only karlo: for a small GPU, slower.")] = False,
     classifier: Annotated[str | None, typer.Option(help="Default: the profile's first.")] = None,
-    profile: Annotated[str, typer.Option(help="Whose settings to use.")] = "embedded",
+    profile: Annotated[
+        str | None, typer.Option(help="Whose settings to use; default: those of --run-dir, else embedded.")
+    ] = None,
     run_dir: Annotated[
         str | None, typer.Option(help="Run whose translator to use; default _build/runs/PROFILE.")
     ] = None,
@@ -188,17 +204,20 @@ def picture(
     """Draw a photo's feature and its equivalent, which gives the same logits."""
     from sing_utils.gallery import strip
     from sing_utils.nearest import NearestPhotos
-    from sing_utils.run import open_run
+    from sing_utils.run import DEFAULT, open_run
+    from sing_utils.shards import require_place, written
     from sing_utils.tables_pictures import draw_pair
 
-    _require_picture_name(out)
+    kind = _picture_kind(out)
+    require_place(out)
     if degrees is not None and toward is None:
         raise SingError("--degrees was given without --toward, expected both: null removal has no length.")
     if save_memory and not (backend or "").startswith("karlo"):
         raise SingError("--save-memory is for --backend karlo only, expected both: leave it out otherwise.")
+    folder = run_dir and str(Path(run_dir).absolute())
     opened = open_run(
-        profile,
-        run_dir=run_dir and str(Path(run_dir).absolute()),
+        profile or folder or DEFAULT,
+        run_dir=folder,
         must_exist=True,
         picture_backend=_here(backend),
         picture_options={"save_memory": True} if save_memory else None,
@@ -209,7 +228,8 @@ def picture(
     pair = draw_pair(
         opened, name, photo, toward=toward, degrees=opened.profile.degrees if degrees is None else degrees
     )
-    strip([pair.original, pair.equivalent]).save(out)
+    with written(out) as file:
+        strip([pair.original, pair.equivalent]).save(file, kind)
     if opened.profile.picture_backend == "mini":
         typer.echo(
             "(mini draws 16 classes only, and anything else as what it knows nearest to it.)", err=True
@@ -225,14 +245,15 @@ def picture(
                 typer.echo(f"  {what}, place {row.place}: {row.path} ({row.angle:.1f}°)")
 
 
-def _require_picture_name(out: Path) -> None:
+def _picture_kind(out: Path) -> str:
+    """What PIL calls a file's kind, by its name."""
     from PIL import Image
 
     Image.init()
-    if Image.registered_extensions().get(out.suffix.lower()) not in Image.SAVE:
+    kind = Image.registered_extensions().get(out.suffix.lower(), "")
+    if kind not in Image.SAVE:
         raise SingError(f"--out {out.name} is no kind of picture, expected a name such as pair.png.")
-    if not out.absolute().parent.is_dir():
-        raise SingError(f"--out: there is no folder {out.absolute().parent}, expected an existing one.")
+    return kind
 
 
 def _here(backend: str | None) -> str | None:
@@ -265,6 +286,15 @@ def main() -> None:
         app()
     except SingError as error:
         print(f"sing: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except OSError as error:
+        if error.errno not in _PLACES:
+            raise
+        where = f" {error.filename}" if error.filename else ""
+        print(
+            f"sing: cannot write{where} ({error.strerror}): free some space or choose another.",
+            file=sys.stderr,
+        )
         raise SystemExit(2) from None
 
 

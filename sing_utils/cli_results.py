@@ -154,7 +154,8 @@ def results(
     if whole is not None and table is not None:
         typer.echo(f"\n{render(readable(without_pictures(whole)), format)}")
         return
-    shown = [name for name in HEADLINES if name in opened.names]
+    # Without rows is, for one, what compares two classifiers in a run of one.
+    shown = [name for name in HEADLINES if name in opened.names and not opened.table(name).empty]
     for name in shown:
         level = opened.record.get("parameters", {}).get("confidence")
         how = f", with {level:.0%} intervals" if level and HEADLINES[name].intervals else ""
@@ -325,7 +326,7 @@ def headline(name: str, table: pd.DataFrame) -> pd.DataFrame:
         texts = _wide(texts, how.across)
     headings = {c: how.columns.get(c, f"{c} (°)" if c in _DEGREES else c) for c in texts}
     texts = texts.rename(columns=headings)
-    if how.turned and "classifier" in texts and not texts["classifier"].duplicated().any():
+    if how.turned and len(texts) and "classifier" in texts and not texts["classifier"].duplicated().any():
         texts = texts.set_index("classifier").T.rename_axis(index="classifier", columns=None).reset_index()
     return texts
 
@@ -381,7 +382,9 @@ def _text(x: Any, decimals: int | None) -> str:
 
 
 def render(texts: pd.DataFrame, format: Format = Format.text) -> str:
-    """A table of texts for a terminal, or as Markdown."""
+    """A table of texts for a terminal, or as Markdown; one without rows is said to have none."""
+    if texts.empty:
+        return f"(no row; columns: {', '.join(map(str, texts)) or 'none'})"
     if format is Format.markdown:
         rows = [list(texts), [":--" if _is_words(texts[c]) else "--:" for c in texts], *texts.to_numpy()]
         return "\n".join("| " + " | ".join(_cell(x) for x in row) + " |" for row in rows)

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from sing_utils.errors import SingError
+from sing_utils.shards import require_place, write_whole
 
 
 def extract(
@@ -92,7 +93,7 @@ def _is_ray(engine: str) -> bool:
     if engine not in ("local", "ray"):
         raise SingError(f"unknown engine {engine!r}, expected local or ray.")
     if engine == "ray" and find_spec("ray") is None:
-        raise SingError("--engine ray needs the library `ray`: pip install 'sing_utils[ray]'.")
+        raise SingError("--engine ray needs the library `ray`: pip install -e '.[ray]'.")
     return engine == "ray"
 
 
@@ -115,8 +116,8 @@ def fit(
     from sing_utils.features import FeatureStore
     from sing_utils.fitting import fit_stores
 
-    _require_new_file(out)
     store, embeddings = FeatureStore.open(features), FeatureStore.open(targets)
+    require_place(out, size=4 * store.width("features") * max(map(embeddings.width, embeddings.names)))
     if embeddings.names == ["features"]:
         raise SingError(
             f"--targets {targets} holds a classifier's features, expected an encoder's store: extract one "
@@ -132,7 +133,7 @@ def fit(
             T = fitting(mapper=ray_map())
     else:
         T = fitting()
-    T.save(out)
+    write_whole(out, T.save)
     assert T.report is not None
     typer.echo(
         f"{out}: fitted on {T.report.n_fit} pictures; on {T.report.n_held_out} held out: "
@@ -140,9 +141,51 @@ def fit(
     )
 
 
+def pack(
+    out: Annotated[Path, typer.Option(help="Folder of the feature store.")],
+    features: Annotated[
+        Path | None, typer.Option(help="Features (N, m) of a classifier: .npy, .npz, .pt or .safetensors.")
+    ] = None,
+    embeddings: Annotated[Path | None, typer.Option(help="Or embeddings (N, n) of an encoder.")] = None,
+    table: Annotated[
+        Path | None,
+        typer.Option(help=".csv or .parquet: path, label, split of each row; default: of the same name."),
+    ] = None,
+    like: Annotated[
+        Path | None, typer.Option(help="Store of the same pictures, whose rows and order to take.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Of the model; default: the file's.")] = None,
+    dtype: Annotated[str, typer.Option(help="float32, float16 or uint8.")] = "float32",
+) -> None:
+    """Make a feature store of arrays that were computed elsewhere, for `sing fit` and `sing run`."""
+    from sing_utils.analyze_files import open_array, read_rows, rows_like
+    from sing_utils.features import FeatureStore
+
+    file = features or embeddings
+    if file is None or None not in (features, embeddings):
+        raise SingError("expected exactly one of --features and --embeddings: give one of them.")
+    tensor = "embeddings" if features is None else "features"
+    array, other = open_array(file, tensor), None if like is None else FeatureStore.open(like)
+    beside = (file.with_suffix(kind) for kind in (".csv", ".tsv", ".parquet"))
+    table = table or next((t for t in beside if t.is_file()), None)
+    if table is None and (other is None or len(array) != len(other)):
+        raise SingError(
+            f"nothing says what the {len(array)} rows of {file} show, expected --table FILE with a column "
+            f"path (and label, split), or {file.stem}.csv beside it, or --like STORE of as many rows."
+        )
+    if other is not None:
+        array = array if table is None else array[rows_like(read_rows(table), other)]
+    index = read_rows(table) if other is None else other.index  # type: ignore[arg-type]
+    store = FeatureStore.from_arrays(out, {tensor: array}, index, name=name or file.stem, dtype=dtype)
+    labels = index["label"].nunique() if "label" in index else 0
+    typer.echo(f"{len(store)} rows of {store.width(tensor)} numbers in {out}, of {labels} labels.")
+
+
 def analyze(
     head: Annotated[Path, typer.Option(help="safetensors with weight (c, m) and perhaps bias (c,).")],
-    features: Annotated[Path, typer.Option(help="Feature store, or .safetensors or .npy of (N, m).")],
+    features: Annotated[
+        Path, typer.Option(help="Feature store, or .npy, .npz, .pt or .safetensors of (N, m).")
+    ],
     translator: Annotated[
         Path | None, typer.Option(help="One that was fitted here, or a published best.pt: adds IS.")
     ] = None,
@@ -179,12 +222,7 @@ def export_head(
     """Write a classifier's last linear layer, for `sing analyze`."""
     from sing_utils.classifiers import load_classifier
 
-    _require_new_file(out)
+    require_place(out)
     head = load_classifier(classifier).head
-    head.save(out)
+    write_whole(out, head.save)
     typer.echo(f"{out}: {head.weight.shape[0]} classes x {head.weight.shape[1]} features of {classifier}.")
-
-
-def _require_new_file(out: Path) -> None:
-    if out.is_dir() or not out.absolute().parent.is_dir():
-        raise SingError(f"--out {out} can't be written, expected a file name in an existing folder.")

@@ -11,12 +11,15 @@ import os
 import shutil
 from pathlib import Path
 
+from sing_utils.classifiers import LinearHead, load_classifier
 from sing_utils.errors import SingError
 from sing_utils.needs import Need, ask_sizes, needs
-from sing_utils.profiles import Profile
+from sing_utils.profiles import Profile, rooted
 from sing_utils.run import all_pictures, run_pictures
 from sing_utils.speed import Rates, Work, measure, work_of
 
+# In a report: a run can't be done as things are.
+BLOCKERS = ("MISSING", "CAN'T BE LOADED", "NOT ENOUGH")
 IMAGENET_CLASS = 1300  # training pictures a class, at most
 
 
@@ -32,7 +35,7 @@ def report(profile: Profile, root: Path, *, seconds: float = 10.0) -> str:
     missing = [n for n in found if not n.here]
     download = sum(n.size or 0 for n in {n.repository or n.source: n for n in missing}.values())
     lines = [f"Profile {profile.name}: {profile.description}", "", "Weights"]
-    lines += [*map(_line, found), *_download_lines(profile, missing, download)]
+    lines += [*map(_line, found), *_own_lines(profile, root), *_download_lines(profile, missing, download)]
     lines += ["", *_pictures_lines(profile, root), ""]
     count, stored = picture_count(profile, root), 0
     if profile.features is None or profile.pictures is not None:
@@ -88,6 +91,22 @@ def _line(need: Need) -> str:
     size = "?" if need.size is None else _bytes(need.size)
     state = "here" if need.here else f"missing, {size}"
     return f"  {need.what}: {need.source}: {state}; licence: {need.licence}"
+
+
+def _own_lines(profile: Profile, root: Path) -> list[str]:
+    """Which classifiers of one's own are there and still no use; those of libraries are known to load."""
+    lines = []
+    for name in profile.classifiers:
+        source = rooted(profile.source_of(name), root)
+        kind, _, rest = source.partition(":")
+        if kind in ("file", "head") or (kind == "hf" and Path(rest).is_dir()):
+            try:
+                LinearHead.load(rest) if kind == "head" else load_classifier(
+                    source, rehearse=profile.rehearse
+                )
+            except SingError as error:
+                lines.append(f"  {name}: CAN'T BE LOADED: {error}")
+    return lines
 
 
 def _pictures_lines(profile: Profile, root: Path) -> list[str]:

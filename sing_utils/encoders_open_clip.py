@@ -130,9 +130,7 @@ def require_open_clip() -> Any:
     try:
         return importlib.import_module("open_clip")
     except ImportError:
-        raise SingError(
-            "open_clip is not installed, expected it here: pip install 'sing_utils[hub]'."
-        ) from None
+        raise SingError("open_clip is not installed, expected it here: pip install -e '.[hub]'.") from None
 
 
 def _nearest(word: str, known: Sequence[str]) -> str:

@@ -36,6 +36,9 @@ from sing_utils.sources import PictureSource
 
 _PREFETCH = 3  # batches a decoding process is ahead; what they hold is all that memory depends on
 _MOST_WORKERS = 16
+_ENDED = re.compile(
+    "exited unexpectedly|killed by signal|shared memory|unable to (allocate|write|mmap)|ancdata"
+)
 
 
 class _Batches(Dataset[Decoded]):
@@ -105,12 +108,13 @@ def decoded_batches(
     )
     try:
         yield from loader
-    except RuntimeError as error:
-        if not re.search(r"exited unexpectedly|killed by signal", str(error)):
+    except (RuntimeError, OSError) as error:  # an OSError where processes or their queues can't be made
+        if isinstance(error, RuntimeError) and not _ENDED.search(str(error)):
             raise
+        reason = str(error).strip().splitlines()[-1][:150]  # above it a worker's own traceback
         raise SingError(
-            f"a process that decodes pictures ended ({str(error)[:120]}), expected it to live: memory, also "
-            "/dev/shm, may be full; run again with fewer --workers (or 0), it resumes."
+            f"a process that decodes pictures ended ({reason}), expected it to live: memory, also /dev/shm, "
+            "may be full; run again with fewer --workers (or 0) or a smaller --batch-size, it resumes."
         ) from None
 
 

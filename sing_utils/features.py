@@ -15,9 +15,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,8 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from sing_utils.arrays import as_tensor, require_finite
+from sing_utils.assembly import write_tables
 from sing_utils.digests import digest_file, digest_files
 from sing_utils.errors import SingError
 from sing_utils.shards import FORMAT, locked, pack, require_dtype, shard_name, tensor_names, write_bytes
@@ -52,6 +56,73 @@ class FeatureStore:
         store._verify("index.parquet", manifest["index_sha256"])
         return store
 
+    @classmethod
+    def from_arrays(
+        cls,
+        out: str | Path,
+        arrays: Any,
+        index: pd.DataFrame,
+        *,
+        name: str,
+        dtype: str = "float32",
+        shard_rows: int = 1024,
+    ) -> FeatureStore:
+        """Write a store of what was computed elsewhere, for `sing fit`, `sing run` and `sing analyze`.
+
+        Args:
+            out: folder of the new store; must not hold one.
+            arrays: features of a classifier, (N, m); or tensor's name -> (N, d), such as {"embeddings": z}
+                of an encoder. Arrays of a memory-mapped file are read a shard at a time.
+            index: N rows: path, each once; where known label, split and sha256 (of the picture). Two stores
+                are of the same pictures if their rows have the same sha256; without it the path stands in.
+            name: of the model that computed them.
+            dtype: as in `extract`.
+            shard_rows: rows a shard.
+
+        Raises:
+            SingError: for arrays that are not (N, d) and finite, an index of other rows, or an unwritable
+                `out`, or one that holds a store.
+
+        >>> import tempfile
+        >>> rows = pd.DataFrame({"path": ["a.png", "b.png"], "label": ["cat", "dog"]})
+        >>> store = FeatureStore.from_arrays(tempfile.mkdtemp(), torch.eye(2), rows, name="mine")
+        >>> store.names, store.read("features").shape, store.index["label"].tolist()
+        (['features'], torch.Size([2, 2]), ['cat', 'dog'])
+        """
+        out, tensors = Path(out), arrays if isinstance(arrays, Mapping) else {"features": arrays}
+        index = _rows_of(index)
+        for key, x in tensors.items():
+            if len(x.shape) != 2 or len(x) != len(index) or 0 in x.shape:
+                raise SingError(
+                    f"{key} has shape {tuple(x.shape)} for {len(index)} rows of the index, expected (N, d), "
+                    "one row each: give the table that belongs to it."
+                )
+        require_dtype(dtype)
+        _require_no_store(out)
+        with locked(out):
+            files: list[Path] = []
+            for start in range(0, len(index), shard_rows):
+                packed: dict[str, Tensor] = {}
+                for key, x in tensors.items():
+                    part = as_tensor(x[start : start + shard_rows], name=key).detach().to(torch.float32)
+                    require_finite(part, name=f"{key}, rows {start} to {start + len(part) - 1},")
+                    packed |= pack(key, part, dtype)
+                files.append(out / shard_name(len(files)))
+                write_bytes(files[-1], save(packed))
+            write_tables(out, index, iter(index["sha256"]), repeat(""))
+            identity = {"name": name, "library": "from arrays"}
+            digests = [digest_file(file).hex() for file in (out / "index.parquet", *files)]
+            write_manifest(
+                out,
+                key=hashlib.sha256(json.dumps([identity, dtype, digests]).encode()).hexdigest(),
+                identity=identity,
+                dtype=dtype,
+                rows=len(index),
+                rejected=0,
+                files=files,
+            )
+        return cls.open(out)
+
     @cached_property
     def index(self) -> pd.DataFrame:
         """path, label, split, sha256: one row a picture, in the order of the tensors."""
@@ -69,6 +140,10 @@ class FeatureStore:
     def names(self) -> list[str]:
         """Names of the tensors that can be read."""
         return list(self.manifest["tensors"])
+
+    def width(self, name: str) -> int:
+        """Columns of the tensor `name`."""
+        return next(self.batches(name)).shape[1]
 
     def batches(self, name: str) -> Iterator[Tensor]:
         """Yield the tensor `name` shard by shard, (rows, d) float32, so memory stays bounded."""
@@ -106,6 +181,21 @@ class FeatureStore:
                 "cut short; run `sing extract` again with the same arguments, it is made anew."
             )
         return path
+
+
+def feature_cache(root: Path) -> Path:
+    """Where runs keep extracted stores, shared by all: `SING_FEATURES_DIR`, else `_build/features`."""
+    return Path(os.environ.get("SING_FEATURES_DIR") or root / "_build" / "features")
+
+
+def open_stored(folder: Path, *names: str) -> FeatureStore:
+    """The store in a folder of stores that has the first of these names that is there.
+
+    Raises:
+        SingError: if there is none, or it is not complete.
+    """
+    found = next((name for name in names if (folder / name / "manifest.json").exists()), names[0])
+    return FeatureStore.open(folder / found)
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -169,6 +259,26 @@ def write_manifest(
     write_bytes(out / "manifest.json", json.dumps(manifest, indent=1).encode())
 
 
+def _rows_of(index: pd.DataFrame) -> pd.DataFrame:
+    """path, label, split, sha256 as text; empty if unknown, but a picture is then known by its path."""
+    if "path" not in index or index["path"].isna().any() or index["path"].duplicated().any():
+        raise SingError(
+            f"the index has the columns {', '.join(map(str, index))}, expected `path` among them, different "
+            "in each row: name what each row shows."
+        )
+    rows = pd.DataFrame({"path": index["path"].astype(str)})
+    for key in ("label", "split"):
+        rows[key] = index[key].fillna("").astype(str) if key in index else ""
+    by_path = [hashlib.sha256(path.encode()).hexdigest() for path in rows["path"]]
+    rows["sha256"] = index["sha256"].astype(str) if "sha256" in index else by_path
+    return rows.reset_index(drop=True)
+
+
+def _require_no_store(out: Path) -> None:
+    if (out / "manifest.json").exists():
+        raise SingError(f"{out} holds a store already, expected a new folder: delete it or choose another.")
+
+
 def derive(
     stores: Sequence[FeatureStore],
     out: str | Path,
@@ -192,8 +302,7 @@ def derive(
     first, out = stores[0], Path(out)
     if any(s.manifest["index_sha256"] != first.manifest["index_sha256"] for s in stores):
         raise SingError("the stores hold different pictures, expected the same: extract them again.")
-    if (out / "manifest.json").exists():
-        raise SingError(f"{out} holds a store already, expected a new folder: delete it or choose another.")
+    _require_no_store(out)
     require_dtype(dtype)
     identity = identity or first.manifest["extractor"]
     key = hashlib.sha256(json.dumps([s.manifest["key"] for s in stores] + [identity, dtype]).encode())

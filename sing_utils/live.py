@@ -33,6 +33,7 @@ from traitlets.config import Config
 
 from sing_utils.downloads import ADDED
 from sing_utils.errors import SingError
+from sing_utils.results import find_run
 
 __all__ = ["copy_run", "serve_book", "source_of"]
 
@@ -47,7 +48,7 @@ def serve_book(
 
     Args:
         root: of the checkout, JupyterLab's top folder.
-        profile: name of the run that the book shows: of its folder in `_build/runs`.
+        profile: the run that the book shows: name of its folder in `_build/runs`, or the folder.
         port: the first one to try; 0 takes any that is free.
         browser: open the book in a browser.
         extra: further command-line options of JupyterLab.
@@ -57,14 +58,14 @@ def serve_book(
             not know or that would let others in.
     """
     root = Path(root).resolve()
-    pages = _require_book(root, profile)
+    pages, run = _require_book(root, profile)
     app = _open_lab(root, port, browser, list(extra))
-    run, live = root / "_build" / "runs" / profile, root / "_build" / "live" / profile
+    live = _copies(root, run)
     if kept := copy_run(run, live):
-        print(f"The run has newer ones, but you changed {', '.join(kept)} in _build/live/{profile}/.")
+        print(f"The run has newer ones, but you changed {', '.join(kept)} in _build/live/{live.name}/.")
         print("They are kept: delete one to get the run's.")
     if not _shows(pages, run):
-        print(f"The book is not of this run as it is now: `sing book --profile {profile}` builds it.")
+        print(f"The book is not of this run as it is now: `sing book --run-dir {run}` builds it.")
 
     def link(page: str) -> str:
         source = source_of(page, root, live)
@@ -83,16 +84,27 @@ def serve_book(
     app.start()
 
 
-def _require_book(root: Path, profile: str) -> Path:
-    """The folder of the built book, if that and the run are there."""
+def _copies(root: Path, run: Path) -> Path:
+    """Where the working copies of a run are; two of one name, in different places, do not mix."""
+    elsewhere = run.parent != root / "_build" / "runs"
+    return (
+        root / "_build" / "live" / (f"{run.name}-{_digest(str(run).encode())[:6]}" if elsewhere else run.name)
+    )
+
+
+def _require_book(root: Path, profile: str) -> tuple[Path, Path]:
+    """The folders of the built book and of the run, if both are there."""
     pages = (root / "_build" / "html").resolve()
     if not (pages / "index.html").is_file():
         raise SingError("there is no book in _build/html, expected a built one: make it with `make book`.")
-    runs = sorted(path.parent.name for path in (root / "_build" / "runs").glob("*/executed"))
-    if profile not in runs:
-        known = f"one of {', '.join(runs)}" if runs else "one, but there is none: run `make book`"
+    run = find_run(root, profile, "executed")
+    if run is None:
+        runs = sorted(path.parent.name for path in (root / "_build" / "runs").glob("*/executed"))
+        known = (
+            f"one of {', '.join(runs)}, or a folder" if runs else "one, but there is none: run `make book`"
+        )
         raise SingError(f"there is no run {profile!r} in _build/runs, expected {known}.")
-    return pages
+    return pages, run
 
 
 def _open_lab(root: Path, port: int, browser: bool, extra: list[str]) -> ServerApp:

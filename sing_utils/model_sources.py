@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
+import re
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -32,7 +33,7 @@ from typing import Any
 import timm
 import torch
 import torchvision
-from huggingface_hub import constants
+from huggingface_hub import HfApi, constants, try_to_load_from_cache
 from PIL import Image
 from timm.data import ImageNetInfo, create_transform, resolve_model_data_config
 from torch import Tensor, nn
@@ -306,6 +307,7 @@ def _hf(source: Source, rehearse: bool) -> Network:
 
     # Code of a repository is never run, and nobody is asked whether it may be.
     options: dict[str, Any] = {"trust_remote_code": False}
+    _require_folder_or_repository(source)
     if source.version:
         options["revision"] = source.version
     try:
@@ -323,6 +325,24 @@ def _hf(source: Source, rehearse: bool) -> Network:
     names = model.config.id2label
     labels = tuple(str(names[i]).split(",")[0] for i in range(len(names)))
     return Network(model, _Processed(processor), labels, weights_digest(model), _library("transformers"))
+
+
+def _require_folder_or_repository(source: Source) -> None:
+    """Say at once that something is not there, where transformers would ask for it again and again."""
+    if Path(source.name).is_dir():
+        return
+    if re.search(r"^[.~]|\\|^/|/$|/.*/", source.name):
+        raise SingError(
+            f"hf:{source.name} is no folder, expected one that `save_pretrained` wrote, or OWNER/NAME of the "
+            "hub: check the path."
+        )
+    if isinstance(try_to_load_from_cache(source.name, "config.json", revision=source.version), str):
+        return
+    try:
+        HfApi().model_info(source.name, revision=source.version, timeout=10)
+    except Exception as error:  # of the hub, or of whatever library it asks with
+        spec = f"hf:{source.name}" + (f"@{source.version}" if source.version else "")
+        raise SingError(f"{source.name} is no folder here, and {_missing(spec, error)}") from None
 
 
 @dataclass(frozen=True)

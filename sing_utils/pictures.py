@@ -107,7 +107,7 @@ def require_diffusers() -> Any:
         import diffusers
     except ImportError:
         raise SingError(
-            "diffusers is not installed, expected it for pictures: run `pip install 'sing_utils[pictures]'`."
+            "diffusers is not installed, expected it for pictures: run `pip install -e '.[pictures]'`."
         ) from None
     return diffusers
 

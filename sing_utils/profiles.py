@@ -311,7 +311,7 @@ def profile_values(name: str, root: Path) -> dict[str, Any]:
     Raises:
         SingError: for an unknown profile or key (with the nearest valid one).
     """
-    file = root / name if name.endswith(".yaml") else root / "data" / "profiles" / f"{name}.yaml"
+    file = root / name if name.endswith((".yaml", ".json")) else root / "data" / "profiles" / f"{name}.yaml"
     if not file.is_file():
         known = profile_names(root)
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]

@@ -41,7 +41,7 @@ def require_ray() -> Any:
         import ray.data
     except ImportError:
         raise SingError(
-            "work on Ray needs the library `ray`, which is missing: pip install 'sing_utils[ray]'."
+            "work on Ray needs the library `ray`, which is missing: pip install -e '.[ray]'."
         ) from None
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # its errors are raised too
     return ray

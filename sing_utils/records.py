@@ -26,7 +26,7 @@ from safetensors import SafetensorError, safe_open
 from sing_utils import __version__
 from sing_utils.digests import digest_file, digest_files
 from sing_utils.errors import SingError
-from sing_utils.features import FeatureStore
+from sing_utils.features import FeatureStore, feature_cache, open_stored
 from sing_utils.fetch import cached_commit
 from sing_utils.karlo import REPOSITORY
 from sing_utils.pictures import weights_files
@@ -260,10 +260,11 @@ def _store(root: Path, profile: Profile, folder: Path, name: str) -> FeatureStor
     """The feature store of a model that this run used; None where it has none yet."""
     with contextlib.suppress(*_UNREADABLE):
         if profile.pictures is None:
-            return FeatureStore.open(root / str(profile.features) / safe_name(name))
+            source = profile.source_of(name)
+            return open_stored(root / str(profile.features), safe_name(name), safe_name(source))
         note = _newest(folder / "artifacts" / "features", f"{safe_name(name)}-{_KEY}.json")
         if note is not None:
-            return FeatureStore.open(root / "_build" / "features" / json.loads(note.read_text())["store"])
+            return FeatureStore.open(feature_cache(root) / json.loads(note.read_text())["store"])
     return None
 
 

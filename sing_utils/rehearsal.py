@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 
 from sing_utils.profiles import Profile
+from sing_utils.shards import written
 
 COUNTS = {"fit": 2, "evaluate": 2}  # generated pictures a class; a class that is steered needs two
 # What a rehearsal makes itself, whatever was asked for; everything else may be given.
@@ -99,7 +100,8 @@ def generate_pictures(folder: Path, labels: list[str]) -> Path:
                 path = folder / split / label / f"{i:02d}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 if not path.exists():
-                    draw_shape(place, seed=1000 * place + 10 * i + len(split)).save(path)
+                    with written(path) as file:  # another rehearsal may look for it at this moment
+                        draw_shape(place, seed=1000 * place + 10 * i + len(split)).save(file, "PNG")
     return folder
 
 

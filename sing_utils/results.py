@@ -35,8 +35,7 @@ class Results:
             SingError: if there is no such run, or it has no table yet.
         """
         runs = root / "_build" / "runs"
-        candidates = [runs / run / "results", root / run / "results", Path(run) / "results", Path(run)]
-        for folder in candidates:
+        for folder in [*(place / "results" for place in run_places(root, run)), Path(run)]:
             if any(folder.glob("*.parquet")):
                 return cls(folder)
         known = sorted(p.parent.name for p in runs.glob("*/results") if any(p.glob("*.parquet")))
@@ -105,6 +104,16 @@ class Results:
                 "call `sing run` again."
             ) from None
         return found
+
+
+def run_places(root: Path, run: str) -> list[Path]:
+    """Where a run may lie that is named so: in `_build/runs`, or a folder, from the checkout or from here."""
+    return [root / "_build" / "runs" / run, root / run, Path(run).absolute()]
+
+
+def find_run(root: Path, run: str, holding: str) -> Path | None:
+    """The folder of a run, by its name or its folder, that holds a file; None if there is none."""
+    return next((place.resolve() for place in run_places(root, run) if (place / holding).exists()), None)
 
 
 def without_pictures(table: pd.DataFrame) -> pd.DataFrame:

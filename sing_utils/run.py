@@ -12,7 +12,6 @@ import ast
 import hashlib
 import html
 import json
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -36,7 +35,7 @@ from sing_utils.decoding import read_picture
 from sing_utils.encoders import Encoder, Judge, load_encoder
 from sing_utils.errors import SingError, unknown
 from sing_utils.extraction import extract_cached
-from sing_utils.features import FeatureStore
+from sing_utils.features import FeatureStore, feature_cache, open_stored
 from sing_utils.head import HeadSpaces
 from sing_utils.pictures import Pictures, load_pictures
 from sing_utils.pixels import Found, search
@@ -44,6 +43,7 @@ from sing_utils.profiles import (
     Profile,
     class_name,
     load_profile,
+    profile_names,
     profile_values,
     project_root,
     rooted,
@@ -52,6 +52,8 @@ from sing_utils.profiles import (
 from sing_utils.published import Published
 from sing_utils.refits import Halves, Refits
 from sing_utils.reproduction import Facts, judge
+from sing_utils.results import find_run
+from sing_utils.shards import make_writable, write_bytes, write_whole
 from sing_utils.sources import PictureSource, open_source
 from sing_utils.translator import Translator
 
@@ -60,6 +62,7 @@ REHEARSAL = (
     "has random weights and the pictures were generated: the numbers, sentences and pictures of this page "
     "mean nothing. It shows that the run works from end to end.</p></div>"
 )
+_NOTE = ".parameters.json"  # in a run's folder: its profile as it was resolved
 DEFAULT = "embedded"  # the profile whose values stand in the notebooks
 EVALUATION_SPLITS = {"val", "valid", "validation", "test", "evaluate"}
 
@@ -184,7 +187,7 @@ class Run:
                 self._heads[name] = LinearHead.load(path)
             else:
                 self._heads[name] = self.classifier(name).head
-                _whole(path, self._heads[name].save)
+                write_whole(path, self._heads[name].save)
         return self._heads[name]
 
     def spaces(self, name: str) -> HeadSpaces:
@@ -268,12 +271,14 @@ class Run:
         and pictures share. The run notes which one, so that later notebooks need not load the model.
         """
         if self.profile.pictures is None:
-            return FeatureStore.open(self.root / str(self.profile.features) / safe_name(name))
+            source = self.profile.source_of(name)
+            return open_stored(self.root / str(self.profile.features), safe_name(name), safe_name(source))
         note = self.artifact(f"features/{safe_name(name)}-{self._of_pictures(name)}.json")
-        if not note.exists():
-            text = json.dumps({"store": self._extract(name).path.name})
-            _whole(note, lambda fresh: fresh.write_text(text))
-        return FeatureStore.open(self.feature_cache / json.loads(note.read_text())["store"])
+        if note.exists() and (found := _kept(self.feature_cache / json.loads(note.read_text())["store"])):
+            return found
+        store = self._extract(name)  # again, where somebody cleared the cache
+        write_bytes(note, json.dumps({"store": store.path.name}).encode())
+        return store
 
     def _of_pictures(self, name: str) -> str:
         """What a note about a store holds for: model, pictures as they are now, and how."""
@@ -286,7 +291,7 @@ class Run:
     @property
     def feature_cache(self) -> Path:
         """Where extracted stores are kept, shared by all runs."""
-        return self.root / "_build" / "features"
+        return feature_cache(self.root)
 
     @cached_property
     def pictures(self) -> PictureSource:
@@ -305,6 +310,7 @@ class Run:
             source = rooted(p.encoder, self.root) if is_encoder else self.source_of(name)
             engine = ray_engine(partial(load, source, rehearse=p.rehearse), precision=p.precision)
         options: dict[str, Any] = {"workers": p.workers, "precision": p.precision, "engine": engine}
+        make_writable(self.feature_cache, mend="choose another by the environment variable SING_FEATURES_DIR")
         return extract_cached(model, self.pictures, self.feature_cache, **options)
 
     def photos(self, name: str, part: Literal["evaluation", "fit", "all"] = "evaluation") -> Photos:
@@ -459,7 +465,8 @@ class Run:
         """Write results/<name>.parquet, whole or not at all, and return the table."""
         path = self.folder / "results" / f"{name}.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
-        _whole(path, lambda fresh: table.to_parquet(fresh, index=False))
+        claim_folder(self.folder, self.profile)  # another run may have taken it since
+        write_whole(path, lambda fresh: table.to_parquet(fresh, index=False))
         return table
 
     def opening(self, name: str) -> None:
@@ -524,7 +531,7 @@ def open_run(
     profile's, which stands in the notebooks. What differs from the profile makes a run of its own.
 
     Args:
-        profile: name of a profile or path of a YAML file.
+        profile: name of a profile, path of a YAML file, or a run: its name in `_build/runs` or its folder.
         run_dir: folder of the run, relative to the checkout; None: see `run_folder`.
         must_exist: refuse a run that was never made, instead of beginning it.
         parameters: profile values; None means: as the profile says.
@@ -533,6 +540,8 @@ def open_run(
         SingError: for a parameter that papermill gave and the notebook does not have; and see `load_profile`.
     """
     root = project_root(or_ours=True)
+    if (own := _own_profile(root, profile)) is not None:
+        profile, run_dir = str(own), run_dir or str(own.parent)
     given = _given(root, profile, parameters)
     loaded = load_profile(profile, root=root, **given)
     if loaded.rehearse:
@@ -543,9 +552,34 @@ def open_run(
             f"there is no run in {folder.relative_to(root) if folder.is_relative_to(root) else folder}, "
             "expected one: make it with `sing run`."
         )
-    if not must_exist:  # whoever only reads may ask for other settings
+    if must_exist:  # whoever only reads may ask for other settings
+        _require_own(folder, load_profile(profile, root=root))
+    else:
         claim_folder(folder, loaded)
     return Run(loaded, root, folder)
+
+
+def _own_profile(root: Path, run: str) -> Path | None:
+    """The file with the parameters of a run that is named so; None for a profile."""
+    if run.endswith(".yaml") or run in profile_names(root):
+        return None
+    for name in (_NOTE, "profile.yaml"):
+        if folder := find_run(root, run, name):
+            return folder / name
+    if len(Path(run).parts) > 1:
+        raise SingError(f"there is no run in {run}, expected one: make it with `sing run --run-dir FOLDER`.")
+    profiles, runs = profile_names(root), (root / "_build" / "runs").glob("*/")
+    known = [*profiles, *sorted(p.name for p in runs if p.name not in profiles)]
+    raise unknown("profile or run", run, known, where=f"{root.name}/")
+
+
+def _kept(path: Path) -> FeatureStore | None:
+    """A store of the cache, if all of it is still there: whoever needs space deletes from caches."""
+    try:
+        store = FeatureStore.open(path)
+    except SingError:
+        return None
+    return store if store.is_whole() else None
 
 
 def claim_folder(folder: Path, profile: Profile, *, anew: bool = False) -> None:
@@ -559,29 +593,29 @@ def claim_folder(folder: Path, profile: Profile, *, anew: bool = False) -> None:
     Raises:
         SingError: if the folder holds a run with other parameters, or can't be written.
     """
-    note, now = folder / ".parameters.json", profile.model_dump(mode="json")
-    before = json.loads(note.read_text()) if note.exists() and not anew else now
+    note = folder / _NOTE
+    if not anew:
+        _require_own(folder, profile)
+        if note.exists():
+            return
+    make_writable(folder)
+    with FileLock(folder / ".parameters.lock"):  # of two that begin at once, the second finds the note
+        if not anew:
+            _require_own(folder, profile)
+        write_bytes(note, json.dumps(profile.model_dump(mode="json")).encode())
+
+
+def _require_own(folder: Path, profile: Profile) -> None:
+    """Raise a SingError if the folder holds a run with other parameters."""
+    note, now = folder / _NOTE, profile.model_dump(mode="json")
+    before = json.loads(note.read_text()) if note.exists() else now
     if changed := [key for key in now if key in before and before[key] != now[key]]:
         key = changed[0]
         raise SingError(
             f"{folder.name} holds a run with {key} {_brief(before[key])}, expected one with "
-            f"{_brief(now[key])}: give another run_dir, or make all of it anew with `sing run`."
+            f"{_brief(now[key])}: open it by its folder alone, give another run_dir, or make all of it anew "
+            "with `sing run`."
         )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if anew or not note.exists():
-            _whole(note, lambda fresh: fresh.write_text(json.dumps(now)))
-    except OSError as error:
-        raise SingError(
-            f"cannot write to {'/'.join(folder.parts[-2:])} ({error.strerror}), expected a writable folder."
-        ) from None
-
-
-def _whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file whole or not at all: another notebook may read it, or write the same, at this moment."""
-    fresh = path.with_suffix(f".{os.getpid()}")
-    write(fresh)
-    fresh.replace(path)
 
 
 def _once(path: Path, make: Callable[[], Callable[[Path], Any]]) -> None:
@@ -591,7 +625,7 @@ def _once(path: Path, make: Callable[[], Callable[[Path], Any]]) -> None:
     """
     with FileLock(path.with_suffix(".lock")):
         if not path.exists():
-            _whole(path, make())
+            write_whole(path, make())
 
 
 def _brief(value: Any) -> str:

@@ -24,7 +24,7 @@ from papermill.exceptions import PapermillExecutionError
 
 from sing_utils.encoders import load_encoder
 from sing_utils.errors import SingError
-from sing_utils.features import FeatureStore
+from sing_utils.features import open_stored
 from sing_utils.model_sources import Source, parse_source
 from sing_utils.pictures import require_fit
 from sing_utils.profiles import (
@@ -39,6 +39,7 @@ from sing_utils.profiles import (
 )
 from sing_utils.records import is_current, write_record
 from sing_utils.run import all_pictures, claim_folder, run_folder, run_pictures
+from sing_utils.shards import locked
 
 # Modules that decide how a book looks or how a command reads, not what a notebook computes.
 _NOT_INPUTS = {
@@ -97,8 +98,8 @@ def run_profile(
         jobs: notebooks that run at once; None: two, where there are two cores.
 
     Raises:
-        SingError: for bad parameters (before anything runs), an unknown notebook, or a notebook
-            that failed; the message names the cell.
+        SingError: for bad parameters (before anything runs), an unknown notebook, a folder in which
+            another run is at work, or a notebook that failed; the message names the cell.
     """
     overrides = overrides or {}
     require_known(overrides, "the given parameters")  # before `root` could be taken for ours
@@ -107,17 +108,33 @@ def run_profile(
     notebooks = find_notebooks(root)
     chosen = _choose(notebooks, only)
     _require_inputs(root, loaded, _class_names(root, profile, overrides))
+    _require_networks(loaded, chosen)
     for notebook in chosen:
         _require_parameters(notebook)
-    # A part of the notebooks leaves the tables of the others, which must be of the same parameters.
-    claim_folder(root / run_dir, loaded, anew=chosen == notebooks)
-    parameters = _parameters(root, profile, loaded, run_dir, overrides)
+    with locked(root / run_dir, wait=False):
+        # A part of the notebooks leaves the tables of the others, which must be of the same parameters.
+        claim_folder(root / run_dir, loaded, anew=chosen == notebooks)
+        parameters = _parameters(root, profile, loaded, run_dir, overrides)
+        return _run_notebooks(root, loaded, chosen, parameters, force=force, progress=progress, jobs=jobs)
 
+
+def _run_notebooks(
+    root: Path,
+    loaded: Profile,
+    chosen: Sequence[Path],
+    parameters: dict[str, Any],
+    *,
+    force: bool,
+    progress: bool,
+    jobs: int | None,
+) -> list[Executed]:
+    """Execute what is not current, side by side, and write the run's record."""
+    notebooks = find_notebooks(root)
     # Threads that spin while they wait make a busy machine many times slower; kernels inherit this.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     jobs = jobs or min(_JOBS, os.cpu_count() or 1)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
-    folder = root / run_dir
+    folder = root / parameters["run_dir"]
     key = _inputs_key(root, loaded, parameters)
     _forget_models(folder, key)
     keys = {n: _digest(key, n.read_text(encoding="utf-8")) for n in notebooks}
@@ -177,7 +194,10 @@ def _require_inputs(root: Path, profile: Profile, names: dict[str, str]) -> None
         labels = set(all_pictures(root, profile).index["label"])
     else:
         stores = (*profile.classifiers, *filter(None, (profile.encoder, profile.second_encoder)))
-        opened = [FeatureStore.open(root / str(profile.features) / safe_name(name)) for name in stores]
+        opened = [
+            open_stored(root / str(profile.features), safe_name(name), safe_name(profile.source_of(name)))
+            for name in stores
+        ]
         labels = set(opened[0].index["label"])
     known = sorted(names.get(label, label) for label in labels)
     for label in profile.classes or {}:
@@ -202,6 +222,22 @@ def _require_inputs(root: Path, profile: Profile, names: dict[str, str]) -> None
     if long := [t for t in texts if knows_few or len(t) > _LONG_TEXT]:
         encoder.encode_text(long)  # only these can be too long, and the text tower takes seconds to load
     require_fit(profile.picture_backend, encoder, base=root)
+
+
+def _require_networks(profile: Profile, chosen: Sequence[Path]) -> None:
+    """Refuse notebooks that start from pixels where a classifier is a head alone."""
+    heads = [name for name in profile.classifiers if profile.source_of(name).startswith("head:")]
+    texts = {n: n.read_text(encoding="utf-8") for n in chosen} if heads else {}
+    wanting = [n for n, t in texts.items() if "run.classifier(" in t]
+    if not profile.photos:  # some want a network for these only
+        wanting = [n for n in wanting if "run.profile.photos" not in texts[n]]
+    if wanting:
+        others = " ".join(f"--only {n.stem.partition('_')[0]}" for n in chosen if n not in wanting)
+        raise SingError(
+            f"{', '.join(n.stem for n in wanting)} start from pixels, and {heads[0]} is a head without a "
+            f"network, expected one: run the others, {others}"
+            + ("; more of them with -p photos=[]." if profile.photos else ".")
+        )
 
 
 def _forget_models(folder: Path, key: str) -> None:

@@ -18,7 +18,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -34,6 +34,7 @@ from sing_utils.errors import SingError
 FORMAT = 1  # of a store; another one can't be read
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "uint8": torch.uint8}
 _TEMPORARY = ".{}.tmp"
+_ROOM = 1 << 20  # bytes that a small file needs at most
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ def written(path: Path) -> Iterator[IO[bytes]]:
     Raises:
         SingError: if the disk is full, or the file can't be written.
     """
-    temporary = path.with_name(_TEMPORARY.format(path.name))
+    temporary = path.with_name(_TEMPORARY.format(f"{path.name}.{os.getpid()}"))  # two may write the same
     try:
         with open(temporary, "wb") as file:
             yield file
@@ -148,13 +149,10 @@ def written(path: Path) -> Iterator[IO[bytes]]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
         sync_folder(path.parent)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise SingError(
-            f"cannot write {path} ({error.strerror or error}), expected space for it and the right to: "
-            "free some space or choose another --out; run again with the same arguments, it resumes."
-        ) from None
+        raise _unwritable(path, error) from None
     except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -167,6 +165,36 @@ def write_bytes(path: Path, data: bytes) -> None:
         file.write(data)
 
 
+def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
+    """As `written`, for what writes to a path, such as a tensor's or a table's own way to save it."""
+    with written(path) as file:
+        write(Path(file.name))
+
+
+def require_place(out: Path, *, size: int = _ROOM) -> None:
+    """Raise a SingError unless a file of `size` bytes can be written as `out`; asked before the work."""
+    parent = out.absolute().parent
+    if out.is_dir() or not parent.is_dir():
+        raise SingError(
+            f"{out} can't be written, expected a file name in an existing folder: choose another."
+        )
+    try:
+        with tempfile.TemporaryFile(dir=parent) as file:  # writing alone finds quotas and read-only disks
+            for start in range(0, size, _ROOM):
+                file.write(bytes(min(_ROOM, size - start)))
+            file.flush()
+    except OSError as error:
+        raise _unwritable(out, error) from None
+
+
+def _unwritable(path: Path, error: Exception) -> SingError:
+    reason = getattr(error, "strerror", None) or error
+    return SingError(
+        f"cannot write {path} ({reason}), expected space for it and the right to: free some space or choose "
+        "another place, and run again: nothing is half-written, and what was extracted is resumed."
+    )
+
+
 def sync_folder(folder: Path) -> None:
     """Make a rename in a folder survive a power cut, where the system can."""
     if sys.platform != "win32":
@@ -177,7 +205,7 @@ def sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def make_writable(out: Path) -> None:
+def make_writable(out: Path, *, mend: str = "choose another") -> None:
     """Make the folder if needed.
 
     Raises:
@@ -190,18 +218,19 @@ def make_writable(out: Path) -> None:
             pass
     except OSError as error:
         raise SingError(
-            f"cannot write to {out} ({error.strerror}), expected a writable folder: choose another."
+            f"cannot write to {out} ({error.strerror}), expected a writable folder: {mend}."
         ) from None
 
 
 @contextlib.contextmanager
-def locked(out: Path) -> Iterator[None]:
+def locked(out: Path, *, wait: bool = True) -> Iterator[None]:
     """Be the only process that writes to `out`; waits for another, and says so.
 
-    What an earlier holder left half written is removed.
+    What an earlier holder left half written is removed. The system frees the lock of a process that ended,
+    however it did.
 
     Raises:
-        SingError: if `out` can't be written, or not be locked.
+        SingError: if `out` can't be written, or not be locked; without `wait`, if another has it.
     """
     make_writable(out)
     lock = FileLock(out / ".lock")
@@ -209,6 +238,11 @@ def locked(out: Path) -> Iterator[None]:
         try:
             lock.acquire(timeout=0.2)
         except Timeout:
+            if not wait:
+                raise SingError(
+                    f"{out} is being written by another process, expected one at a time: wait until it has "
+                    "ended, or give this one a folder of its own."
+                ) from None
             print(f"{out} is being written by another process: waiting for it.", file=sys.stderr, flush=True)
             lock.acquire()
     except (OSError, NotImplementedError) as error:

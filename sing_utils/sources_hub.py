@@ -1,4 +1,4 @@
-"""Pictures of a Hugging Face data set, by name or from a folder; `pip install sing_utils[hub]`.
+"""Pictures of a Hugging Face data set, by name or from a folder; `pip install -e '.[hub]'`.
 
 >>> parse_dataset("hf:org/flowers@1a2b3c#train")
 DatasetName(name='org/flowers', revision='1a2b3c', split='train')
@@ -136,7 +136,7 @@ def _load(wanted: DatasetName, spec: str) -> dict[str, Any]:
         import datasets
     except ImportError:
         raise SingError(
-            f"{spec} needs the library `datasets`, which is missing: pip install 'sing_utils[hub]'."
+            f"{spec} needs the library `datasets`, which is missing: pip install -e '.[hub]'."
         ) from None
     try:
         data = datasets.load_dataset(wanted.name, revision=wanted.revision, split=wanted.split)

@@ -525,7 +525,8 @@ def classifier_differences(run: Run, scores: pd.DataFrame) -> pd.DataFrame:
                 by = sure_mean(x, spread, level=level, groups=photos["class"])
                 row |= {"low by class": by.low, "high by class": by.high, "p by class": by.p}
             rows.append(row)
-    return pd.DataFrame(rows)
+    columns = ("first", "second", "statistic", "photos", "difference", "low", "high")
+    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=list(columns))
 
 
 def corrected(*tables: pd.DataFrame | None) -> list[Any]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
+import fakes
 import numpy as np
 import pandas as pd
 import pytest
@@ -20,6 +24,7 @@ from sing_utils.analyze_files import open_features, read_embeddings, save_embedd
 from sing_utils.cli import app
 from sing_utils.encoders import load_encoder
 from sing_utils.features import FeatureStore
+from sing_utils.fitting import fit_stores
 from sing_utils.head import Certificate, random_basis
 
 C, M, N, ROWS, K = 4, 10, 3, 70, 2
@@ -217,7 +222,7 @@ def test_other_files_of_features_are_refused(numbers):
     for name in ("x.safetensors", "junk.npy", "junk.safetensors", "empty.npy", "none.npy"):
         with pytest.raises(SingError, match=f"{name} holds no features"):
             run(folder, features=name)
-    with pytest.raises(SingError, match="junk.csv is no folder, .npy or .safetensors"):
+    with pytest.raises(SingError, match="junk.csv is no folder, .npy, .npz"):
         run(folder, features="junk.csv")
     (folder / "empty").mkdir()
     with pytest.raises(SingError, match="expected a finished feature store"):
@@ -338,3 +343,211 @@ def test_a_file_that_cannot_be_written_is_said_first(tmp_path):
     for out in (tmp_path, tmp_path / "no" / "head.safetensors"):
         found = sing("export-head", "--classifier", "efficientnet_lite0", "--out", out)
         assert "can't be written, expected a file name in an existing folder" in str(found)
+
+
+# ---------------------------------------------------------------- numbers in other kinds of files
+
+
+@pytest.mark.parametrize(
+    ("name", "write_it"),
+    [
+        ("f.npz", lambda path, f: np.savez(path, features=f, labels=np.arange(len(f)))),
+        ("f.npz", lambda path, f: np.savez_compressed(path, f)),
+        ("f.npz", lambda path, f: np.savez(path, features=f, paths=np.array([None, "a"], dtype=object))),
+        ("f.pt", lambda path, f: torch.save(torch.from_numpy(f), path)),
+        ("f.pth", lambda path, f: torch.save({"features": torch.from_numpy(f), "names": ["a"]}, path)),
+        ("f.pt", lambda path, f: torch.save(torch.nn.Parameter(torch.from_numpy(f)), path)),
+        ("f.npy", lambda path, f: np.save(path, f.astype(">f4"))),
+        ("f.npy", lambda path, f: np.save(path, np.asfortranarray(f))),
+        ("F.NPY", lambda path, f: np.save(open(path, "wb"), f)),  # noqa: SIM115
+        ("f.npz", lambda path, f: np.savez(path, features=f.astype(">f4"))),
+    ],
+)
+def test_kinds_of_files_give_the_same_numbers(numbers, name, write_it):
+    expected = run(numbers[0])
+    write_it(numbers[0] / name, numbers[3].numpy())
+    assert run(numbers[0], features=name).text == expected.text
+
+
+@pytest.mark.parametrize(
+    ("name", "write_it", "message"),
+    [
+        ("f.npz", lambda path: np.savez(path, x=np.ones((2, M)), y=np.ones((2, M))), r"x \(2, 10\), y"),
+        ("f.npz", lambda path: path.write_bytes(b"PK junk"), "holds no features"),
+        ("f.npz", lambda path: np.savez(path, features=np.array([[{}]])), "pickled"),
+        ("f.pt", lambda path: torch.save({"weight": torch.ones(2, M)}, path), r"weight \(2, 10\)"),
+        ("f.pt", lambda path: torch.save([torch.ones(2, M)], path), "holds no features"),
+        ("f.pt", lambda path: torch.save({"features": Path("x")}, path), "pickled"),
+        ("f.pt", lambda path: torch.save(torch.ones(M), path), r"expected \(N, m\)"),
+        ("f.pt", lambda path: path.write_bytes(b"junk"), "holds no features"),
+        ("f.parquet", lambda path: path.write_bytes(b"junk"), "expected a feature store .* or such a file"),
+        ("f.pkl", lambda path: path.write_bytes(b"junk"), "expected a feature store .* or such a file"),
+    ],
+)
+def test_files_that_hold_something_else_are_answered(numbers, name, write_it, message):
+    write_it(numbers[0] / name)
+    with pytest.raises(SingError, match=message):
+        run(numbers[0], features=name)
+
+
+@pytest.mark.parametrize(
+    ("row", "value", "message"),
+    [(7, 0.0, "row 7 of .*zero"), (0, np.nan, "row 0 of .*NaN"), (3999, np.inf, "row 3999 of .*infinite")],
+)
+def test_a_row_without_a_direction_is_named(numbers, row, value, message):
+    f = numbers[3].numpy().repeat(4000 // len(numbers[3]) + 1, 0)[:4000]
+    f[row] = value
+    np.save(numbers[0] / "bad.npy", f)
+    with pytest.raises(SingError, match=message):
+        run(numbers[0], features="bad.npy")
+
+
+# ------------------------------------------------------------------------------ all tables or none
+
+
+def test_tables_of_an_earlier_analysis_do_not_stay(numbers):
+    folder, out = numbers[0], numbers[0] / "out"
+    run(folder, translator=folder / "T.safetensors", texts={"a": numbers[5][0]}, out=out)
+    assert (out / "texts.parquet").exists()
+    run(folder, out=out)
+    assert sorted(p.name for p in out.iterdir()) == [
+        f"{name}.parquet" for name in ("head", "random", "rows", "summary")
+    ]
+
+
+@pytest.mark.parametrize("at", ["rows", "summary"])
+def test_a_disk_that_fills_up_leaves_the_tables_as_they_were(numbers, monkeypatch, at):
+    folder, out = numbers[0], numbers[0] / "out"
+    run(folder, out=out)
+    before = {p.name: p.read_bytes() for p in out.iterdir()}
+    close = files.pq.ParquetWriter.close
+
+    def full(self):
+        if f".{at}." in str(self.where.name):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        close(self)
+
+    monkeypatch.setattr(files.pq.ParquetWriter, "close", full)
+    with pytest.raises(SingError, match="No space left"):
+        run(folder, translator=folder / "T.safetensors", out=out)
+    monkeypatch.undo()
+    assert {p.name: p.read_bytes() for p in out.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("command", "work"),
+    [
+        (("export-head", "--classifier", "efficientnet_lite0"), "sing_utils.classifiers.load_classifier"),
+        (("fit", "--features", "{stores}/efficientnet_lite0", "--targets", "{stores}/embedded",
+          "--encoder", "embedded"), "sing_utils.fitting.fit_stores"),
+        (("picture", "chelsea"), "sing_utils.run.open_run"),
+        (("analyze", "--head", "head.safetensors", "--features", "features.npy"),
+         "sing_utils.analyze._analysis"),
+        (("pack", "--features", "features.npy", "--table", "t.csv"), "sing_utils.features.write_manifest"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EDQUOT])
+def test_a_place_that_takes_nothing_is_said_before_the_work(numbers, root, monkeypatch, command, work, code):
+    folder = numbers[0]
+    monkeypatch.chdir(root)
+    (folder / "t.csv").write_text("path\n" + "\n".join(map(str, range(ROWS))))
+
+    def refuse(*_, **__):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("sing_utils.shards.tempfile.TemporaryFile", refuse)
+    monkeypatch.setattr(work, lambda *_, **__: pytest.fail("it began"))
+    given = [a.format(stores=root / "data" / "embedded" / "features") for a in command]
+    given = [folder / a if (folder / a).is_file() else a for a in given]
+    out = folder / ("x.png" if command[0] == "picture" else "x")
+    found = sing(*given, "--out", out)
+    assert isinstance(found, SingError), found
+    assert os.strerror(code) in str(found)
+    assert not [p for p in folder.rglob("x*") if p.is_file()]
+
+
+# ------------------------------------------------------------------------------ arrays as a store
+
+
+@pytest.fixture
+def arrays(tmp_path, make_picture):
+    """Features of six pictures in another order than an encoder's store has them."""
+    for i in range(6):
+        make_picture(tmp_path / "photos" / f"c{i % 2}" / f"{i}.png", seed=i)
+    store = fakes.run(tmp_path / "photos", tmp_path / "targets")
+    order = [3, 0, 5, 1, 4, 2]
+    f = torch.arange(12.0).reshape(6, 2).numpy()  # row i is of the store's i-th picture
+    np.save(tmp_path / "f.npy", f[order])
+    return tmp_path, f, store.index.iloc[order]
+
+
+@pytest.mark.parametrize(
+    ("table", "before"),
+    [("f.csv", ""), ("f.parquet", ""), ("other.tsv", ""), ("f.csv", "/data/set/"), ("f.csv", "C:\\set\\")],
+)
+def test_rows_are_put_in_the_order_of_another_store(arrays, table, before):
+    folder, f, index = arrays
+    paths = before + index["path"]
+    rows = pd.DataFrame({"filename": paths, "class": "x"})
+    if table.endswith(".parquet"):
+        rows.to_parquet(folder / table)
+    else:
+        rows.to_csv(folder / table, index=False, sep="\t" if table.endswith(".tsv") else ",")
+    given = ("--table", folder / table) if table.startswith("other") else ()
+    found = sing(
+        "pack", "--features", folder / "f.npy", "--like", folder / "targets", *given, "--out", folder / "s"
+    )
+    assert found[0] == 0, found
+    store, targets = (FeatureStore.open(folder / name) for name in ("s", "targets"))
+    assert store.read("features").tolist() == f.tolist()
+    assert store.index.equals(targets.index)
+    assert fit_stores(store, FeatureStore.open(folder / "targets")).report.n_fit == 5
+
+
+def test_two_packed_files_of_the_same_rows_are_fitted(arrays):
+    """Without any picture or network: (T f = 2 f) is found again."""
+    folder, _, index = arrays
+    np.savez(folder / "z.npz", embeddings=2 * np.load(folder / "f.npy"))
+    for name in ("f", "z"):
+        index.to_csv(folder / f"{name}.csv", index=False)
+    assert sing("pack", "--features", folder / "f.npy", "--out", folder / "a", "--name", "net")[0] == 0
+    assert sing("pack", "--embeddings", folder / "z.npz", "--out", folder / "b")[0] == 0
+    a = FeatureStore.open(folder / "a")
+    assert a.index["label"].tolist() == index["label"].tolist()
+    assert a.manifest["extractor"]["name"] == "net"
+    assert sing("fit", "--features", folder / "a", "--targets", folder / "b", "--out", folder / "T")[0] == 0
+    assert torch.allclose(Translator.load(folder / "T").weight, 2 * torch.eye(2), atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("path,label\na,x\n", "6 .*|1 rows"),
+        ("name,label\n" + "a,x\n" * 6, "expected `path`"),
+        ("path\n" + "a\n" * 6, "different in each row"),
+        ("", "can't be read as a table"),
+        ('path\n"a\n', "can't be read as a table"),
+        (None, "nothing says what the 6 rows"),
+    ],
+)
+def test_tables_that_do_not_fit_the_rows_are_answered(arrays, table, message):
+    folder = arrays[0]
+    if table is not None:
+        (folder / "f.csv").write_text(table)
+    found = sing("pack", "--features", folder / "f.npy", "--out", folder / "s")
+    assert isinstance(found, SingError), found
+    assert re.search(message, str(found))
+    assert not (folder / "s" / "manifest.json").exists()
+
+
+def test_pictures_that_the_table_lacks_and_bad_calls(arrays):
+    folder, _, index = arrays
+    index.assign(path="x" + index["path"]).to_csv(folder / "f.csv", index=False)
+    pack = ("pack", "--features", folder / "f.npy", "--out", folder / "s")
+    assert "6 of 6 pictures" in str(sing(*pack, "--like", folder / "targets"))
+    assert "exactly one" in str(sing(*pack, "--embeddings", folder / "f.npy"))
+    np.save(folder / "f.npy", np.full((6, 2), np.nan))
+    assert "NaN" in str(sing(*pack))
+    np.save(folder / "f.npy", np.ones((6, 2)))
+    assert sing(*pack)[0] == 0
+    assert "holds a store already" in str(sing(*pack))

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import json
+import os
 import re
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
@@ -131,11 +135,11 @@ def test_unknown_run_lists_those_that_exist_and_says_how_to_make_one(project, no
     write_notebook(project, notebook(), profile="other")
     (project / "_build/runs/started").mkdir()  # nothing was executed there
     with pytest.raises(
-        SingError, match="no run 'nosuch' in _build/runs, expected one of other, tiny: .* `sing run --profile"
+        SingError, match="no run 'nosuch' in _build/runs, expected one of other, tiny.* `sing run --profile"
     ):
         book.build_book(project, "nosuch", quiet=True)
     shutil.rmtree(project / "_build")
-    with pytest.raises(SingError, match="no run 'tiny' .*there is none yet: .* `sing run --profile"):
+    with pytest.raises(SingError, match="no run 'tiny' .*there is none yet.* `sing run --profile"):
         book.build_book(project, "tiny", quiet=True)
 
 
@@ -494,3 +498,43 @@ def test_the_page_that_leads_to_the_first_one_has_an_icon(tmp_path):
     index.write_text("<html></html>")
     book._name_icon(index)
     assert index.read_text() == "<html></html>"
+
+
+# ---------------------------------------------------------------------------- whose book, and where
+
+
+@pytest.mark.parametrize("given", ["{here}/far/mine", "../far/mine", "_build/runs/tiny", "{here}/far/mine/"])
+def test_a_run_is_shown_by_its_folder_wherever_it_lies(project, fake_tools, tmp_path, monkeypatch, given):
+    monkeypatch.chdir(project)
+    shutil.copytree(project / "_build/runs/tiny", tmp_path / "far" / "mine")
+    book.build_book(project, given.format(here=tmp_path), quiet=True)
+    config = (project / "_build/book/_config.yml").read_text()
+    assert ("`tiny`" if "tiny" in given else "`mine`") in config
+    pages = b"".join(p.read_bytes() for p in (project / "_build/book").rglob("*") if p.is_file())
+    assert str(tmp_path).encode() not in pages
+
+
+def test_two_books_at_once_wait_for_each_other(project, fake_tools, monkeypatch):
+    write_notebook(project, notebook(), profile="other")
+    order, build = [], book._run_jupyter_book
+
+    def slow(root):
+        order.append("begin")
+        time.sleep(0.3)
+        order.append("end")
+        return build(root)
+
+    monkeypatch.setattr(book, "_run_jupyter_book", slow)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda run: book.build_book(project, run, quiet=True), ("tiny", "other")))
+    assert order == ["begin", "end"] * 2
+
+
+@pytest.mark.parametrize("code", [errno.EROFS, errno.ENOSPC, errno.EACCES])
+def test_a_checkout_that_cannot_be_written_is_said_first(project, no_tools, monkeypatch, code):
+    def refuse(*_, **__):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("sing_utils.shards.tempfile.TemporaryFile", refuse)
+    with pytest.raises(SingError, match=f"cannot write to .*{os.strerror(code)}"):
+        book.build_book(project, "tiny", quiet=True)

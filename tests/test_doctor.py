@@ -180,3 +180,39 @@ def test_the_cached_commit_is_the_snapshots(empty_caches):
 def test_fetch_wants_one_thing(given):
     result = CliRunner().invoke(app, ["fetch", *given])
     assert "expected exactly one of --profile, --classifier and --encoder" in str(result.exception)
+
+
+# ---------------------------------------------------------------- a model of one's own, pictures
+
+
+OWN = {
+    "raises": "raise RuntimeError('no GPU')",
+    "nothing": "return None",
+    "no head": "import torch; return torch.nn.Conv2d(3, 3, 1)",
+}
+
+
+@pytest.mark.parametrize("body", OWN)
+def test_a_model_that_cannot_be_loaded_is_no_model(root, tmp_path, monkeypatch, body):
+    file = tmp_path / "mine.py"
+    file.write_text(f"def build():\n    {OWN[body]}\n")
+    result = CliRunner().invoke(app, ["doctor", "-p", f"classifiers={{Mine: 'file:{file}:build'}}"])
+    assert result.exit_code == 1, result.output
+    assert "Mine: CAN'T BE LOADED: " in result.output
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["--profile", "workshop"],
+        ["--profile", "workshop", "-p", "images=nowhere/photos"],
+        ["-p", "images=nowhere"],
+        ["-p", "classifiers={Mine: 'head:nowhere.safetensors'}"],
+        ["-p", "classifiers={Mine: 'hf:{here}'}"],
+    ],
+)
+def test_what_a_run_cannot_do_without_is_its_exit_code(root, tmp_path, empty_caches, monkeypatch, given):
+    monkeypatch.setattr(doctor, "measure", lambda seconds: speed.Rates("CPU", 1e9, 1e9, 10.0))
+    result = CliRunner().invoke(app, ["doctor", *[a.replace("{here}", str(tmp_path)) for a in given]])
+    assert result.exit_code == 1, result.output
+    assert any(word in result.output for word in doctor.BLOCKERS)

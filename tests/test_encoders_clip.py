@@ -273,10 +273,7 @@ def test_without_open_clip_names_are_read_and_loading_says_what_is_missing(tmp_p
         "load_encoder('open_clip:ViT-L-14/openai')\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert (
-        "SingError: open_clip is not installed, expected it here: pip install 'sing_utils[hub]'"
-        in done.stderr
-    )
+    assert "SingError: open_clip is not installed, expected it here: pip install -e '.[hub]'" in done.stderr
 
 
 def test_missing_weights_name_the_cache_and_the_command(tmp_path):

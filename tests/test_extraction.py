@@ -16,11 +16,13 @@ import pytest
 import torch
 from fakes import Fake, contents, run
 from PIL import Image
+from safetensors import SafetensorError
 from test_sources import shard
 
 from sing_utils import SingError, digests
 from sing_utils.extraction import extract_cached, local_engine
 from sing_utils.features import FeatureStore
+from sing_utils.shards import require_place, write_whole
 from sing_utils.sources import list_pictures
 
 
@@ -177,7 +179,7 @@ def full_disk(monkeypatch, name):
 def test_a_full_disk_is_said_and_leaves_what_can_be_resumed(photos, tmp_path, monkeypatch, name):
     with monkeypatch.context() as patch:
         full_disk(patch, name)
-        with pytest.raises(SingError, match=rf"cannot write .*{name}.*No space left on device.*it resumes"):
+        with pytest.raises(SingError, match=rf"cannot write .*{name}.*No space left on device.*resumed"):
             run(photos, tmp_path / "out")
     assert not [p for p in contents(tmp_path / "out") if p.startswith(".") or p == "manifest.json"]
     second = Fake()
@@ -210,7 +212,7 @@ def test_files_are_synced_before_they_get_their_names_and_folders_after(photos, 
     moves = [i for i, e in enumerate(events) if e[0] == "move"]
     for i in moves:
         path = Path(events[i][1])
-        assert events[i - 1] == ("sync", str(path.with_name(f".{path.name}.tmp")))
+        assert events[i - 1] == ("sync", str(path.with_name(f".{path.name}.{os.getpid()}.tmp")))
         assert ("sync", str(path.parent)) in events[i : i + 3]
     assert Path(events[moves[-1]][1]).name == "manifest.json"  # written last
     assert len(moves) == 7
@@ -552,6 +554,29 @@ def test_a_model_that_gives_something_else(photos, tmp_path, values, message):
         run(photos, tmp_path / "out", Odd())
 
 
+@pytest.mark.parametrize("error", [OSError(28, "No space left"), SafetensorError("I/O error"), KeyError("x")])
+def test_a_file_is_whole_or_as_it_was(tmp_path, error):
+    file = tmp_path / "a.bin"
+    write_whole(file, lambda path: path.write_bytes(b"old"))
+
+    def fail(path):
+        path.write_bytes(b"ne")
+        raise error
+
+    with pytest.raises(KeyError if isinstance(error, KeyError) else SingError):
+        write_whole(file, fail)
+    assert contents(tmp_path) == {"a.bin": b"old"}
+
+
+@pytest.mark.parametrize("out", ["", "no/file", "file/below"])
+def test_a_place_is_a_file_in_a_folder_that_is_there(tmp_path, out):
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(SingError, match="existing folder"):
+        require_place(tmp_path / out)
+    require_place(tmp_path / "file", size=3 << 20)
+    assert contents(tmp_path) == {"file": b"kept"}
+
+
 def test_a_transform_that_can_not_take_a_picture_is_a_reason(photos, tmp_path):
     class Picky(Fake):
         def prepare(self, image):
@@ -568,6 +593,42 @@ def test_a_transform_that_can_not_take_a_picture_is_a_reason(photos, tmp_path):
 class Deadly(Fake):
     def prepare(self, image):
         os._exit(3)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError(
+            "unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)"
+        ),
+        RuntimeError("unable to write to file </torch_1_2_3>"),
+        RuntimeError("received 0 items of ancdata"),
+        OSError(24, "Too many open files"),
+        OSError(38, "Function not implemented"),
+    ],
+)
+@pytest.mark.parametrize("worker", [False, True])
+def test_memory_that_processes_share_and_lack_is_said(photos, tmp_path, monkeypatch, error, worker):
+    def fail(_):
+        if worker:  # as the loader hands on what a worker raised
+            text = f"Caught {type(error).__name__} in DataLoader worker process 0.\nTraceback:\n  File x\n"
+            raise type(error)(f"{text}{type(error).__name__}: {error}")
+        raise error
+
+    monkeypatch.setattr("sing_utils.engine.DataLoader.__iter__", fail)
+    with pytest.raises(SingError, match=r"ended \([^)].*/dev/shm.*--workers") as said:
+        run(photos, tmp_path / "out", workers=1)
+    assert str(error)[-20:] in str(said.value)
+    assert "Traceback" not in str(said.value)
+
+
+def test_another_error_of_a_worker_is_not_said_to_be_of_memory(photos, tmp_path, monkeypatch):
+    def fail(_):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("sing_utils.engine.DataLoader.__iter__", fail)
+    with pytest.raises(RuntimeError, match="a bug"):
+        run(photos, tmp_path / "out", workers=1)
 
 
 def test_a_decoding_process_that_dies_is_said(photos, tmp_path):

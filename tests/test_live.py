@@ -26,7 +26,7 @@ from browser import DESK, HTML, page_names
 from test_cli import SING, assert_refused, sing  # noqa: F401 (fixture)
 
 from sing_utils import book, cli, downloads
-from sing_utils.live import _shows, copy_run, source_of
+from sing_utils.live import _copies, _require_book, _shows, copy_run, source_of
 
 ROOT = Path(__file__).resolve().parents[1]
 BUTTON = '<button onclick="singOpenLab(this)" class="btn">Open in JupyterLab</button>'
@@ -495,7 +495,7 @@ def allowed(*options):
     [
         ("_build/html", ["live"], ["no book in _build/html", "`make book`"]),
         ("", ["live", "--profile", "other"], ["no run 'other'", "one of embedded"]),
-        ("", ["live", "--profile", "../runs/embedded"], ["no run '../runs/embedded'"]),
+        ("", ["live", "--profile", "../runs/other"], ["no run '../runs/other'"]),
         ("_build/runs", ["live"], ["no run 'embedded'", "there is none", "`make book`"]),
         ("", ["live", "list"], ["'list' is no option of JupyterLab", "-- --allow-root"]),
         ("", allowed("--ip=0.0.0.0"), ["ip was set to '0.0.0.0'", "one user of this machine"]),
@@ -540,5 +540,15 @@ def test_without_jupyterlab(tmp_path, monkeypatch, capsys):
         cli.main()
     assert stopped.value.code == 2
     assert capsys.readouterr().err == (
-        "sing: JupyterLab is not installed, expected it here: pip install 'sing_utils[live]'.\n"
+        "sing: JupyterLab is not installed, expected it here: pip install -e '.[live]'.\n"
     )
+
+
+def test_copies_of_two_runs_of_one_name_do_not_mix(run, tmp_path):
+    root = run.parents[2]
+    far = [tmp_path / place / "embedded" for place in "ab"]
+    for folder in far:
+        shutil.copytree(run, folder)
+    places = [_copies(root, _require_book(root, str(folder))[1]) for folder in (run, *far)]
+    assert len(set(places)) == 3
+    assert places[0] == _copies(root, _require_book(root, "embedded")[1]) == root / "_build/live/embedded"

@@ -24,7 +24,7 @@ from transformers import (
     ViTImageProcessor,
 )
 
-from sing_utils import HeadSpaces, SingError
+from sing_utils import HeadSpaces, SingError, model_sources
 from sing_utils.classifiers import Classifier, LinearHead, find_head, load_classifier
 from sing_utils.model_sources import Network, load_network, parse_source
 from sing_utils.weights import tensors_only, weights_digest
@@ -423,3 +423,25 @@ def test_what_is_no_head_is_refused(tmp_path, tensors):
     save_file(tensors, tmp_path / "x.safetensors")
     with pytest.raises(SingError, match=r"x.safetensors holds no head .*`weight` \(c, m\)"):
         LinearHead.load(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize("name", ["./mine", "/nowhere/mine", "~/mine", "a/b/c", "mine/", "..\\mine"])
+def test_a_mistyped_folder_is_said_at_once(name, monkeypatch):
+    monkeypatch.setattr(model_sources, "HfApi", lambda: pytest.fail("nobody is asked"))
+    with pytest.raises(SingError, match="is no folder, expected"):
+        load_network(f"hf:{name}")
+
+
+@pytest.mark.parametrize("name", ["mine", "owner/mine", "owner/mine@v1"])
+def test_a_repository_is_asked_for_once(name, monkeypatch):
+    asked = []
+
+    class Api:
+        def model_info(self, name, *, revision, timeout):
+            asked.append((name, revision))
+            raise ConnectionError("no network")
+
+    monkeypatch.setattr(model_sources, "HfApi", Api)
+    with pytest.raises(SingError, match=r"no network.*check the name"):
+        load_network(f"hf:{name}")
+    assert asked == [(name.partition("@")[0], "v1" if "@" in name else None)]

@@ -9,9 +9,13 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
 from sing_utils import SingError, cli_results
-from sing_utils.cli_results import HEADLINES, Format, describe, headline, readable, render
+from sing_utils.cli import app
+from sing_utils.cli_results import HEADLINES, Format, describe, headline, readable, render, sections
+from sing_utils.compare_runs import compare
+from sing_utils.downloads import csv_bytes
 from sing_utils.results import Results, without_pictures
 
 MEDIANS = pd.DataFrame(
@@ -209,3 +213,53 @@ def test_many_columns_of_few_classifiers_are_turned():
     assert list(shown.columns) == ["classifier", "a", "b"]
     assert shown["classifier"].tolist() == ["wordings", "mean AS (°)"]
     assert shown["b"].tolist()[0] == "9"
+
+
+# ----------------------------------------------------------------------- tables without a row
+
+EMPTY = {
+    "rank_correlations": pd.DataFrame({"a": [], "b": [], "rho": [], "low": [], "high": []}),
+    "class_scores": pd.DataFrame(columns=["classifier", "class", "contrast", "contrast low"]),
+    "prompt_control": pd.DataFrame({"classifier": pd.Series([], dtype="str"), "share": []}),
+    "classifier_differences": pd.DataFrame(),
+    "failures": pd.DataFrame({"classifier": [], "photos": pd.Series([], dtype=int)}),
+}
+
+
+@pytest.fixture
+def empties(root):
+    for name, table in EMPTY.items():
+        table.to_parquet(root / "_build" / "runs" / "small" / "results" / f"{name}.parquet", index=False)
+    return Results.open(root, "small")
+
+
+@pytest.mark.parametrize("format", list(Format))
+@pytest.mark.parametrize("name", EMPTY)
+def test_a_table_without_rows_is_shown_as_one(empties, name, format):
+    table = empties.table(name)
+    for texts in (readable(without_pictures(table)), headline(name, table) if name in HEADLINES else table):
+        assert "no row" in render(texts, format)
+    assert csv_bytes(table).count(b"\n") == 1  # its heading
+
+
+@pytest.mark.parametrize("format", ["text", "markdown"])
+def test_headlines_leave_out_tables_without_rows(empties, monkeypatch, format):
+    monkeypatch.setattr("sing_utils.profiles.project_root", lambda: empties.folder.parents[3])
+    shown = CliRunner().invoke(app, ["results", "--run", "small", "--format", format])
+    assert shown.exit_code == 0, shown.output
+    assert "[class_medians]" in shown.output
+    assert "[rank_correlations]" not in shown.output
+    further = shown.output.split("Further tables, for --table: ")[1]
+    assert all(name in further for name in EMPTY)
+
+
+@pytest.mark.parametrize("name", EMPTY)
+def test_a_run_with_rows_is_compared_with_one_without(empties, tmp_path, name):
+    other = tmp_path / "other" / "results"
+    other.mkdir(parents=True)
+    full = pd.DataFrame({"classifier": ["x"], "a": ["x"], "b": ["y"], "rho": [0.5], "class": ["tench"]})
+    full.to_parquet(other / f"{name}.parquet", index=False)
+    found = compare(empties, Results(other))
+    assert not found.equal
+    assert sections(found)
+    assert compare(empties, empties).equal

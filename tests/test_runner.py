@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -14,10 +16,14 @@ import yaml
 from nbformat.v4 import new_code_cell, new_notebook
 from papermill.exceptions import PapermillExecutionError
 from PIL import Image
+from safetensors.torch import save_file
 
 from sing_utils import SingError
 from sing_utils.extraction import extract
+from sing_utils.profiles import load_profile
+from sing_utils.run import claim_folder
 from sing_utils.runner import find_notebooks, run_profile
+from sing_utils.shards import locked
 
 PARAMETERS = 'profile = "small"\nrun_dir = None'
 PROFILE = {
@@ -303,7 +309,7 @@ def test_bad_parameters_stop_before_any_notebook(project, no_kernel, overrides, 
 
 def test_a_run_folder_that_cannot_be_written(project, no_kernel):
     (project / "file").write_text("in the way")
-    with pytest.raises(SingError, match="cannot write to file/run .*expected a writable folder"):
+    with pytest.raises(SingError, match="cannot write to .*file/run .*expected a writable folder"):
         run(project, run_dir="file/run")
     assert no_kernel == []
 
@@ -431,3 +437,91 @@ def test_modules_that_read_results_make_nothing_run_again(project, no_kernel, na
     run(project)
     (project / "sing_utils" / name).write_text("# new\n")
     assert run(project) == [False, False]
+
+
+# ---------------------------------------------------------------------------- two at once
+
+
+@pytest.mark.parametrize(
+    "second",
+    [{}, {"overrides": {"seed": 3}}, {"only": ["00"]}, {"force": True}],
+    ids=["the same", "other parameters", "a part", "forced"],
+)
+def test_a_second_run_in_a_folder_is_refused_while_the_first_is_at_work(
+    project, no_kernel, monkeypatch, second
+):
+    """Without a lock the second one's claim would stand in the record of the first one's tables."""
+    meanwhile = []
+
+    def execute(source, target, **options):
+        with pytest.raises(SingError, match="mine is being written by another process") as refused:
+            run(project, run_dir="_build/runs/mine", **second)
+        meanwhile.append(str(refused.value))
+        nbformat.write(nbformat.read(source, 4), target)
+
+    monkeypatch.setattr("sing_utils.runner.papermill.execute_notebook", execute)
+    assert run(project, run_dir="_build/runs/mine", jobs=1) == [True, True]
+    assert len(meanwhile) == 2
+    folder = project / "_build" / "runs" / "mine"
+    assert json.loads((folder / ".parameters.json").read_text())["seed"] == 0
+    assert json.loads((folder / "results" / "run.json").read_text())["parameters"]["seed"] == 0
+    monkeypatch.undo()
+    assert not (folder / ".lock").exists()
+
+
+def test_runs_in_two_folders_and_notebooks_of_one_work_side_by_side(project, no_kernel):
+    (folder := project / "_build" / "runs" / "mine").mkdir(parents=True)
+    with locked(folder):
+        assert run(project, run_dir="_build/runs/other") == [True, True]
+        for _ in range(2):  # as two kernels do, papermill's or JupyterLab's
+            claim_folder(folder, load_profile("small", root=project))
+
+
+@pytest.mark.parametrize("left", ["killed", "file"])
+def test_a_lock_of_a_process_that_ended_is_no_lock(project, no_kernel, left):
+    folder = project / "_build" / "runs" / "mine"
+    folder.mkdir(parents=True)
+    if left == "file":
+        (folder / ".lock").write_text("12345")
+    else:
+        code = "import os; from pathlib import Path; from sing_utils.shards import locked\n"
+        code += f"with locked(Path({str(folder)!r})): os.kill(os.getpid(), 9)"
+        assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
+        assert (folder / ".lock").exists()
+    assert run(project, run_dir="_build/runs/mine") == [True, True]
+
+
+# ---------------------------------------------------------------------- a head, and stored features
+
+
+def write_head(project):
+    head = project / "h.safetensors"
+    save_file({"weight": torch.ones(2, 1)}, head)
+    os.rename(project / "features" / "efficientnet_lite0", project / "features" / "Mine")
+    return {"classifiers": {"Mine": f"head:{head}"}}
+
+
+@pytest.mark.parametrize(
+    ("code", "photos", "refused"),
+    [
+        ("run.classifier('x')", [], True),
+        ("for photo in run.profile.photos: run.classifier('x')", ["chelsea"], True),
+        ("for photo in run.profile.photos: run.classifier('x')", [], False),
+        ("run.head('x')", ["chelsea"], False),
+    ],
+)
+def test_a_head_alone_is_refused_where_a_network_is_needed(project, no_kernel, code, photos, refused):
+    write_notebook(project / "notebooks" / "01_two.ipynb", code)
+    overrides = write_head(project) | {"photos": photos}
+    if refused:
+        with pytest.raises(SingError, match="01_two start from pixels, and Mine is a head .* --only 00"):
+            run(project, overrides=overrides)
+        assert run(project, overrides=overrides, only=["00"]) == [True]
+    else:
+        assert run(project, overrides=overrides) == [True, True]
+
+
+def test_stored_features_are_found_under_a_name_of_ones_own(project, no_kernel):
+    assert run(project, overrides={"classifiers": {"Lite0": "efficientnet_lite0"}}) == [True, True]
+    with pytest.raises(SingError, match="efficientnet_lite1 holds no manifest"):
+        run(project, overrides={"classifiers": ["efficientnet_lite1"]})
