@@ -29,7 +29,7 @@ from sing_utils.model_sources import Source, parse_source
 from sing_utils.pictures import require_fit
 from sing_utils.profiles import (
     Profile,
-    class_name,
+    class_names,
     load_profile,
     require_known,
     rooted,
@@ -38,7 +38,8 @@ from sing_utils.profiles import (
     worded,
 )
 from sing_utils.records import is_current, write_record
-from sing_utils.run import all_pictures, claim_folder, run_folder, run_pictures
+from sing_utils.run import all_pictures, claim_folder, read_photo, run_folder, run_pictures
+from sing_utils.sources import described
 
 # Modules that decide how a book looks or how a command reads, not what a notebook computes.
 _NOT_INPUTS = {
@@ -173,12 +174,22 @@ def _require_inputs(root: Path, profile: Profile, names: dict[str, str]) -> None
             f"the profile {profile.name} brings no pictures, expected some: give -p imagenet_dir=FOLDER, or "
             f"-p images=FOLDER for your own; `sing run --profile {profile.name} --rehearse` needs none."
         )
+    for photo in profile.photos:
+        read_photo(root, photo)
     if profile.pictures is not None:
-        labels = set(all_pictures(root, profile).index["label"])
+        source = all_pictures(root, profile)
+        print(described(source), flush=True)
+        labels = set(source.index["label"])
     else:
         stores = (*profile.classifiers, *filter(None, (profile.encoder, profile.second_encoder)))
         opened = [FeatureStore.open(root / str(profile.features) / safe_name(name)) for name in stores]
         labels = set(opened[0].index["label"])
+    labels -= {""}
+    if not labels:
+        raise SingError(
+            f"{profile.pictures} says nowhere what its pictures show, expected a label for each: put them "
+            "into one folder a class, or list them in a .csv with the columns path and label."
+        )
     known = sorted(names.get(label, label) for label in labels)
     for label in profile.classes or {}:
         if label not in labels:
@@ -188,7 +199,8 @@ def _require_inputs(root: Path, profile: Profile, names: dict[str, str]) -> None
                 f"classes: there is no picture of {given!r}, expected some of "
                 f"{', '.join(known[:20])}; did you mean {near!r}?"
             )
-    classes = list((profile.classes or {x: names.get(x, class_name(x)) for x in sorted(labels)}).values())
+    found = {label: names.get(label, name) for label, name in class_names(labels).items()}
+    classes = list((profile.classes or found).values())
     if profile.source_class is not None and profile.source_class not in classes:
         near = difflib.get_close_matches(profile.source_class, classes, n=1, cutoff=0.0)[0]
         raise SingError(

@@ -114,7 +114,7 @@ MADE = {
     ),
     "wordings": lambda: charts.wordings(
         numbers(
-            crossed(classifier=NAMES, wording=["a {}", "an image of a {}"], class_=["all", "tench"]),
+            crossed(classifier=NAMES, wording=["a {}", "an image of a {}"], of=["all photos", "class"]),
             **{"mean contrast (°)": 1, "mean AS (°)": 1, "median |AS| (°)": 1},
         ),
         "a {}",

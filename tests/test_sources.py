@@ -18,7 +18,7 @@ from fakes import Fake, run
 from PIL import Image
 
 from sing_utils import SingError
-from sing_utils.sources import list_pictures, open_source, picture_table
+from sing_utils.sources import described, list_pictures, open_source, picture_table
 
 
 def rows(source):
@@ -56,7 +56,16 @@ def check_reading(source, expected):
         ("train/a.png", "", "train"),
         ("val/cat/a.png", "cat", "val"),
         ("evaluate/n01440764/deep/a.png", "n01440764", "evaluate"),
-        ("cat/train/a.png", "cat", ""),  # a split comes first or not at all
+        ("cat/train/a.png", "cat", "train"),
+        ("Train/cat /a.png", "cat", "train"),
+        (" VAL/cat/a.png", "cat", "val"),
+        ("test2017/cat/a.png", "cat", "test"),
+        ("data/train/cat/a.png", "cat", "train"),
+        ("archive/dataset/Testing/cat/a.png", "cat", "test"),
+        ("training_set/training_set/cats/a.png", "cats", "train"),
+        ("images/cat/a.png", "cat", ""),
+        ("train/images/a.png", "", "train"),  # as for detection: no class
+        ("cafe\u0301/a.png", "caf\u00e9", ""),
         ("cat/A.JPEG", "cat", ""),
         ('cat/ä ö,".webp', "cat", ""),
     ],
@@ -71,6 +80,90 @@ def test_layouts(tmp_path, path, label, split):
     assert list(rows(source)) == [(path, label, split)]
     assert source.file_is_picture
     assert list(source.files) == [tmp_path / path]
+
+
+@pytest.mark.parametrize(
+    ("paths", "expected"),
+    [
+        (["valid/a.png", "invalid/a.png"], [("invalid", ""), ("valid", "")]),
+        (["train/a.png", "car/a.png", "test/a.png"], [("car", ""), ("test", ""), ("train", "")]),
+        (["train/cat/a.png", "Test/b.png"], [("", "test"), ("cat", "train")]),
+        (["cat/train/a.png", "cat/test/a.png"], [("cat", "test"), ("cat", "train")]),
+        (["a/train/x.png", "b/Valid/x.png"], [("a", "train"), ("b", "valid")]),
+        (["a/train/x.png", "b/x.png"], [("a", ""), ("b", "")]),
+        (["d/train/cat/a.png", "d/val/cat /a.png"], [("cat", "train"), ("cat", "val")]),
+        (["cat/a.png", "preview.png"], [("cat", ""), ("", "")]),
+        (["train/train/cat/a.png", "val/cat/a.png"], [("cat", "train"), ("cat", "val")]),
+    ],
+)
+def test_a_split_is_one_only_where_all_beside_it_are(tmp_path, paths, expected):
+    for path in paths:
+        picture(tmp_path / path)
+    assert [r[1:] for r in rows(open_source(tmp_path))] == expected
+
+
+@pytest.mark.parametrize(
+    "paths",
+    [
+        ["train/cat/a.png", "extra/cat/a.png"],
+        ["valid/left/a.png", "invalid/left/a.png"],
+        ["data/train/cat/a.png", "data/val/cat/a.png", "docs/figure.png"],
+        ["a/train/cat/x.png", "a/val/cat/x.png", "b/train/dog/x.png", "b/test/dog/x.png"],
+    ],
+)
+def test_what_could_be_read_in_two_ways_is_refused(tmp_path, paths):
+    for path in paths:
+        picture(tmp_path / path)
+    with pytest.raises(SingError, match=r"expected .*: give "):
+        open_source(tmp_path)
+
+
+def test_what_was_read_is_said_in_one_line(tmp_path):
+    for path in ("train/Cat/a.png", "train/Cat/b.png", "val/cat/a.png"):
+        picture(tmp_path / path)
+    (tmp_path / "val" / "x.HEIC").write_bytes(b"")
+    said = described(open_source(tmp_path))
+    for part in ("3 pictures", "2 classes (Cat, cat)", "train 2, val 1", "SPLIT/CLASS", "1 .heic", "JPEG"):
+        assert part in said
+    assert "Cat and cat are taken as different classes" in said
+    assert "\n" not in said
+
+
+# --------------------------------------------------------------------------- what lies beside them
+
+
+STRAYS = ["data.tar", "images.zip", "metadata.parquet", "labels.csv", "x.arrow", "cifar.tar.gz"]
+
+
+@pytest.mark.parametrize("name", STRAYS)
+def test_pictures_come_before_archives_and_tables_beside_them(tmp_path, name):
+    for path in ("cat/0.png", "dog/0.png"):
+        picture(tmp_path / path)
+    (tmp_path / name).write_bytes(b"no matter what")
+    source = open_source(tmp_path)
+    assert [r[1] for r in rows(source)] == ["cat", "dog"]
+    assert name in described(source)
+
+
+def test_a_store_of_ours_beside_pictures_does_not_become_them(tmp_path):
+    for path in ("cat/0.png", "dog/0.png"):
+        picture(tmp_path / path)
+    before = list(rows(open_source(tmp_path)))
+    run(tmp_path, tmp_path)
+    source = open_source(tmp_path)
+    assert list(rows(source)) == before
+    assert source.aside == ""
+    for path in ("cat/0.png", "dog/0.png"):
+        (tmp_path / path).unlink()
+    with pytest.raises(SingError, match="a feature store and no picture"):
+        open_source(tmp_path)
+
+
+def test_archives_and_tables_without_pictures_are_refused_together(tmp_path):
+    for name in ("a.tar", "b.parquet"):
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(SingError, match=r"\.parquet and \.tar.*expected one kind"):
+        open_source(tmp_path)
 
 
 def test_pictures_are_sorted_folder_by_folder_whatever_the_disk_says(tmp_path):

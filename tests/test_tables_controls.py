@@ -179,7 +179,7 @@ def test_wordings_by_hand(run):
     assert row["mean AS (°)"] == pytest.approx(float(expected.mean()))
     assert row["median |AS| (°)"] == pytest.approx(np.median(expected.abs()))
     assert row["photos"] == 20
-    whole = by(table, classifier="one", wording="a {}", **{"class": "all"}).iloc[0]
+    whole = by(table, classifier="one", wording="a {}", of=controls.ALL).iloc[0]
     classes = by(table, classifier="one", wording="a {}")
     assert whole["mean AS (°)"] == pytest.approx(classes["mean AS (°)"].iloc[1:].mean())
 
@@ -187,7 +187,7 @@ def test_wordings_by_hand(run):
 def test_the_profiles_prompt_against_others(run):
     words = controls.wording_scores(run)
     table = controls.prompt_control(run, words).set_index("classifier")
-    own = by(words, classifier="two", **{"class": "all"})["mean contrast (°)"]
+    own = by(words, classifier="two", of=controls.ALL)["mean contrast (°)"]
     row = table.loc["two"]
     assert row["mean contrast (°)"] == own.iloc[0]
     assert (row["mean contrast (°), least"], row["mean contrast (°), most"]) == (own.min(), own.max())
