@@ -483,9 +483,8 @@ def _resolve(values: dict[str, Any], base: dict[str, Any], root: Path) -> dict[s
 def _pick(chosen: list[Any], known: dict[str, str]) -> dict[str, str]:
     """Classes by label or by name; a label that the profile does not know keeps its own name."""
     by_name = {name: label for label, name in known.items()}
-    wrong = next((c for c in chosen if not isinstance(c, str | int) or isinstance(c, bool)), None)
-    if wrong is not None:
-        raise SingError(f"classes: {wrong!r} is no text, expected labels or names: put it between quotes.")
+    if wrong := [c for c in chosen if not isinstance(c, str | int) or isinstance(c, bool)]:
+        raise SingError(f"classes: {wrong[0]!r} is no text, expected labels or names: put it between quotes.")
     labels = [by_name.get(str(c), str(c)) for c in chosen]
     names = class_names(labels) | known
     return {label: names.get(label, label) for label in labels}

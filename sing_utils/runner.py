@@ -107,7 +107,7 @@ def run_profile(
     run_dir = run_dir or run_folder(loaded, overrides)
     notebooks = find_notebooks(root)
     chosen = _choose(notebooks, only)
-    _require_inputs(root, loaded, _class_names(root, profile, overrides))
+    _require_inputs(root, loaded, _class_names(root, profile, overrides), progress)
     for notebook in chosen:
         _require_parameters(notebook)
     # A part of the notebooks leaves the tables of the others, which must be of the same parameters.
@@ -167,7 +167,7 @@ def _class_names(root: Path, profile: str, overrides: dict[str, Any]) -> dict[st
     return load_profile(profile, root=root, **others).classes or {}
 
 
-def _require_inputs(root: Path, profile: Profile, names: dict[str, str]) -> None:
+def _require_inputs(root: Path, profile: Profile, names: dict[str, str], progress: bool) -> None:
     """Find out now, not in the middle of a notebook, what the data can't give."""
     if profile.pictures is None and profile.features is None:
         raise SingError(
@@ -178,7 +178,8 @@ def _require_inputs(root: Path, profile: Profile, names: dict[str, str]) -> None
         read_photo(root, photo)
     if profile.pictures is not None:
         source = all_pictures(root, profile)
-        print(described(source), flush=True)
+        if progress:
+            print(described(source), flush=True)
         labels = set(source.index["label"])
     else:
         stores = (*profile.classifiers, *filter(None, (profile.encoder, profile.second_encoder)))

@@ -393,7 +393,9 @@ def _strays(folder: Path) -> str:
     if not names:
         return ""
     readable = next((n for n in names if n.lower().endswith((".tar", ".csv", ".tsv"))), None)
-    how = f"give {folder / readable}" if readable else "unpack it, or put it into a folder of its own"
+    packed = any(n.lower().endswith(_ARCHIVES) for n in names)
+    elsewhere = "unpack it into a folder of its own" if packed else "move it into a folder of its own"
+    how = f"give {folder / readable}" if readable else f"{elsewhere} and give that"
     shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     return f"Left aside: {shown} beside the pictures; to read it instead, {how}."
 

@@ -291,6 +291,18 @@ DEGREES = """() => ['x', 'y'].map((axis) => {
 })"""
 
 
+@pytest.mark.parametrize("name", ["every class", "all", "", "null", "it's"])
+def test_no_name_of_a_class_is_the_menus_every_class_or_an_outline(name):
+    spec = charts.linked(made_scores(classes=["tench", name])).to_dict()
+    menu = next(p for p in spec["params"] if p["name"] == "chosen_class")
+    assert menu["value"] is None
+    assert menu["bind"]["options"] == [None, "tench", name]
+    assert menu["bind"]["labels"] == ["every class", "tench", name]
+    rows = [row for row in spec["data"]["values"] for _ in row["AS"]]
+    assert [sum(row["class"] == c for row in rows) for c in ("tench", name)] == [36, 36]
+    assert sum(row["class"] is None for row in rows) == 3 * 49
+
+
 @pytest.fixture(scope="module")
 def address(tmp_path_factory):
     folder = tmp_path_factory.mktemp("page")
