@@ -104,15 +104,15 @@ def _packed(table: pd.DataFrame) -> tuple[alt.Data, alt.FlattenTransform]:
     """
     lists = [c for c in table if table[c].dtype.kind in "if" or table[c].nunique() > len(table) / 10]
     names = [c for c in table if c not in lists]
-    groups = [own for _, own in table.groupby(names, sort=False)] if names else [table]
-    rows = [own[names].iloc[0].to_dict() | {c: _short(own[c]) for c in lists} for own in groups]
+    groups = [own for _, own in table.groupby(names, sort=False, dropna=False)] if names else [table]
+    rows = [{c: _short(own[c])[0] for c in names} | {c: _short(own[c]) for c in lists} for own in groups]
     return alt.Data(values=rows), alt.FlattenTransform(flatten=lists)
 
 
 def _short(column: pd.Series) -> list[Any]:
     """Its values; numbers with five digits, None where there is none."""
     if column.dtype.kind != "f":
-        return column.tolist()
+        return [None if pd.isna(x) else x for x in column.tolist()]
     return [float(f"{x:.5g}") if np.isfinite(x) else None for x in column]
 
 
@@ -448,20 +448,20 @@ def linked(scores: pd.DataFrame, level: float = 0.95) -> alt.FacetChart:
     photos = photos.assign(photo=[PurePosixPath(p).name for p in photos["path"]], order=0)
     groups = scores.groupby("classifier", sort=False)
     outlines = pd.concat([_ellipse(own, level).assign(classifier=n) for n, own in groups])
-    outlines = outlines.assign(**{"class": "", "photo": ""})  # an outline is no photo
+    outlines = outlines.assign(**{"class": None, "photo": None})  # an outline is no photo
     table = pd.concat([photos, outlines])[["classifier", "class", "photo", "order", "AS", "IS"]]
     data, unfold = _packed(table)
     again, unfold_again = _packed(outlines[["classifier", "order", "AS", "IS"]])  # in each panel
     x, y = _equal(table)
-    every = "every class"
-    menu = alt.binding_select(options=[every, *scores["class"].unique()], name="class: ")
-    bright = f"(chosen_class === '{every}' || datum['class'] === chosen_class)"
+    classes = scores["class"].unique()
+    menu = alt.binding_select(options=[None, *classes], labels=["every class", *classes], name="class: ")
+    bright = "(chosen_class === null || datum['class'] === chosen_class)"
     pick, opacity = _picked("classifier")
     photo = alt.selection_point(name="picked_photo", fields=["photo"], on="click", nearest=True, empty=False)
     seen = alt.PredicateComposition({"and": [{"param": pick.name}, bright]})
     points = (
         alt.Chart()
-        .transform_filter("datum['class'] !== ''")
+        .transform_filter("datum['class'] !== null")
         .mark_point(filled=True, cursor="pointer", aria=False)
         .encode(
             x=x,
@@ -479,13 +479,13 @@ def linked(scores: pd.DataFrame, level: float = 0.95) -> alt.FacetChart:
         .properties(name="photos")
     )
     curve = {"x": x, "y": y, "order": "order:Q", "color": _hue()}
-    own = alt.Chart().transform_filter("datum['class'] === ''").mark_line(strokeWidth=2.5)
+    own = alt.Chart().transform_filter("datum['class'] === null").mark_line(strokeWidth=2.5)
     others = alt.Chart(again, transform=[unfold_again]).mark_line(strokeWidth=1, strokeDash=[3, 3])
     rings = [own.encode(**curve, opacity=opacity(1, 0.1)), others.encode(**curve, opacity=opacity(0.8, 0.1))]
     chart = (
         alt.layer(points, *rings)
         .properties(width=WIDTH // len(names) - 20, height=400)
-        .add_params(alt.param(name="chosen_class", value=every, bind=menu))
+        .add_params(alt.param(name="chosen_class", value=None, bind=menu))
         .facet(alt.Facet("classifier:N", title=None, sort=names), data=data, columns=len(names))
     )
     chart.transform = [unfold]
@@ -626,7 +626,7 @@ def wordings(table: pd.DataFrame, chosen: str) -> alt.LayerChart:
         chosen: the profile's own wording.
     """
     columns = {f"{x} (°)": x for x in ("mean contrast", "mean AS", "median |AS|")}
-    every = table[table["class"] == "all"].rename(columns=columns)
+    every = table[table["of"] == "all photos"].rename(columns=columns)
     long = every.melt(["classifier", "wording"], list(columns.values()), "score")
     return _strip(
         long.assign(own=long["wording"] == chosen),

@@ -265,16 +265,18 @@ def _here(backend: str | None) -> str | None:
 def parse_parameters(pairs: list[str]) -> dict[str, Any]:
     """key=value pairs with YAML values.
 
-    >>> parse_parameters(["seed=3", "classes=[goldfish, tench]"])
-    {'seed': 3, 'classes': ['goldfish', 'tench']}
+    >>> parse_parameters(["seed=3", "classes=[goldfish, no]"])
+    {'seed': 3, 'classes': ['goldfish', 'no']}
     """
+    from sing_utils.profiles import read_yaml
+
     values = {}
     for pair in pairs:
         key, equals, text = pair.partition("=")
         if not equals or not key.strip():
             raise SingError(f"parameter {pair!r} has no value, expected key=value, such as -p seed=1.")
         try:
-            values[key.strip()] = yaml.safe_load(text)
+            values[key.strip()] = read_yaml(text, key.strip())
         except yaml.YAMLError:
             raise SingError(f"parameter {pair!r}: the value is not valid YAML, such as [a, b].") from None
     return values

@@ -50,7 +50,7 @@ def extract(
     from sing_utils import extraction
     from sing_utils.classifiers import load_classifier, require_classifier
     from sing_utils.encoders import load_encoder, require_encoder
-    from sing_utils.sources import open_source
+    from sing_utils.sources import described, open_source
 
     if (classifier is None) == (encoder is None):
         raise SingError("expected exactly one of --classifier and --encoder: give one of them.")
@@ -63,6 +63,7 @@ def extract(
         source = source.select(select_classes or None, per_label=per_class)
     load: Any = partial(load_classifier, classifier) if classifier else partial(load_encoder, str(encoder))
     chosen = _engine(engine, load, precision)
+    typer.echo(described(source))
     store = extraction.extract(
         load(),
         source,
@@ -115,6 +116,7 @@ def fit(
     from sing_utils.encoders import load_encoder
     from sing_utils.features import FeatureStore
     from sing_utils.fitting import fit_stores
+    from sing_utils.sources import clean_split
 
     store, embeddings = FeatureStore.open(features), FeatureStore.open(targets)
     require_place(out, size=4 * store.width("features") * max(map(embeddings.width, embeddings.names)))
@@ -123,7 +125,7 @@ def fit(
             f"--targets {targets} holds a classifier's features, expected an encoder's store: extract one "
             "with `sing extract --encoder`."
         )
-    rows = store.index["split"].isin(split).to_numpy() if split else None
+    rows = store.index["split"].isin([clean_split(s) for s in split]).to_numpy() if split else None
     judge = None if encoder is None else load_encoder(encoder)
     fitting = partial(fit_stores, store, embeddings, encoder=judge, rows=rows, held_out=held_out, seed=seed)
     if _is_ray(engine):

@@ -34,6 +34,13 @@ FORMATS: list[str] = [
     if kind in Image.OPEN
 ]
 MAX_PIXELS = 178_956_970  # half a gigabyte as RGB, and Pillow's own limit
+_NOT_DECODED = (  # how files of other kinds begin, whatever their names say
+    (re.compile(rb"....ftyp(hei|hev|mif1|msf1)", re.DOTALL), "it is HEIC: convert it to JPEG"),
+    (re.compile(rb"\xff\x0a|\x00{3}\x0cJXL "), "it is JPEG XL: convert it to JPEG"),
+    (re.compile(rb"\s*<(!doctype|html)", re.IGNORECASE), "it is a page of the web: fetch the picture again"),
+    (re.compile(rb"\s*<(\?xml|svg)"), "it is a drawing in SVG: convert it to PNG"),
+    (re.compile(rb"version https://git-lfs"), "it is a pointer of Git LFS: run git lfs pull"),
+)
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -79,7 +86,8 @@ def read_picture(source: str | Path | bytes) -> Image.Image:
     except UnreadableError:
         raise
     except UnidentifiedImageError:
-        raise UnreadableError("cannot identify the file as a picture of any known format") from None
+        kind = next((f" ({name})" for start, name in _NOT_DECODED if start.match(data)), "")
+        raise UnreadableError(f"cannot identify the file as a picture of any known format{kind}") from None
     except Image.DecompressionBombError as error:
         raise UnreadableError(_too_large(int(re.findall(r"\d+", str(error))[0]))) from None
     # A decoder may stumble over a broken file in any way; but memory is this machine's trouble.

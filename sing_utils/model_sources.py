@@ -272,9 +272,25 @@ def _imagenet_labels(model: nn.Module) -> tuple[str, ...] | None:
 
 @cache
 def imagenet_labels() -> tuple[str, ...]:
-    """A short English name of each ImageNet-1k class, in the order of the logits."""
+    """A short English name of each ImageNet-1k class, in the order of the logits; no two are alike."""
     info = ImageNetInfo("imagenet-1k")
-    return tuple(d.split(",")[0] for d in info.label_descriptions())
+    pairs = zip(info.label_names(), info.label_descriptions(), strict=True)
+    return tuple(_APART.get(wnid) or d.split(",")[0] for wnid, d in pairs)
+
+
+_APART = {  # ImageNet has two cranes, two maillots, and a Cardigan beside a cardigan
+    "n02012849": "crane bird",
+    "n03126707": "construction crane",
+    "n03710721": "tank suit",
+    "n02113186": "Cardigan Welsh corgi",
+}
+
+
+def _own_labels(names: Sequence[str]) -> tuple[str, ...]:
+    """Labels as they are; of ImageNet's lists of synonyms the short names."""
+    known = ImageNetInfo("imagenet-1k").label_descriptions()
+    alike = sum(a == b for a, b in zip(names, known, strict=False))
+    return imagenet_labels() if len(names) == len(known) and alike > len(known) / 2 else tuple(names)
 
 
 def _torchvision(source: Source, rehearse: bool) -> Network:
@@ -288,7 +304,7 @@ def _torchvision(source: Source, rehearse: bool) -> Network:
     else:
         model = torchvision.models.get_model(source.name, weights=weights, progress=False)
     labels = tuple(weights.meta["categories"])
-    # ImageNet's own spelling has two classes named "crane" and "maillot": timm's list tells them apart.
+    # torchvision's list has two classes named "crane" and two named "maillot".
     labels = imagenet_labels() if len(labels) == 1000 else labels
     return Network(model, weights.transforms(), labels, weights_digest(model), _library("torchvision"))
 
@@ -323,7 +339,7 @@ def _hf(source: Source, rehearse: bool) -> Network:
             "expected one: choose a repository of the task image-classification."
         ) from None
     names = model.config.id2label
-    labels = tuple(str(names[i]).split(",")[0] for i in range(len(names)))
+    labels = _own_labels([str(names[i]) for i in range(len(names))])
     return Network(model, _Processed(processor), labels, weights_digest(model), _library("transformers"))
 
 

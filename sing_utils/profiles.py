@@ -8,7 +8,10 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import re
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -143,8 +146,16 @@ class Profile(BaseModel):
     @classmethod
     def _different(cls, names: list[str]) -> list[str]:
         if len({safe_name(name) for name in names}) < len(names):
-            raise ValueError("a classifier is named twice")
+            raise ValueError("a classifier is named twice, or two names differ in signs alone")
         return names
+
+    @field_validator("classes")
+    @classmethod
+    def _one_name_each(cls, classes: dict[str, str] | None) -> dict[str, str] | None:
+        name, times = Counter((classes or {"": ""}).values()).most_common(1)[0]
+        if times > 1:
+            raise ValueError(f"{times} classes are called {name!r}, expected another name for each label")
+        return classes
 
     @model_validator(mode="after")
     def _known_classifiers(self) -> Profile:
@@ -165,16 +176,17 @@ class Profile(BaseModel):
     @field_validator("prompt_template")
     @classmethod
     def _one_place(cls, text: str) -> str:
-        if text.count("{}") != 1 or len(text.replace("{}", "").strip()) == 0:
-            raise ValueError("expected words with one {} where the class name goes")
+        if not _has_one_place(text) or not text.replace("{}", "").strip():
+            raise ValueError("expected words with one {} where the class name goes, and no other braces")
         return text
 
     @field_validator("prompt_wordings")
     @classmethod
     def _one_place_each(cls, wordings: list[str]) -> list[str]:
-        wrong = [w for w in wordings if w.count("{}") != 1]
-        if wrong or len(set(wordings)) < len(wordings):
-            raise ValueError("expected different wordings with one {} each where the class name goes")
+        if not all(map(_has_one_place, wordings)) or len(set(wordings)) < len(wordings):
+            raise ValueError(
+                "expected different wordings with one {} each where the class name goes, and no other braces"
+            )
         return wordings
 
     @field_validator("controls")
@@ -225,6 +237,10 @@ class Profile(BaseModel):
         return list(dict.fromkeys([self.prompt_template, *self.prompt_wordings]))
 
 
+def _has_one_place(template: str) -> bool:
+    return template.count("{}") == 1 and not set(template.replace("{}", "")) & set("{}")
+
+
 def worded(template: str, what: str) -> str:
     """A prompt with the article that its word needs.
 
@@ -253,12 +269,15 @@ def rooted(name: str, root: Path) -> str:
 
 
 def safe_name(name: str) -> str:
-    """A name as a file's name.
+    """A name as a file's name: of ASCII letters, never empty; of other scripts a few digits tell names apart.
 
-    >>> safe_name("hf:facebook/dinov2-large")
-    'hf-facebook-dinov2-large'
+    >>> safe_name("hf:facebook/dinov2-large"), safe_name("猫 2")
+    ('hf-facebook-dinov2-large', '2-9fa87f1c')
     """
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-")
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-")
+    if plain and name.isascii() and len(plain) <= 150:
+        return plain
+    return f"{plain[:100]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}".lstrip("-")
 
 
 def project_root(start: Path | None = None, *, or_ours: bool = False) -> Path:
@@ -341,9 +360,75 @@ def save_profile(profile: Profile, path: Path) -> None:
     path.write_text(yaml.safe_dump(profile.model_dump(), sort_keys=False, allow_unicode=True))
 
 
-def _read_yaml(file: Path) -> Any:
+class _Plain(str):
+    """A scalar that was written without quotes."""
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML whose scalars stay text, as they were typed: what they mean depends on where they stand."""
+
+    yaml_implicit_resolvers = {"<": yaml.SafeLoader.yaml_implicit_resolvers["<"]}  # merge keys
+
+
+def _scalar(_: yaml.SafeLoader, node: yaml.ScalarNode) -> str:
+    return str(node.value) if node.style else _Plain(node.value)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:str", _scalar)
+
+
+def read_yaml(text: str, key: str | None = None) -> Any:
+    """YAML 1.2 as it was typed: text where the profile's key expects text, else decimal numbers.
+
+    YAML 1.1 makes false of no, 8 of 010 and 90 of 1:30.
+
+    >>> read_yaml("[no, 010, 1e3]", "classes"), read_yaml("010", "seed"), read_yaml("1e-1", "held_out")
+    (['no', '010', '1e3'], 10, 0.1)
+
+    Args:
+        text: YAML.
+        key: of the profile, whose value it is; None: a mapping of all keys.
+
+    Raises:
+        yaml.YAMLError: if it is none.
+    """
+    value = yaml.load(text, _Loader)  # a SafeLoader
+    if key is not None or not isinstance(value, dict):
+        return _meant(value, key)
+    return {str(k): _meant(v, str(k)) for k, v in value.items()}
+
+
+_LEAVES = {  # key -> the types of its values, in words; keys of mappings are always text
+    key: str(field.annotation).replace("dict[str, ", "") for key, field in Profile.model_fields.items()
+}
+_TRUTHS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+
+
+def _meant(value: Any, key: str | None, *, inside: bool = False) -> Any:
+    kinds = _LEAVES.get(str(key), "bool")
+    if isinstance(value, dict):
+        return {str(k): _meant(v, key, inside=True) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_meant(x, key, inside=True) for x in value]
+    if not isinstance(value, _Plain):
+        return value
+    text = str(value)
+    if not inside and text in ("", "~", "null", "Null", "NULL"):
+        return None
+    if "str" in kinds or "Literal" in kinds:
+        return text
+    if "bool" in kinds and text.lower() in _TRUTHS:
+        return _TRUTHS[text.lower()]
+    if re.fullmatch(r"[-+]?[0-9]+", text):
+        return int(text)
+    if re.fullmatch(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", text):
+        return float(text)
+    return text
+
+
+def _read_yaml(file: Path, key: str | None = None) -> Any:
     try:
-        return yaml.safe_load(file.read_text(encoding="utf-8"))
+        return read_yaml(file.read_text(encoding="utf-8"), key)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise SingError(f"{file.name} is not valid YAML: {' '.join(str(error).split())}.") from None
 
@@ -379,7 +464,7 @@ def _resolve(values: dict[str, Any], base: dict[str, Any], root: Path) -> dict[s
             file = root / phrases
             if not file.is_file():
                 raise SingError(f"{key}: {phrases} is no file, expected a YAML list of phrases.")
-            values[key] = _read_yaml(file)
+            values[key] = _read_yaml(file, key)
     classes = values.get("classes")
     if isinstance(classes, list):
         known = base.get("classes")
@@ -398,8 +483,22 @@ def _resolve(values: dict[str, Any], base: dict[str, Any], root: Path) -> dict[s
 def _pick(chosen: list[Any], known: dict[str, str]) -> dict[str, str]:
     """Classes by label or by name; a label that the profile does not know keeps its own name."""
     by_name = {name: label for label, name in known.items()}
+    if wrong := [c for c in chosen if not isinstance(c, str | int) or isinstance(c, bool)]:
+        raise SingError(f"classes: {wrong[0]!r} is no text, expected labels or names: put it between quotes.")
     labels = [by_name.get(str(c), str(c)) for c in chosen]
-    return {label: known.get(label, class_name(label)) for label in labels}
+    names = class_names(labels) | known
+    return {label: names.get(label, label) for label in labels}
+
+
+def class_names(labels: Iterable[str]) -> dict[str, str]:
+    """Label -> name, sorted by label; labels of one name keep theirs beside it. "" is no class.
+
+    >>> class_names(["my_cat", "dog", "my cat", ""])
+    {'dog': 'dog', 'my cat': 'my cat (my cat)', 'my_cat': 'my cat (my_cat)'}
+    """
+    named = {label: class_name(label) for label in sorted({*labels} - {""})}
+    times = Counter(named.values())
+    return {k: name if times[name] == 1 else f"{name} ({k})" for k, name in named.items()}
 
 
 def class_name(label: str) -> str:

@@ -41,7 +41,7 @@ from sing_utils.pictures import Pictures, load_pictures
 from sing_utils.pixels import Found, search
 from sing_utils.profiles import (
     Profile,
-    class_name,
+    class_names,
     load_profile,
     profile_names,
     profile_values,
@@ -54,7 +54,7 @@ from sing_utils.refits import Halves, Refits
 from sing_utils.reproduction import Facts, judge
 from sing_utils.results import find_run
 from sing_utils.shards import make_writable, write_bytes, write_whole
-from sing_utils.sources import PictureSource, open_source
+from sing_utils.sources import PictureSource, clean_split, open_source
 from sing_utils.translator import Translator
 
 REHEARSAL = (
@@ -371,8 +371,7 @@ class Run:
         """Label -> class name."""
         if self.profile.classes is not None:
             return self.profile.classes
-        labels = sorted(set(self.store(self.profile.classifiers[0]).index["label"]))
-        return {label: class_name(label) for label in labels}
+        return class_names(self.store(self.profile.classifiers[0]).index["label"])
 
     @cached_property
     def concept_classes(self) -> list[str]:
@@ -431,20 +430,7 @@ class Run:
 
     def photo(self, name: str) -> Image.Image:
         """A single picture: a file, or one that comes with scikit-image."""
-        path = self.root / name
-        if path.is_file():
-            try:
-                return read_picture(path)
-            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-                raise SingError(
-                    f"{name} can't be read as a picture ({str(error)[:80]}), expected a file such as a JPEG."
-                ) from None
-        import skimage.data
-
-        known = ("astronaut", "chelsea", "coffee", "rocket")  # those inside its wheel, in colour
-        if name not in known:
-            raise SingError(f"photo {name!r} is no file, expected one, or one of {', '.join(known)}.")
-        return Image.fromarray(getattr(skimage.data, name)()).convert("RGB")
+        return read_photo(self.root, name)
 
     def original(self, path: str) -> Image.Image | None:
         """A photo of the run's own pictures; None where only its features are there."""
@@ -737,6 +723,28 @@ _FITTING = _sources_of(adamw, beyond, translator)
 _REFITTING = _sources_of(refits)
 
 
+def read_photo(root: Path, name: str) -> Image.Image:
+    """A single picture: a file, relative to `root`, or one that comes with scikit-image.
+
+    Raises:
+        SingError: if it is neither, or can't be read.
+    """
+    path = root / name
+    if path.is_file():
+        try:
+            return read_picture(path)
+        except SingError as error:
+            raise SingError(
+                f"{name} can't be read as a picture ({str(error)[:160]}), expected a file such as a JPEG."
+            ) from None
+    import skimage.data
+
+    known = ("astronaut", "chelsea", "coffee", "rocket")  # those inside its wheel, in colour
+    if name not in known:
+        raise SingError(f"photo {name!r} is no file, expected one, or one of {', '.join(known)}.")
+    return Image.fromarray(getattr(skimage.data, name)()).convert("RGB")
+
+
 def all_pictures(root: Path, profile: Profile) -> PictureSource:
     """The pictures that a profile names, of all classes."""
     given = str(profile.pictures)
@@ -753,7 +761,7 @@ def run_pictures(root: Path, profile: Profile) -> PictureSource:
 
 def _evaluation(index: pd.DataFrame) -> pd.Series:
     """Rows kept for evaluation: by their split, or a fifth by the picture's hash."""
-    by_split = index["split"].isin(EVALUATION_SPLITS)
+    by_split = index["split"].map(clean_split).isin(EVALUATION_SPLITS)
     if by_split.any() and not by_split.all():
         return by_split
     # By content, so that a picture keeps its side whatever else is in the folder.

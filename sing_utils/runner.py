@@ -29,7 +29,7 @@ from sing_utils.model_sources import Source, parse_source
 from sing_utils.pictures import require_fit
 from sing_utils.profiles import (
     Profile,
-    class_name,
+    class_names,
     load_profile,
     require_known,
     rooted,
@@ -38,8 +38,9 @@ from sing_utils.profiles import (
     worded,
 )
 from sing_utils.records import is_current, write_record
-from sing_utils.run import all_pictures, claim_folder, run_folder, run_pictures
+from sing_utils.run import all_pictures, claim_folder, read_photo, run_folder, run_pictures
 from sing_utils.shards import locked
+from sing_utils.sources import described
 
 # Modules that decide how a book looks or how a command reads, not what a notebook computes.
 _NOT_INPUTS = {
@@ -107,7 +108,7 @@ def run_profile(
     run_dir = run_dir or run_folder(loaded, overrides)
     notebooks = find_notebooks(root)
     chosen = _choose(notebooks, only)
-    _require_inputs(root, loaded, _class_names(root, profile, overrides))
+    _require_inputs(root, loaded, _class_names(root, profile, overrides), progress)
     _require_networks(loaded, chosen)
     for notebook in chosen:
         _require_parameters(notebook)
@@ -183,15 +184,20 @@ def _class_names(root: Path, profile: str, overrides: dict[str, Any]) -> dict[st
     return load_profile(profile, root=root, **others).classes or {}
 
 
-def _require_inputs(root: Path, profile: Profile, names: dict[str, str]) -> None:
+def _require_inputs(root: Path, profile: Profile, names: dict[str, str], progress: bool) -> None:
     """Find out now, not in the middle of a notebook, what the data can't give."""
     if profile.pictures is None and profile.features is None:
         raise SingError(
             f"the profile {profile.name} brings no pictures, expected some: give -p imagenet_dir=FOLDER, or "
             f"-p images=FOLDER for your own; `sing run --profile {profile.name} --rehearse` needs none."
         )
+    for photo in profile.photos:
+        read_photo(root, photo)
     if profile.pictures is not None:
-        labels = set(all_pictures(root, profile).index["label"])
+        source = all_pictures(root, profile)
+        if progress:
+            print(described(source), flush=True)
+        labels = set(source.index["label"])
     else:
         stores = (*profile.classifiers, *filter(None, (profile.encoder, profile.second_encoder)))
         opened = [
@@ -199,6 +205,12 @@ def _require_inputs(root: Path, profile: Profile, names: dict[str, str]) -> None
             for name in stores
         ]
         labels = set(opened[0].index["label"])
+    labels -= {""}
+    if not labels:
+        raise SingError(
+            f"{profile.pictures} says nowhere what its pictures show, expected a label for each: put them "
+            "into one folder a class, or list them in a .csv with the columns path and label."
+        )
     known = sorted(names.get(label, label) for label in labels)
     for label in profile.classes or {}:
         if label not in labels:
@@ -208,7 +220,8 @@ def _require_inputs(root: Path, profile: Profile, names: dict[str, str]) -> None
                 f"classes: there is no picture of {given!r}, expected some of "
                 f"{', '.join(known[:20])}; did you mean {near!r}?"
             )
-    classes = list((profile.classes or {x: names.get(x, class_name(x)) for x in sorted(labels)}).values())
+    found = {label: names.get(label, name) for label, name in class_names(labels).items()}
+    classes = list((profile.classes or found).values())
     if profile.source_class is not None and profile.source_class not in classes:
         near = difflib.get_close_matches(profile.source_class, classes, n=1, cutoff=0.0)[0]
         raise SingError(

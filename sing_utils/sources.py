@@ -21,8 +21,11 @@ from __future__ import annotations
 import difflib
 import hashlib
 import os
-from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass, replace
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -35,9 +38,32 @@ from sing_utils.errors import SingError
 
 SUFFIXES = {
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
-    *(".avif", ".ppm", ".pgm"),
+    *(".avif", ".ppm", ".pgm", ".jp2"),
 }
+UNREAD = {  # pictures that are not decoded here
+    *(".heic", ".heif", ".jxl", ".jxr", ".psd", ".svg", ".eps", ".pdf", ".exr", ".hdr", ".tga", ".dcm"),
+    *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2"),
+}
+_ARCHIVES = (".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".zip", ".7z", ".rar")
+_TABLES = (".csv", ".tsv", ".jsonl", ".parquet", ".arrow")
 SPLITS = {"train", "val", "valid", "validation", "test", "fit", "evaluate"}
+_OTHER_SPLITS = {"training": "train", "testing": "test", "dev": "val", "eval": "evaluate"}
+_SPLIT = re.compile(
+    rf"({'|'.join(sorted([*SPLITS, *_OTHER_SPLITS], reverse=True))})([ _-]?(set|images|imgs|data))?(20\d\d)?"
+)
+_WRAPPERS = {
+    "archive",
+    "data",
+    "dataset",
+    "images",
+    "image",
+    "imgs",
+    "img",
+    "pictures",
+    "photos",
+    "jpg",
+    "jpegimages",
+}
 _CHUNK = 8192  # rows that are Python objects at one time
 
 
@@ -62,6 +88,16 @@ class PictureSource(Protocol):
     @property
     def file_is_picture(self) -> bool:
         """Whether the i-th of `files` is picture i."""
+        ...
+
+    @property
+    def rule(self) -> str:
+        """How labels and splits were found."""
+        ...
+
+    @property
+    def aside(self) -> str:
+        """What was left aside, and how to ask for it; "" if nothing was."""
         ...
 
     def __len__(self) -> int:
@@ -93,6 +129,49 @@ class PictureSource(Protocol):
 
 
 # ------------------------------------------------------------------------- what sources share
+
+
+def clean_label(text: str) -> str:
+    """A label without blanks around it, its letters composed: two spellings that look alike are one."""
+    return unicodedata.normalize("NFC", text).strip()
+
+
+def clean_split(text: str) -> str:
+    """The name of a split however it was written; other text only without blanks around it.
+
+    >>> [clean_split(x) for x in (" Train", "VAL", "testing", "test_set", "invalid")]
+    ['train', 'val', 'test', 'test', 'invalid']
+    """
+    return split_name(text) or text.strip()
+
+
+def split_name(text: str) -> str:
+    """As `clean_split`, and "" if it is the name of no split."""
+    match = _SPLIT.fullmatch(text.strip().lower())
+    return _OTHER_SPLITS.get(match[1], match[1]) if match else ""
+
+
+def described(source: PictureSource) -> str:
+    """What was read, in one line: classes, pictures, splits, by which rule, and what was left aside."""
+    counts = source.index["label"].astype("str").value_counts()
+    unlabelled = int(counts.get("", 0))
+    classes = sorted(name for name in counts.index if name)
+    shown = ", ".join(repr(x) if "," in x else x for x in classes[:5]) + (", ..." if len(classes) > 5 else "")
+    parts = [f"{source.name}: {len(source)} pictures"]
+    parts.append(f"{len(classes)} classes ({shown})" if len(classes) != 1 else f"1 class ({shown})")
+    if not classes:
+        parts[-1] = "no labels"
+    elif unlabelled:
+        parts.append(f"{unlabelled} pictures without a label")
+    splits = source.index["split"].astype("str").value_counts(sort=False)
+    named = [f"{name} {n}" if name else f"{n} of none" for name, n in splits.items()]
+    parts.append("no splits" if set(splits.index) <= {""} else f"splits: {', '.join(named)}")
+    line = ", ".join(parts) + (f"; read as {source.rule}" if source.rule else "") + "."
+    alike = [k for k, n in Counter(x.casefold() for x in classes).items() if n > 1]
+    if alike:
+        pair = " and ".join(x for x in classes if x.casefold() == alike[0])
+        line += f" {pair} are taken as different classes."
+    return f"{line} {source.aside}".rstrip()
 
 
 def picture_table(rows: Iterable[tuple[str, str, str]]) -> pd.DataFrame:
@@ -127,6 +206,8 @@ class Source:
 
     name: str
     index: pd.DataFrame
+    rule: str = field(default="", kw_only=True)
+    aside: str = field(default="", kw_only=True)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -201,37 +282,134 @@ class FileSource(Source):
 def list_pictures(folder: str | Path) -> pd.DataFrame:
     """Pictures below a folder, sorted: path (relative), label, split.
 
-    Understood layouts: SPLIT/CLASS/picture, CLASS/picture, and a flat folder (label "").
-    SPLIT is one of train, val, valid, validation, test, fit, evaluate; else split is "". Hidden
-    files and folders are left out; links are followed.
+    Layouts: SPLIT/CLASS/picture, CLASS/picture, CLASS/SPLIT/picture, and a flat folder (label ""), also one
+    folder deeper, such as data/train/cat. SPLIT is train, val, test or such, in capitals or not
+    (`clean_split`), and only where every folder beside it is one too: "valid" beside "invalid" is a class.
+    Hidden files and folders are left out; links are followed.
 
     Raises:
-        SingError: if the folder does not exist or holds no picture.
+        SingError: if the folder does not exist, holds no picture, or could be read in two ways.
     """
-    return _folder_index(Path(folder)).astype("str")
+    return _read_folder(Path(folder)).index.astype("str")
 
 
-def _folder_index(folder: Path) -> pd.DataFrame:
+def _read_folder(folder: Path) -> FileSource:
     if not folder.is_dir():
         raise SingError(f"{folder} is not a folder, expected a folder of pictures: check the path.")
-    index = picture_table(_layout(path) for path in walk(folder))
+    left: Counter[str] = Counter()
+    index = picture_table((path, path.rpartition("/")[0], "") for path in walk(folder, left=left))
+    unread = ", ".join(f"{n} {suffix} files" for suffix, n in sorted(left.items()))
+    unread = f"{unread} can't be decoded here: convert them to JPEG or PNG." if unread else ""
     if index.empty:
+        wanted = f"files ending in {', '.join(sorted(SUFFIXES))}, flat or in one folder a class."
+        raise SingError(f"{folder} holds no picture, expected {wanted} {unread}".rstrip())
+    index, rule = by_folders(index, index["label"], folder)
+    return FileSource(
+        str(folder), index, folder, rule=rule, aside=" ".join(filter(None, [_strays(folder), unread]))
+    )
+
+
+def by_folders(index: pd.DataFrame, folders: pd.Series, where: Path) -> tuple[pd.DataFrame, str]:
+    """The table with labels and splits by each picture's folder; and by which rule.
+
+    Args:
+        index: one row a picture.
+        folders: of each, relative, "" for none.
+        where: what is read, for messages.
+    """
+    found, rule = _layout(folders.unique().tolist(), where)
+    for i, column in enumerate(("label", "split")):
+        index[column] = folders.astype("str").map({f: x[i] for f, x in found.items()}).astype("category")
+    return index, rule
+
+
+def _layout(folders: Sequence[str], where: Path) -> tuple[dict[str, tuple[str, str]], str]:
+    """Label and split of each folder that holds pictures, and the rule in words."""
+    inside, wrapper = _unwrapped({f: tuple(f.split("/")) for f in folders if f})
+    tops: dict[str, list[tuple[str, ...]]] = {}
+    for parts in filter(None, inside.values()):
+        tops.setdefault(parts[0], []).append(parts[1:])
+    splits = [top for top in tops if split_name(top)]
+    inner = {  # folders that hold splits, and nothing else
+        top: {x[0] for x in below if x}
+        for top, below in tops.items()
+        if all(x and split_name(x[0]) for x in below)
+    }
+    found: dict[str, tuple[str, str]] = {}
+    if tops and len(splits) == len(tops):
+        rule = "SPLIT/CLASS folders"
+        for top in tops:
+            rest, _ = _unwrapped({f: p[1:] for f, p in inside.items() if p[:1] == (top,)}, beside=top)
+            found |= {f: (p[0] if p else "", split_name(top)) for f, p in rest.items()}
+        if not any(label for label, _ in found.values()):
+            rule = "SPLIT folders without classes"
+    elif any(below for top in splits for below in tops[top]):
+        other = next(top for top in tops if top not in splits)
         raise SingError(
-            f"{folder} holds no picture, expected files ending in {', '.join(sorted(SUFFIXES))}, "
-            "flat or in one folder a class."
+            f"{where} holds {', '.join(splits)} with folders in them, and {other} beside them, expected "
+            f"either splits or classes: give {where / splits[0]} alone, or move {other} elsewhere."
         )
-    return index
+    elif inner and len(inner) == len(tops) and not any(x[1:] for below in tops.values() for x in below):
+        rule, found = "CLASS/SPLIT folders", {f: (p[0], split_name(p[1])) for f, p in inside.items() if p}
+    elif any(len(names) > 1 for names in inner.values()):
+        top = next(top for top, names in inner.items() if len(names) > 1)
+        raise SingError(
+            f"{where} holds {', '.join(tops)}, and splits in {top} ({', '.join(sorted(inner[top]))}), "
+            f"expected one set of pictures: give {where / top}, or list pictures in a .csv with path, label, "
+            "split."
+        )
+    else:
+        rule, found = "CLASS folders", {f: (p[0], "") for f, p in inside.items() if p}
+    if not any(inside.values()):
+        rule = "a flat folder"
+    found = dict.fromkeys(folders, ("", "")) | found
+    return {f: (clean_label(label), split) for f, (label, split) in found.items()}, rule + wrapper
 
 
-def _layout(path: str) -> tuple[str, str, str]:
-    parts = path.split("/")
-    split = parts[0] if len(parts) > 1 and parts[0] in SPLITS else ""
-    inner = parts[1:-1] if split else parts[:-1]
-    return path, inner[0] if inner else "", split
+def _unwrapped(
+    inside: dict[str, tuple[str, ...]], beside: str | None = None
+) -> tuple[dict[str, tuple[str, ...]], str]:
+    """Without outer folders that are neither split nor class: data/train/cat, images/cat, train/train/cat."""
+    wrapper = ""
+    while len(tops := {p[0] if p else "" for p in inside.values()}) == 1:
+        top = next(iter(tops))
+        below = [p[1:] for p in inside.values()]
+        holds_splits = all(x and split_name(x[0]) for x in below) and any(x[1:] for x in below)
+        named = top.strip().lower() in _WRAPPERS or top == beside
+        if not top or (split_name(top) and beside is None) or not (named or holds_splits):
+            break
+        inside, wrapper = {f: p[1:] for f, p in inside.items()}, f"{wrapper or ' in '}{top}/"
+    return inside, wrapper
 
 
-def walk(folder: Path, above: tuple[tuple[int, int], ...] = ()) -> Iterator[str]:
-    """Relative paths of the pictures below a folder, sorted folder by folder."""
+def _strays(folder: Path) -> str:
+    """What lies beside pictures and could be taken for the source of them."""
+    own = {"index.parquet", "rejects.parquet"} if (folder / "manifest.json").exists() else set()
+    names = sorted(
+        p.name
+        for p in folder.iterdir()
+        if p.suffix.lower() in (*_ARCHIVES, *_TABLES) and p.is_file() and p.name not in own
+    )
+    if not names:
+        return ""
+    readable = next((n for n in names if n.lower().endswith((".tar", ".csv", ".tsv"))), None)
+    packed = any(n.lower().endswith(_ARCHIVES) for n in names)
+    elsewhere = "unpack it into a folder of its own" if packed else "move it into a folder of its own"
+    how = f"give {folder / readable}" if readable else f"{elsewhere} and give that"
+    shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return f"Left aside: {shown} beside the pictures; to read it instead, {how}."
+
+
+def walk(
+    folder: Path, above: tuple[tuple[int, int], ...] = (), left: Counter[str] | None = None
+) -> Iterator[str]:
+    """Relative paths of the pictures below a folder, sorted folder by folder.
+
+    Args:
+        folder: where to look.
+        above: folders that lead here, by device and number.
+        left: counts the pictures that are left out, by suffix.
+    """
     stat = folder.stat()
     here = (stat.st_dev, stat.st_ino)
     if here in above:  # a link that leads back up
@@ -240,9 +418,12 @@ def walk(folder: Path, above: tuple[tuple[int, int], ...] = ()) -> Iterator[str]
         found = sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
     for entry in found:
         if entry.is_dir():
-            yield from (f"{entry.name}/{path}" for path in walk(folder / entry.name, (*above, here)))
+            inner = walk(folder / entry.name, (*above, here), left)
+            yield from (f"{entry.name}/{path}" for path in inner)
         elif is_picture(entry.name) and entry.is_file():
             yield entry.name
+        elif left is not None and (suffix := os.path.splitext(entry.name)[1].lower()) in UNREAD:
+            left[suffix] += 1
 
 
 def is_picture(name: str) -> bool:
@@ -297,13 +478,35 @@ def open_source(spec: str | Path) -> PictureSource:
 
 
 def _open_folder(folder: Path) -> PictureSource:
+    """Pictures that lie in a folder come before archives and tables beside them."""
     from sing_utils import sources_hub, sources_imagenet, sources_tar
 
-    suffixes = {p.suffix.lower() for p in folder.iterdir() if p.is_file()}
-    if ".tar" in suffixes and not suffixes & SUFFIXES:
-        return sources_tar.open_shards(str(folder / "*.tar"))
-    if layout := sources_imagenet.find_imagenet(folder):
-        return FileSource(str(folder), layout.index(), layout.root)
-    if suffixes & {".parquet", ".arrow"} and not suffixes & SUFFIXES:
+    if sources_hub.is_saved(folder):
         return sources_hub.open_dataset(f"hf:{folder}")
-    return FileSource(str(folder), _folder_index(folder), folder)
+    if layout := sources_imagenet.find_imagenet(folder):
+        options = {"rule": "ImageNet's folders", "aside": _strays(folder)}
+        if not layout.is_unlabelled():
+            return FileSource(str(folder), layout.index(), layout.root, **options)
+    if next(walk(folder), None) is None:
+        kinds = {p.suffix.lower() for p in folder.iterdir() if p.is_file()} & {".tar", ".parquet", ".arrow"}
+        if (folder / "manifest.json").exists() and ".tar" not in kinds:
+            raise SingError(
+                f"{folder} holds a feature store and no picture, expected pictures: give the folder that it "
+                "was extracted from."
+            )
+        if ".tar" in kinds and len(kinds) > 1:
+            raise SingError(
+                f"{folder} holds {' and '.join(sorted(kinds))} files, expected one kind: give "
+                f"{folder}/*.tar, or move the others elsewhere."
+            )
+        if kinds:
+            tar = ".tar" in kinds
+            return (
+                sources_tar.open_shards(f"{folder}/*.tar")
+                if tar
+                else sources_hub.open_dataset(f"hf:{folder}")
+            )
+    source = _read_folder(folder)
+    if layout:
+        return replace(source, rule=f"{source.rule} (no list says what ImageNet's pictures show)")
+    return source

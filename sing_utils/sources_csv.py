@@ -11,11 +11,12 @@ r"""Pictures that a .csv file beside them lists with their labels.
 from __future__ import annotations
 
 import csv
+import unicodedata
 from collections import Counter
 from pathlib import Path, PurePosixPath
 
 from sing_utils.errors import SingError
-from sing_utils.sources import FileSource, picture_table
+from sing_utils.sources import FileSource, clean_label, clean_split, picture_table
 
 _COLUMNS = {
     "path": ("path", "file", "filename", "file_name", "image"),
@@ -43,11 +44,15 @@ def read_label_table(file: Path) -> FileSource:
     path_at, label_at = (next(names[n] for n in options if n in names) for options in _COLUMNS.values())
     split_at = names.get("split")
     rows = [
-        (_inside(x[path_at], file), x[label_at], "" if split_at is None else x[split_at])
+        (
+            _inside(x[path_at], file),
+            clean_label(x[label_at]),
+            clean_split("" if split_at is None else x[split_at]),
+        )
         for _, x in lines[1:]
     ]
     _require_listed([path for path, _, _ in rows], file)
-    return FileSource(str(file), picture_table(rows), file.parent)
+    return FileSource(str(file), picture_table(rows), file.parent, rule=f"the columns of {file.name}")
 
 
 def _read_lines(file: Path) -> list[tuple[int, list[str]]]:
@@ -71,7 +76,8 @@ def _inside(path: str, file: Path) -> str:
     pure = PurePosixPath(path.strip().replace("\\", "/"))
     if not pure.parts or pure.is_absolute() or ".." in pure.parts or ":" in pure.parts[0]:
         raise SingError(f"{file} lists {path!r}, expected paths relative to its own folder, and inside it.")
-    return str(pure)
+    forms = (unicodedata.normalize(form, str(pure)) for form in ("NFC", "NFD"))  # é in one letter or two
+    return next((name for name in (str(pure), *forms) if (file.parent / name).is_file()), str(pure))
 
 
 def _require_listed(paths: list[str], file: Path) -> None:

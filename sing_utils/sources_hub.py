@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from sing_utils.errors import SingError
-from sing_utils.sources import Source, picture_table
+from sing_utils.sources import Source, clean_label, clean_split, picture_table
 
 _LABELS = ("label", "labels", "class", "fine_label", "wnid")
 
@@ -111,14 +111,21 @@ def open_dataset(spec: str) -> HubSource:
     tables, part, row = [], [], []
     for number, (split, data) in enumerate(parts.items()):
         labels = _labels(data)
-        tables += [(f"{split}/{i:08d}", label, split) for i, label in enumerate(labels)]
+        name = clean_split(split)
+        tables += [(f"{split or 'rows'}/{i:08d}", clean_label(x), name) for i, x in enumerate(labels)]
         part.append(np.full(len(labels), number, np.int32))
         row.append(np.arange(len(labels), dtype=np.int64))
     if not tables:
         raise SingError(f"{spec} holds no picture, expected at least one: choose another split.")
     raw = tuple(_pictures(data, spec) for data in parts.values())
     index, name = picture_table(tables), parse_dataset(spec).name
-    return HubSource(spec, index, raw, np.concatenate(part), np.concatenate(row), _roots(name))
+    places = np.concatenate(part), np.concatenate(row)
+    return HubSource(spec, index, raw, *places, _roots(name), rule="the data set's own labels and splits")
+
+
+def is_saved(folder: Path) -> bool:
+    """Whether a folder is one that `datasets.save_to_disk` wrote, of a data set or of several splits."""
+    return any((folder / name).is_file() for name in ("state.json", "dataset_dict.json"))
 
 
 def _roots(name: str) -> tuple[str, ...]:
@@ -139,6 +146,12 @@ def _load(wanted: DatasetName, spec: str) -> dict[str, Any]:
             f"{spec} needs the library `datasets`, which is missing: pip install -e '.[hub]'."
         ) from None
     try:
+        if is_saved(Path(wanted.name)):
+            saved = datasets.load_from_disk(wanted.name)
+            parts = dict(saved) if isinstance(saved, dict) else {str(saved.split or ""): saved}
+            if wanted.split is not None and wanted.split not in parts:
+                raise KeyError(f"it holds the splits {', '.join(parts)}")
+            return {k: v for k, v in parts.items() if wanted.split in (None, k)}
         data = datasets.load_dataset(wanted.name, revision=wanted.revision, split=wanted.split)
     except (OSError, ValueError, RuntimeError, KeyError, datasets.exceptions.DatasetsError) as error:
         reason = " ".join(str(error).split())[:200]
@@ -174,4 +187,4 @@ def _labels(data: Any) -> list[str]:
         # -1 and None are how data sets say "unknown"
         return ["" if i is None or i < 0 else names[i] for i in data[column]]
     column = next((n for n in _LABELS if n in data.column_names), None)
-    return [""] * len(data) if column is None else [str(x) for x in data[column]]
+    return [""] * len(data) if column is None else ["" if x is None else str(x) for x in data[column]]

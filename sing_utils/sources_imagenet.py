@@ -49,6 +49,10 @@ class ImageNet:
         """path, label (WordNet id), split: train, then val."""
         return picture_table(self._rows())
 
+    def is_unlabelled(self) -> bool:
+        """Whether it is a flat folder of pictures alone, and no list says what they show."""
+        return self.val == self.root and self.train is None and _find_list(self.root, self.root) is None
+
     def _rows(self) -> Iterator[tuple[str, str, str]]:
         if self.train is not None:
             yield from _class_folders(self.root, self.train, "train")
@@ -85,16 +89,22 @@ def read_val_labels(val: Path, root: Path) -> dict[int, str]:
     Raises:
         SingError: if there is no list, or it is damaged.
     """
-    places = [val, root, *val.parents[:4]]
-    for place in dict.fromkeys(places):
-        for name, read in _READERS.items():
+    file = _find_list(val, root)
+    if file is None:
+        raise SingError(
+            f"{val} is flat and nothing says what its pictures show, expected one of {', '.join(_READERS)} "
+            f"in {root} or beside it: copy it there."
+        )
+    return _checked(file, _READERS[file.name])
+
+
+def _find_list(val: Path, root: Path) -> Path | None:
+    for place in dict.fromkeys([val, root, *val.parents[:4]]):
+        for name in _READERS:
             for file in (place / name, *(place / d / name for d in _DEVKIT)):
                 if file.is_file():
-                    return _checked(file, read)
-    raise SingError(
-        f"{val} is flat and nothing says what its pictures show, expected one of {', '.join(_READERS)} "
-        f"in {root} or beside it: copy it there."
-    )
+                    return file
+    return None
 
 
 def _checked(file: Path, read: Callable[[Path], dict[int, str]]) -> dict[int, str]:

@@ -20,9 +20,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Self
 
 import numpy as np
+import pandas as pd
 
 from sing_utils.errors import SingError
-from sing_utils.sources import SPLITS, Source, is_picture, picture_table
+from sing_utils.sources import Source, by_folders, clean_label, is_picture, picture_table, split_name
 
 _LABEL_SIZE = 1 << 20  # bytes; a longer label file is none
 _LABELS = (".cls", ".json")
@@ -77,21 +78,47 @@ def open_shards(spec: str) -> TarSource:
     tars = _find(spec)
     folder = Path(os.path.commonpath([t.parent for t in tars]))
     places: list[np.ndarray[Any, Any]] = []
+    labelled: set[bool] = set()
+    splits = _splits([t.relative_to(folder).as_posix() for t in tars])
 
     def rows() -> Iterator[tuple[str, str, str]]:
         for number, tar in enumerate(tars):
             name = tar.relative_to(folder).as_posix()
-            split = next((w for w in re.split(r"[^a-z]+", name.lower()) if w in SPLITS), "")
-            samples = _samples(tar)
+            samples, told = _samples(tar)
+            labelled.add(told)
             place = [(number, s.offset, s.size) for s in samples]
             places.append(np.array(place, np.int64).reshape(-1, 3))
-            yield from ((f"{name}/{s.path}", s.label, split) for s in samples)
+            yield from ((f"{name}/{s.path}", s.label, splits[name]) for s in samples)
 
     index = picture_table(rows())
     if index.empty:
         raise SingError(f"{spec} holds no picture, expected members such as 0017.jpg beside 0017.cls.")
     tar, offset, size = np.concatenate(places).T.copy()
-    return TarSource(spec, index, tuple(tars), tar.astype(np.int32), offset, size)
+    rule = "shards with .cls or .json beside each picture"
+    if labelled == {False}:  # a tar of folders
+        names = list(splits)
+        inner = [p[len(names[t]) + 1 :].rpartition("/")[0] for p, t in zip(index["path"], tar, strict=True)]
+        by_tar = index["split"]
+        index, rule = by_folders(index, pd.Series(inner), Path(spec))
+        if any(splits.values()):
+            index["split"] = by_tar
+        rule = f"{rule} inside the tar" if any(inner) else "shards without labels"
+    return TarSource(spec, index, tuple(tars), tar.astype(np.int32), offset, size, rule=rule)
+
+
+def _splits(names: list[str]) -> dict[str, str]:
+    """The split that each tar's name says, such as train-000.tar; "" for all if none does."""
+    words = {name: re.split(r"[^a-z]+", name.lower()) for name in names}
+    found = {name: next((s for w in own if (s := split_name(w))), "") for name, own in words.items()}
+    if any(found.values()) and not all(found.values()):
+        with_split, without = (
+            next(n for n, s in found.items() if bool(s) is known) for known in (True, False)
+        )
+        raise SingError(
+            f"{with_split} names a split and {without} does not, expected one in each shard's name or in "
+            "none: rename them, or give only some of them."
+        )
+    return found
 
 
 def expand_braces(spec: str) -> list[str]:
@@ -140,9 +167,10 @@ class _Sample:
     label: str = ""
 
 
-def _samples(tar: Path) -> list[_Sample]:
-    """The pictures of a tar in its order, each with the label of its key."""
+def _samples(tar: Path) -> tuple[list[_Sample], bool]:
+    """The pictures of a tar in its order, each with the label of its key; and whether files tell labels."""
     samples: dict[str, _Sample] = {}
+    told = False
     for member in _members(tar):
         key, dot, suffix = _split_name(member.name)
         sample = samples.setdefault(key, _Sample())
@@ -154,8 +182,9 @@ def _samples(tar: Path) -> list[_Sample]:
                 )
             sample.path, sample.offset, sample.size = member.name, member.offset_data, member.size
         elif dot + suffix in _LABELS:
+            told = True
             sample.label = _label(tar, member) or sample.label
-    return [s for s in samples.values() if s.path]
+    return [s for s in samples.values() if s.path], told
 
 
 def _members(tar: Path) -> Iterator[tarfile.TarInfo]:
@@ -216,4 +245,4 @@ def _label(tar: Path, member: tarfile.TarInfo) -> str:
         raise SingError(f"{tar} holds {member.name!r}, which is no label, expected text or JSON.") from None
     if isinstance(value, dict):
         value = next((value[k] for k in _KEYS if k in value), "")
-    return str(value) if isinstance(value, str | int) else ""
+    return clean_label(str(value)) if isinstance(value, str | int) else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -535,7 +536,7 @@ def failures(run: Run, scores: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for name, own in scores.groupby("classifier", sort=False):
         head = run.head(name)
-        outputs = {label.split(",")[0].lower(): i for i, label in enumerate(head.labels or ())}
+        outputs = _outputs(head.labels or ())
         true = own["class"].str.lower().map(outputs)
         named = head.logits(run.photos(name).f).argmax(-1).numpy()
         known = true.notna().to_numpy()
@@ -547,6 +548,18 @@ def failures(run: Run, scores: pd.DataFrame) -> pd.DataFrame:
             row = {"classifier": name, "score": "|AS|" if score == "AS" else score, **_interval(ci)}
             rows.append(row | {"photos": len(wrong), "misnamed": int(wrong.sum())})
     return pd.DataFrame(rows, columns=["classifier", "score", "value", "low", "high", "photos", "misnamed"])
+
+
+def _outputs(labels: Sequence[str]) -> dict[str, int]:
+    """Output of each label in small letters; also of its first synonym, where no other has that.
+
+    >>> _outputs(["tench, Tinca tinca", "Washington, D.C.", "Washington, state"])["tench"]
+    0
+    """
+    names = [label.lower() for label in labels]
+    firsts = [name.split(",")[0] for name in names]
+    times = Counter(firsts)
+    return {f: i for i, f in enumerate(firsts) if times[f] == 1} | {n: i for i, n in enumerate(names)}
 
 
 def _roc_area(score: np.ndarray, positive: np.ndarray) -> np.ndarray:

@@ -41,6 +41,7 @@ from sing_utils.scores import text_angles
 from sing_utils.tables import refitted
 from sing_utils.translator import quality
 
+ALL = "all photos"  # of the column `of`, which holds no name of a user's
 UNITS = {
     "|AS|": "median |AS| (°)",
     "AS": "mean AS (°)",
@@ -302,9 +303,10 @@ def rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def wording_scores(run: Run) -> pd.DataFrame:
-    """One row a classifier, wording and class ("all" for all photos): AS and contrast.
+    """One row a classifier, wording and class, and one of all its photos: AS and contrast.
 
-    Columns: median |AS|, mean AS, mean contrast (degrees), photos.
+    Columns: of ("class" or "all photos"; class is then missing: no name may mean all), median |AS|, mean AS,
+    mean contrast (degrees), photos.
     """
     frames = []
     for case in cases(run):
@@ -314,8 +316,10 @@ def wording_scores(run: Run) -> pd.DataFrame:
             photos = pd.DataFrame(
                 {"AS": AS[:, r], "contrast": contrasts[:, r], "class": [case.classes[i] for i in case.own]}
             )
-            whole = photos.assign(**{"class": "all"})
-            grouped = pd.concat([whole, photos]).groupby("class", sort=False)
+            whole = photos.assign(**{"class": None}, of=ALL)
+            grouped = pd.concat([whole, photos.assign(of="class")]).groupby(
+                ["of", "class"], sort=False, dropna=False
+            )
             table = pd.DataFrame(
                 {
                     "median |AS| (°)": grouped["AS"].agg(lambda x: x.abs().median()),
@@ -342,7 +346,7 @@ def prompt_control(run: Run, wordings: pd.DataFrame) -> pd.DataFrame:
     name of a random other one (median and middle 95 % of the exchanges), and the p value of the true names.
     """
     rows = []
-    every = wordings[wordings["class"] == "all"]
+    every = wordings[wordings["of"] == ALL]
     for case in cases(run):
         own = every[every["classifier"] == case.name]
         row: dict[str, Any] = {"classifier": case.name, "wordings": len(own)}

@@ -114,7 +114,7 @@ MADE = {
     ),
     "wordings": lambda: charts.wordings(
         numbers(
-            crossed(classifier=NAMES, wording=["a {}", "an image of a {}"], class_=["all", "tench"]),
+            crossed(classifier=NAMES, wording=["a {}", "an image of a {}"], of=["all photos", "class"]),
             **{"mean contrast (°)": 1, "mean AS (°)": 1, "median |AS| (°)": 1},
         ),
         "a {}",
@@ -289,6 +289,18 @@ DEGREES = """() => ['x', 'y'].map((axis) => {
   const middle = ({ box }) => (axis === 'x' ? box.x + box.width / 2 : box.y + box.height / 2);
   return Math.abs((middle(b) - middle(a)) / (b.value - a.value));
 })"""
+
+
+@pytest.mark.parametrize("name", ["every class", "all", "", "null", "it's"])
+def test_no_name_of_a_class_is_the_menus_every_class_or_an_outline(name):
+    spec = charts.linked(made_scores(classes=["tench", name])).to_dict()
+    menu = next(p for p in spec["params"] if p["name"] == "chosen_class")
+    assert menu["value"] is None
+    assert menu["bind"]["options"] == [None, "tench", name]
+    assert menu["bind"]["labels"] == ["every class", "tench", name]
+    rows = [row for row in spec["data"]["values"] for _ in row["AS"]]
+    assert [sum(row["class"] == c for row in rows) for c in ("tench", name)] == [36, 36]
+    assert sum(row["class"] is None for row in rows) == 3 * 49
 
 
 @pytest.fixture(scope="module")

@@ -35,6 +35,21 @@ def test_the_zoo(animal: Animal, tmp_path):
     assert np.array_equal(np.asarray(read_picture(animal.data)), np.asarray(image))  # bytes as well
 
 
+@pytest.mark.parametrize(
+    ("data", "mend"),
+    [
+        (b"\0\0\0\x18ftypheic\0\0\0\0", "HEIC: convert"),
+        (b"\0\0\0\x1cftypmif1\0\0\0\0heic", "HEIC: convert"),
+        (b"\xff\x0a\xfa\x1f", "JPEG XL: convert"),
+        (b"<!DOCTYPE html><html>", "fetch the picture again"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "git lfs pull"),
+    ],
+)
+def test_what_is_another_kind_of_file_is_told_and_mended(data, mend):
+    with pytest.raises(UnreadableError, match=mend):
+        read_picture(data)
+
+
 def test_the_zoo_has_every_orientation_and_four_different_corners():
     assert len([a for a in ANIMALS if a.name.startswith("exif-")]) == 32
     assert len(set(ANIMALS[0].corners)) == 4

@@ -11,6 +11,7 @@ import torch
 import yaml
 from PIL import Image
 from safetensors.torch import save_file
+from timm.data import ImageNetInfo
 from torch import nn
 from torchvision.models import VisionTransformer
 from torchvision.models.feature_extraction import create_feature_extractor
@@ -26,7 +27,7 @@ from transformers import (
 
 from sing_utils import HeadSpaces, SingError, model_sources
 from sing_utils.classifiers import Classifier, LinearHead, find_head, load_classifier
-from sing_utils.model_sources import Network, load_network, parse_source
+from sing_utils.model_sources import Network, _own_labels, imagenet_labels, load_network, parse_source
 from sing_utils.weights import tensors_only, weights_digest
 
 PUBLISHED = yaml.safe_load(
@@ -213,6 +214,22 @@ def test_a_model_that_returns_no_logits_says_what_it_returned():
 
 
 @pytest.mark.parametrize(
+    ("names", "labels"),
+    [
+        (["Washington, D.C.", "Washington, state"], ("Washington, D.C.", "Washington, state")),
+        ([f"a, {i}" for i in range(1000)], tuple(f"a, {i}" for i in range(1000))),
+        (ImageNetInfo("imagenet-1k").label_descriptions(), imagenet_labels()),
+    ],
+)
+def test_labels_are_cut_at_a_comma_only_where_they_are_imagenets_synonyms(names, labels):
+    assert _own_labels(names) == labels
+
+
+def test_no_two_names_of_imagenet_are_alike():
+    assert len({x.lower() for x in imagenet_labels()}) == 1000
+
+
+@pytest.mark.parametrize(
     "model",
     [
         lambda: ViTForImageClassification(
@@ -253,7 +270,7 @@ def test_a_folder_of_transformers(tmp_path, model):
     assert batch.shape == (1, 3, 32, 32)
     with torch.inference_mode():
         torch.testing.assert_close(classifier(batch).logits, made(batch).logits)
-    assert classifier.head.label(0) == "cat"
+    assert classifier.head.label(0) == made.config.id2label[0]  # also with a comma
     assert classifier.identity["weights"] == weights_digest(classifier.model)
     assert "image_std" in classifier.identity["transform"]
     again = load_classifier.__wrapped__(f"hf:{tmp_path}", rehearse=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import yaml
 
@@ -9,9 +11,11 @@ from sing_utils import SingError
 from sing_utils.profiles import (
     Profile,
     class_name,
+    class_names,
     load_profile,
     profile_names,
     project_root,
+    safe_name,
     save_profile,
 )
 
@@ -163,6 +167,13 @@ def test_an_unknown_profile_names_the_nearest(root):
         ("concepts", ["a", "  "]),
         ("concepts", 7),
         ("classes", 3),
+        ("classes", {"a": "crane", "b": "crane"}),
+        ("prompt_template", "a {} in {place}"),
+        ("prompt_template", "a {} {0}"),
+        ("prompt_template", "a {{}}"),
+        ("prompt_template", "a {} }"),
+        ("prompt_wordings", ["a {}", "a {} {0}"]),
+        ("degrees", "1:30"),
         ("photos", "chelsea"),
         ("name", "../elsewhere"),
     ],
@@ -207,6 +218,47 @@ def test_concept_classes_follow_the_classes(small):
 
 def test_classes_as_a_mapping_are_taken_as_they_are(small):
     assert load_profile("small", root=small, classes={"a": "an A"}).classes == {"a": "an A"}
+
+
+@pytest.mark.parametrize("wrong", [False, 1.5, None])
+def test_a_class_that_yaml_turned_into_something_else_is_named(small, wrong):
+    with pytest.raises(SingError, match=rf"{wrong!r}.*quotes"):
+        load_profile("small", root=small, classes=["tench", wrong])
+
+
+def test_a_profile_means_what_was_typed(small):
+    text = "classes: [no, 010, 1.10, null]\nseed: 010\ndegrees: 1e1\ntargets: [on, 1984]\nper_class: ~\n"
+    base = yaml.safe_load((small / "data" / "profiles" / "small.yaml").read_text())
+    rest = {
+        k: v for k, v in base.items() if k not in ("classes", "seed", "degrees", "targets", "concept_classes")
+    }
+    (small / "typed.yaml").write_text(yaml.safe_dump(rest) + text)
+    profile = load_profile("typed.yaml", root=small)
+    assert list(profile.classes) == ["no", "010", "1.10", "null"]
+    assert (profile.seed, profile.degrees, profile.targets, profile.per_class) == (
+        10,
+        10.0,
+        ["on", "1984"],
+        None,
+    )
+    save_profile(profile, small / "again.yaml")
+    assert load_profile("again.yaml", root=small) == profile
+
+
+def test_labels_of_one_name_keep_their_label_beside_it():
+    assert class_names(["a_b", "a b", "c", ""]) == {"a b": "a b (a b)", "a_b": "a b (a_b)", "c": "c"}
+    cranes = class_names(["n02012849", "n03126707", "n03710637", "n03710721"])
+    assert len(set(cranes.values())) == 4
+    assert "(" not in "".join(cranes.values())  # a name, as prompts need it
+
+
+@pytest.mark.parametrize(
+    "names", [["猫", "犬"], ["кот", "кит"], ["a é", "a è"], ["🐱", "🐶"], ["x" * 300, "x" * 299 + "y"]]
+)
+def test_names_in_any_script_are_different_files(names):
+    files = [safe_name(x) for x in names]
+    assert len(set(files)) == 2
+    assert all(re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,150}", x) for x in files)
 
 
 def test_class_name():

@@ -298,6 +298,10 @@ def test_a_notebook_without_the_parameter_is_refused_before_any_runs(project, no
         ({"seed": "x"}, "parameter seed"),
         ({"classifiers": ["resnet"]}, "unknown classifier 'resnet'"),
         ({"images": "nowhere"}, "nowhere is not a folder"),
+        ({"images": "photos/cat"}, "expected a label for each"),
+        ({"photos": ["nosuch.jpg"]}, "'nosuch.jpg' is no file"),
+        ({"photos": ["chelsea", "photos"]}, "'photos' is no file"),
+        ({"photos": ["data/profiles/small.yaml"]}, "small.yaml can't be read as a picture"),
     ],
 )
 def test_bad_parameters_stop_before_any_notebook(project, no_kernel, overrides, message):

@@ -18,7 +18,7 @@ from fakes import Fake, run
 from PIL import Image
 
 from sing_utils import SingError
-from sing_utils.sources import list_pictures, open_source, picture_table
+from sing_utils.sources import described, list_pictures, open_source, picture_table
 
 
 def rows(source):
@@ -56,7 +56,16 @@ def check_reading(source, expected):
         ("train/a.png", "", "train"),
         ("val/cat/a.png", "cat", "val"),
         ("evaluate/n01440764/deep/a.png", "n01440764", "evaluate"),
-        ("cat/train/a.png", "cat", ""),  # a split comes first or not at all
+        ("cat/train/a.png", "cat", "train"),
+        ("Train/cat /a.png", "cat", "train"),
+        (" VAL/cat/a.png", "cat", "val"),
+        ("test2017/cat/a.png", "cat", "test"),
+        ("data/train/cat/a.png", "cat", "train"),
+        ("archive/dataset/Testing/cat/a.png", "cat", "test"),
+        ("training_set/training_set/cats/a.png", "cats", "train"),
+        ("images/cat/a.png", "cat", ""),
+        ("train/images/a.png", "", "train"),  # as for detection: no class
+        ("cafe\u0301/a.png", "caf\u00e9", ""),
         ("cat/A.JPEG", "cat", ""),
         ('cat/ä ö,".webp', "cat", ""),
     ],
@@ -71,6 +80,90 @@ def test_layouts(tmp_path, path, label, split):
     assert list(rows(source)) == [(path, label, split)]
     assert source.file_is_picture
     assert list(source.files) == [tmp_path / path]
+
+
+@pytest.mark.parametrize(
+    ("paths", "expected"),
+    [
+        (["valid/a.png", "invalid/a.png"], [("invalid", ""), ("valid", "")]),
+        (["train/a.png", "car/a.png", "test/a.png"], [("car", ""), ("test", ""), ("train", "")]),
+        (["train/cat/a.png", "Test/b.png"], [("", "test"), ("cat", "train")]),
+        (["cat/train/a.png", "cat/test/a.png"], [("cat", "test"), ("cat", "train")]),
+        (["a/train/x.png", "b/Valid/x.png"], [("a", "train"), ("b", "valid")]),
+        (["a/train/x.png", "b/x.png"], [("a", ""), ("b", "")]),
+        (["d/train/cat/a.png", "d/val/cat /a.png"], [("cat", "train"), ("cat", "val")]),
+        (["cat/a.png", "preview.png"], [("cat", ""), ("", "")]),
+        (["train/train/cat/a.png", "val/cat/a.png"], [("cat", "train"), ("cat", "val")]),
+    ],
+)
+def test_a_split_is_one_only_where_all_beside_it_are(tmp_path, paths, expected):
+    for path in paths:
+        picture(tmp_path / path)
+    assert [r[1:] for r in rows(open_source(tmp_path))] == expected
+
+
+@pytest.mark.parametrize(
+    "paths",
+    [
+        ["train/cat/a.png", "extra/cat/a.png"],
+        ["valid/left/a.png", "invalid/left/a.png"],
+        ["data/train/cat/a.png", "data/val/cat/a.png", "docs/figure.png"],
+        ["a/train/cat/x.png", "a/val/cat/x.png", "b/train/dog/x.png", "b/test/dog/x.png"],
+    ],
+)
+def test_what_could_be_read_in_two_ways_is_refused(tmp_path, paths):
+    for path in paths:
+        picture(tmp_path / path)
+    with pytest.raises(SingError, match=r"expected .*: give "):
+        open_source(tmp_path)
+
+
+def test_what_was_read_is_said_in_one_line(tmp_path):
+    for path in ("train/Cat/a.png", "train/Cat/b.png", "val/cat/a.png"):
+        picture(tmp_path / path)
+    (tmp_path / "val" / "x.HEIC").write_bytes(b"")
+    said = described(open_source(tmp_path))
+    for part in ("3 pictures", "2 classes (Cat, cat)", "train 2, val 1", "SPLIT/CLASS", "1 .heic", "JPEG"):
+        assert part in said
+    assert "Cat and cat are taken as different classes" in said
+    assert "\n" not in said
+
+
+# --------------------------------------------------------------------------- what lies beside them
+
+
+STRAYS = ["data.tar", "images.zip", "metadata.parquet", "labels.csv", "x.arrow", "cifar.tar.gz"]
+
+
+@pytest.mark.parametrize("name", STRAYS)
+def test_pictures_come_before_archives_and_tables_beside_them(tmp_path, name):
+    for path in ("cat/0.png", "dog/0.png"):
+        picture(tmp_path / path)
+    (tmp_path / name).write_bytes(b"no matter what")
+    source = open_source(tmp_path)
+    assert [r[1] for r in rows(source)] == ["cat", "dog"]
+    assert name in described(source)
+
+
+def test_a_store_of_ours_beside_pictures_does_not_become_them(tmp_path):
+    for path in ("cat/0.png", "dog/0.png"):
+        picture(tmp_path / path)
+    before = list(rows(open_source(tmp_path)))
+    run(tmp_path, tmp_path)
+    source = open_source(tmp_path)
+    assert list(rows(source)) == before
+    assert source.aside == ""
+    for path in ("cat/0.png", "dog/0.png"):
+        (tmp_path / path).unlink()
+    with pytest.raises(SingError, match="a feature store and no picture"):
+        open_source(tmp_path)
+
+
+def test_archives_and_tables_without_pictures_are_refused_together(tmp_path):
+    for name in ("a.tar", "b.parquet"):
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(SingError, match=r"\.parquet and \.tar.*expected one kind"):
+        open_source(tmp_path)
 
 
 def test_pictures_are_sorted_folder_by_folder_whatever_the_disk_says(tmp_path):
@@ -190,6 +283,43 @@ def test_a_table_of_labels(tmp_path, name, text):
     source = open_source(tmp_path / name)
     assert list(rows(source)) == [("b.png", "cat", ""), ("in/a.png", "dog", "")]  # in the table's order
     check_reading(source, [p.read_bytes() for p in expected])
+
+
+def test_labels_and_splits_as_people_write_them(tmp_path):
+    for name in ("a", "b", "cafe\u0301", "d"):
+        picture(tmp_path / f"{name}.png")
+    text = 'path,label,split\na.png,"cat, kitty ",Train\nb.png,cat ,  VAL\ncaf\u00e9.png, caf\u00e9, test\n'
+    (tmp_path / "l.csv").write_text(text + "d.png,cafe\u0301,holdout \n")
+    assert [r[1:] for r in rows(open_source(tmp_path / "l.csv"))] == [
+        ("cat, kitty", "train"),
+        ("cat", "val"),
+        ("caf\u00e9", "test"),
+        ("caf\u00e9", "holdout"),
+    ]
+
+
+@pytest.mark.parametrize("names", [["IMG_1.HEIC", "b.heic"], ["a.jxl"], ["a.CR2", "b.dng"]])
+def test_pictures_that_are_left_out_are_counted(tmp_path, names):
+    for name in names:
+        (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(SingError, match=r"no picture.*convert them to JPEG"):
+        open_source(tmp_path)
+    picture(tmp_path / "a.png")
+    source = open_source(tmp_path)
+    assert len(source) == 1
+    suffixes = [Path(n).suffix.lower() for n in names]
+    assert all(f"{suffixes.count(x)} {x} files" in described(source) for x in suffixes)
+
+
+def test_a_flat_folder_of_imagenets_names_needs_no_list(tmp_path):
+    flat_val(tmp_path / "val", n=2)
+    for folder in (tmp_path / "val", tmp_path / "renamed"):
+        if not folder.exists():
+            (tmp_path / "val").rename(folder)
+        source = open_source(folder)
+        assert [r[1:] for r in rows(source)] == [("", "")] * 2
+        assert "no labels" in described(source)
+        assert "no list" in described(source)
 
 
 def test_labels_that_look_like_numbers_or_nothing_stay_as_they_are(tmp_path):
@@ -398,6 +528,24 @@ def test_tar_shards(tmp_path, kind):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["flowers-train-000.tar", "flowers-train-001.tar"]
 
 
+def test_a_tar_of_folders_has_their_labels(tmp_path):
+    write_tar(tmp_path / "a.tar", [("data/train/cat/0.png", encoded(0)), ("data/val/dog/0.png", encoded(1))])
+    source = open_source(tmp_path / "a.tar")
+    assert [r[1:] for r in rows(source)] == [("cat", "train"), ("dog", "val")]
+    check_reading(source, [encoded(0), encoded(1)])
+    write_tar(tmp_path / "b-train.tar", [("cat/0.png", encoded(0))])
+    write_tar(tmp_path / "b-TEST.tar", [("cat/1.png", encoded(1)), ("dog/1.png", encoded(2))])
+    source = open_source(f"{tmp_path}/b-*.tar")
+    assert [r[1:] for r in rows(source)] == [("cat", "test"), ("dog", "test"), ("cat", "train")]
+
+
+def test_a_shard_without_a_split_beside_others_is_refused(tmp_path):
+    for name in ("valid", "invalid"):
+        write_tar(tmp_path / f"{name}.tar", [("0.png", encoded(0))])
+    with pytest.raises(SingError, match=r"valid.tar names a split and invalid.tar does not"):
+        open_source(tmp_path)
+
+
 def test_braces(tmp_path):
     from sing_utils.sources_tar import expand_braces
 
@@ -583,6 +731,28 @@ def test_other_labels_or_none(tmp_path, hub):
         source = open_source(f"hf:{folder}")
         assert [r[1] for r in rows(source)] == labels
         check_reading(source, [encoded(0), encoded(1)])
+
+
+def test_what_save_to_disk_wrote_is_read(tmp_path, hub):
+    def made(seeds):
+        features = hub.Features({"image": hub.Image(), "label": hub.ClassLabel(names=["a", "b"])})
+        cells = [{"bytes": encoded(i), "path": None} for i in seeds]
+        return hub.Dataset.from_dict({"image": cells, "label": [i % 2 for i in seeds]}, features=features)
+
+    made(range(3)).save_to_disk(tmp_path / "one")
+    both = {"train": made(range(4)), "validation": made([4, 5])}
+    hub.DatasetDict(both).save_to_disk(tmp_path / "two")
+    for spec in (tmp_path / "one", f"hf:{tmp_path / 'one'}"):
+        source = open_source(spec)
+        assert [r[1:] for r in rows(source)] == [("a", ""), ("b", ""), ("a", "")]
+        check_reading(source, [encoded(i) for i in range(3)])
+    for spec in (tmp_path / "two", f"hf:{tmp_path / 'two'}"):
+        source = open_source(spec)
+        assert [r[2] for r in rows(source)] == ["train"] * 4 + ["validation"] * 2
+        check_reading(source, [encoded(i) for i in range(6)])
+    check_reading(open_source(f"hf:{tmp_path / 'two'}#validation"), [encoded(4), encoded(5)])
+    with pytest.raises(SingError, match="train, validation"):
+        open_source(f"hf:{tmp_path / 'two'}#test")
 
 
 def test_an_empty_cell_is_an_empty_picture(tmp_path, hub):

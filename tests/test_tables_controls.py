@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -179,15 +180,28 @@ def test_wordings_by_hand(run):
     assert row["mean AS (°)"] == pytest.approx(float(expected.mean()))
     assert row["median |AS| (°)"] == pytest.approx(np.median(expected.abs()))
     assert row["photos"] == 20
-    whole = by(table, classifier="one", wording="a {}", **{"class": "all"}).iloc[0]
+    whole = by(table, classifier="one", wording="a {}", of=controls.ALL).iloc[0]
     classes = by(table, classifier="one", wording="a {}")
     assert whole["mean AS (°)"] == pytest.approx(classes["mean AS (°)"].iloc[1:].mean())
+
+
+@pytest.mark.parametrize("name", ["all", "All photos", "all photos", "nan", "None", "every class", "class"])
+def test_no_name_of_a_class_stands_for_all(run, name):
+    expected = controls.wording_scores(run)
+    prompts = controls.prompt_control(run, expected)
+    encode = run._encode
+    run.class_names["c"] = name
+    run.index["class"] = run.index["class"].replace("cow", name)
+    run._encode = lambda texts: encode([re.sub(rf"\ban? {name}$", "a cow", t) for t in texts])
+    table = controls.wording_scores(run)
+    pd.testing.assert_frame_equal(table.replace({"class": {name: "cow"}}), expected)
+    pd.testing.assert_frame_equal(controls.prompt_control(run, table), prompts)
 
 
 def test_the_profiles_prompt_against_others(run):
     words = controls.wording_scores(run)
     table = controls.prompt_control(run, words).set_index("classifier")
-    own = by(words, classifier="two", **{"class": "all"})["mean contrast (°)"]
+    own = by(words, classifier="two", of=controls.ALL)["mean contrast (°)"]
     row = table.loc["two"]
     assert row["mean contrast (°)"] == own.iloc[0]
     assert (row["mean contrast (°), least"], row["mean contrast (°), most"]) == (own.min(), own.max())
