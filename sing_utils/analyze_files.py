@@ -44,11 +44,13 @@ class FeatureRows:
         path: where they are.
         read: yields them in order, (B, m) each.
         index: path and label of each row, where a store says so.
+        network: SHA-256 of the weights of the network they are of; "" where nothing says so.
     """
 
     path: Path
     read: Callable[[], Iterator[Tensor]] = field(repr=False)
     index: pd.DataFrame | None = None
+    network: str = ""
 
     def pieces(self) -> Iterator[tuple[int, Tensor]]:
         """(number of the first row, rows (B, m) of at least 32 bits)."""
@@ -62,13 +64,16 @@ class FeatureRows:
 def open_features(path: str | Path) -> FeatureRows:
     """A feature store, a safetensors file with one 2-D tensor `features`, or a .npy file.
 
+    A safetensors file may say in its header, as `network`, the SHA-256 of the network's weights.
+
     Raises:
         SingError: for anything else. Pickled arrays are not read: they can run code.
     """
     path = Path(path)
     if path.is_dir():
         store = FeatureStore.open(path)
-        return FeatureRows(path, lambda: store.batches("features"), store.index[["path", "label"]])
+        index = store.index[["path", "label"]]
+        return FeatureRows(path, lambda: store.batches("features"), index, store.network)
     try:
         if path.suffix == ".npy":
             array = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -77,7 +82,10 @@ def open_features(path: str | Path) -> FeatureRows:
         if path.suffix == ".safetensors":
             with safe_open(path, "pt") as tensors:
                 _require_matrix(path, tuple(tensors.get_slice("features").get_shape()))
-            return FeatureRows(path, lambda: _slices(path))
+                network = (tensors.metadata() or {}).get("network", "")
+            return FeatureRows(path, lambda: _slices(path), network=network)
+    except SingError:
+        raise
     except (OSError, ValueError, EOFError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:100]
         raise SingError(

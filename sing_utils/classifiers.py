@@ -19,7 +19,7 @@ import re
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, wraps
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from timm.data import ImageNetInfo
 from torch import Tensor, nn
 
 from sing_utils.errors import SingError
-from sing_utils.model_sources import PACKAGED, Network, imagenet_labels, load_network, parse_source
+from sing_utils.model_sources import BUILDING, PACKAGED, Network, imagenet_labels, load_network, parse_source
 
 IDENTITY_TOLERANCE = 1e-4  # max|W f + b - logits| relative to max|logits|, float32
 
@@ -123,6 +123,7 @@ class Classifier:
         labels: names of the classes, or None.
         library: that built the network, with its version.
         identity_error: max|W f + b - logits| / max|logits| on random input, measured at load.
+        holds: names of the packaged networks that it contains: see `model_sources.held`.
         head: W and b, on the CPU.
     """
 
@@ -134,6 +135,7 @@ class Classifier:
     labels: tuple[str, ...] | None = None
     library: str = ""
     identity_error: float = float("nan")
+    holds: tuple[str, ...] = ()
     head: LinearHead = field(init=False)
 
     def __post_init__(self) -> None:
@@ -155,7 +157,7 @@ class Classifier:
                 "each: mend `labels`, or leave it out."
             )
         rest = (network.transform, network.sha256, network.labels, network.library)
-        return cls(name, network.model, layer, *rest, error)
+        return cls(name, network.model, layer, *rest, error, network.holds)
 
     @property
     def device(self) -> torch.device:
@@ -193,6 +195,7 @@ class Classifier:
             # Without the address in memory that a function's text has, which is another in each process.
             "transform": re.sub(r" at 0x[0-9a-f]+", "", str(self.transform)),
             "library": self.library,
+            **({"holds": ", ".join(self.holds)} if self.holds else {}),
         }
 
     def prepare(self, image: Image.Image) -> Tensor:
@@ -309,7 +312,18 @@ def require_classifier(name: str) -> None:
     parse_source(name)
 
 
-@cache
+def _once(load: Callable[..., Classifier]) -> Any:
+    """Load each classifier once a process; but a builder of one's own gets a network that it may change."""
+    kept = cache(load)
+
+    @wraps(load)
+    def call(name: str, *, rehearse: bool = False) -> Classifier:
+        return (load if BUILDING.get() else kept)(name, rehearse=rehearse)
+
+    return call
+
+
+@_once
 def load_classifier(name: str, *, rehearse: bool = False) -> Classifier:
     """Load a classifier by name, on a GPU if there is one.
 

@@ -22,7 +22,8 @@ import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import chdir, contextmanager
-from dataclasses import dataclass
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -38,10 +39,11 @@ from timm.data import ImageNetInfo, create_transform, resolve_model_data_config
 from torch import Tensor, nn
 
 from sing_utils.errors import SingError
-from sing_utils.weights import file_digest, tensors_only, weights_digest
+from sing_utils.weights import file_digest, holds, tensors_only, weights_digest
 
 KINDS = ("timm", "torchvision", "hf", "file", "planted", "head")
 Transform = Callable[[Image.Image], Tensor]
+BUILDING = ContextVar("BUILDING", default=False)  # whether a builder of one's own is at work
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ class Network:
         labels: names of the classes in the order of the logits, or None.
         sha256: of the weights.
         library: and its version, since the same weights under another one may compute otherwise.
+        holds: names of the packaged networks that it contains, perhaps fine-tuned: see `held`.
     """
 
     model: nn.Module
@@ -70,6 +73,7 @@ class Network:
     labels: tuple[str, ...] | None
     sha256: str
     library: str
+    holds: tuple[str, ...] = ()
 
 
 def parse_source(spec: str) -> Source:
@@ -156,6 +160,8 @@ def load_network(spec: str, *, rehearse: bool = False) -> Network:
             network = load[source.kind](source, rehearse)
         except (OSError, ConnectionError) as error:
             raise SingError(_missing(spec, error)) from None
+    if source.kind not in ("package", "planted") and not rehearse:
+        network = replace(network, holds=held(network.model))
     network.model.eval().requires_grad_(False)
     return network
 
@@ -240,6 +246,22 @@ def packaged_file(entry: Packaged) -> Path:
         package = entry.package.replace("_", "-")
         raise SingError(f"the package {package} is missing: run `pip install {package}`.")
     return Path(spec.origin).parent / entry.file
+
+
+def held(model: nn.Module) -> tuple[str, ...]:
+    """Names of the packaged networks that a model contains, whatever it is called and however it ends.
+
+    They are towers of the embedded encoder, which must not judge a classifier by its own features.
+    """
+    return tuple(name for name in PACKAGED if holds(model, _packaged_weights(name)))
+
+
+@cache
+def _packaged_weights(name: str) -> dict[str, Tensor]:
+    try:
+        return torch.load(packaged_file(PACKAGED[name]), weights_only=True)
+    except (SingError, OSError):
+        return {}  # without the package, nobody has it as a tower either
 
 
 def _in_order(checkpoint: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
@@ -389,8 +411,12 @@ def _at_home(folder: Path) -> Iterator[None]:
     """In the folder of one's own file, from which it may import and read."""
     if str(folder) not in sys.path:
         sys.path.append(str(folder))  # for good: a model may import when it is called
-    with chdir(folder):
-        yield
+    before = BUILDING.set(True)
+    try:
+        with chdir(folder):
+            yield
+    finally:
+        BUILDING.reset(before)
 
 
 def _own_transform(model: nn.Module) -> Transform:

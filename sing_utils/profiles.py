@@ -155,11 +155,8 @@ class Profile(BaseModel):
     @field_validator("encoder", "second_encoder")
     @classmethod
     def _known_encoder(cls, name: str | None) -> str | None:
-        try:
-            if name is not None:
-                require_encoder(name)
-        except SingError as error:
-            raise ValueError(str(error)) from None
+        if name is not None:
+            require_encoder(name)
         return name
 
     @field_validator("prompt_template")
@@ -196,10 +193,7 @@ class Profile(BaseModel):
     @field_validator("picture_backend")
     @classmethod
     def _known_backend(cls, name: str) -> str:
-        try:
-            return require_backend(name)
-        except SingError as error:
-            raise ValueError(str(error)) from None
+        return require_backend(name)
 
     def source_of(self, classifier: str) -> str:
         """What `load_classifier` loads for one of the names in `classifiers`."""
@@ -416,6 +410,9 @@ def _validated(values: dict[str, Any]) -> Profile:
         return Profile.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
+        whole = first.get("ctx", {}).get("error")
+        if isinstance(whole, SingError) and not first["loc"]:  # of the profile as a whole
+            raise whole from None
         where = ".".join(str(part) for part in first["loc"])
         given = repr(first["input"])
         given = given if len(given) <= 60 else given[:57] + "..."

@@ -36,7 +36,7 @@ from sing_utils.decoding import read_picture
 from sing_utils.encoders import Encoder, Judge, load_encoder
 from sing_utils.errors import SingError, unknown
 from sing_utils.extraction import extract_cached
-from sing_utils.features import FeatureStore
+from sing_utils.features import FeatureStore, require_one_network
 from sing_utils.head import HeadSpaces
 from sing_utils.pictures import Pictures, load_pictures
 from sing_utils.pixels import Found, search
@@ -207,7 +207,7 @@ class Run:
 
     def judge(self, name: str) -> Judge:
         """The encoder without the classifier's own tower."""
-        return self.encoder.judge_of(self.profile.source_of(name))
+        return self.encoder.judge_of(self.store(name).manifest["extractor"])
 
     def translator(self, name: str, method: Literal["ridge", "adamw"] = "ridge") -> Translator:
         """A classifier's translator, fitted if the run has none for these photos and settings.
@@ -223,7 +223,7 @@ class Run:
                 options["epochs"] = p.adamw_epochs
             key = _digest(_FITTING, method, options, _bytes_of(photos.f), _bytes_of(photos.z))
             path = self.artifact(f"translators/{safe_name(name)}-{method}-{key}.safetensors")
-            meta = {"classifier": name, "encoder": p.encoder}
+            meta = {"classifier": name, "encoder": p.encoder, "network": self.store(name).network}
             fit = partial(Translator.fit, photos.f, photos.z, method=method, meta=meta, **options)
             _once(path, lambda: fit().save)
             self._translators[name, method] = Translator.load(path)
@@ -329,6 +329,7 @@ class Run:
                 f"the stores of {name} and of the encoder {self.profile.encoder} hold different "
                 "pictures, expected the same in the same order: extract both from one folder."
             )
+        require_one_network({f"the head of {name}": self.head(name).sha256, "the store": own.network})
         names = self.class_names
         index = own.index.assign(evaluation=_evaluation(own.index))
         index["class"] = index["label"].map(names)

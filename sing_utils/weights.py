@@ -13,13 +13,15 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from sing_utils.errors import SingError
 
@@ -38,6 +40,32 @@ def weights_digest(model: nn.Module) -> str:
             digest.update(f"{name} {x.dtype} {tuple(x.shape)}\n".encode())
             digest.update(x.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def holds(model: nn.Module, weights: Mapping[str, Tensor]) -> bool:
+    """Whether a network contains another one, given by its weights: under any names, with another head.
+
+    Filters are compared one by one, by their cosine, so that it is found also where it was fine-tuned,
+    rounded, or scaled by a batch norm that was folded into it. Filters of networks that were trained apart
+    have nothing to do with each other.
+
+    Args:
+        model: that may contain it.
+        weights: its tensors; only convolutions (4-D) count.
+    """
+    own: dict[tuple[int, ...], list[Tensor]] = defaultdict(list)
+    for x in model.state_dict().values():
+        if isinstance(x, Tensor) and x.ndim == 4 and not x.is_meta:
+            own[tuple(x.shape)].append(x)
+    wanted = [x for x in weights.values() if x.ndim == 4]
+    found = sum(x.numel() for x in wanted if any(_alike(x, y) for y in own[tuple(x.shape)]))
+    return found > sum(x.numel() for x in wanted) / 2
+
+
+def _alike(x: Tensor, y: Tensor) -> bool:
+    """Whether the filters of two convolutions point the same way: mean |cosine| above 0.9."""
+    x, y = (normalize(t.detach().cpu().float().flatten(1), dim=1) for t in (x, y))  # (out, in * h * w)
+    return float((x * y).sum(1).abs().mean()) > 0.9
 
 
 def file_digest(path: Path) -> str:

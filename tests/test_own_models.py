@@ -8,12 +8,13 @@ import subprocess
 import sys
 import tarfile
 import textwrap
+from dataclasses import replace
 
 import pytest
 import torch
 
 from sing_utils import SingError
-from sing_utils.classifiers import load_classifier
+from sing_utils.classifiers import LinearHead, load_classifier
 from sing_utils.decoding import UnreadableError, read_picture
 from sing_utils.model_sources import load_network
 from sing_utils.profiles import load_profile
@@ -97,6 +98,16 @@ def test_a_head_alone_needs_stored_features(own_run, tmp_path):
     assert len(run.photos("Mine", "all").f) == 8
     with pytest.raises(SingError, match=r"head.safetensors is a head without a network, expected one here"):
         run.classifier("Mine")
+
+
+def test_a_head_of_another_network_is_refused(own_run, tmp_path):
+    own_run().photos("Mine", "all")
+    head = own_run().head("Mine")
+    replace(head, sha256="0" * 64).save(tmp_path / "head.safetensors")
+    run = own_run()
+    run._heads["Mine"] = LinearHead.load(tmp_path / "head.safetensors")
+    with pytest.raises(SingError, match="the head of Mine is of the network 000000000000"):
+        run.photos("Mine")
 
 
 # --------------------------------------------------------------- what a review and a newcomer found
