@@ -21,7 +21,7 @@ import importlib.util
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import chdir, contextmanager
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import cache
@@ -39,9 +39,11 @@ from timm.data import ImageNetInfo, create_transform, resolve_model_data_config
 from torch import Tensor, nn
 
 from sing_utils.errors import SingError
-from sing_utils.weights import file_digest, holds, tensors_only, weights_digest
+from sing_utils.own_files import at_home, code_digest, files_in, needed_by
+from sing_utils.weights import file_digest, holds, state_digest, tensors_only, weights_digest
 
 KINDS = ("timm", "torchvision", "hf", "file", "planted", "head")
+LOCAL = "local-dir:"  # timm's own word for a folder of `save_for_hf`
 Transform = Callable[[Image.Image], Tensor]
 BUILDING = ContextVar("BUILDING", default=False)  # whether a builder of one's own is at work
 
@@ -130,6 +132,20 @@ def _suggest_kind(name: str) -> None:
         wanted = f"file:{name if ':' in name else name + ':FUNCTION'}"
     if wanted:
         raise SingError(f"unknown classifier {name!r}, expected a name with its kind: write {wanted}.")
+
+
+def files_of(spec: str) -> list[Path]:
+    """Files on this machine that a classifier may depend on; none of one from a package or the hub."""
+    source = parse_source(spec)
+    path = Path(source.name.removeprefix(LOCAL))
+    if source.kind == "file":
+        return needed_by(path) if path.is_file() else []
+    return files_in(path) if source.kind in ("head", "hf") or source.name.startswith(LOCAL) else []
+
+
+def stamps_of(spec: str) -> list[tuple[str, int, int]]:
+    """Path, size and time of each of `files_of`."""
+    return [(str(f), s.st_size, s.st_mtime_ns) for f in files_of(spec) for s in [f.stat()]]
 
 
 def load_network(spec: str, *, rehearse: bool = False) -> Network:
@@ -364,13 +380,14 @@ def _file(source: Source, rehearse: bool) -> Network:
     path, function = Path(source.name), str(source.version)
     if not path.is_file():
         raise SingError(f"{path} is no file, expected the Python file that defines {function}().")
-    spec = importlib.util.spec_from_file_location(f"sing_own_{zlib.crc32(path.read_bytes())}", path)
+    code = code_digest(path)
+    spec = importlib.util.spec_from_file_location(f"sing_own_{code}", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # so that its objects can be sent to processes that are forked
     try:
-        with _at_home(path.resolve().parent):
+        with at_home(path.resolve().parent), _building():
             spec.loader.exec_module(module)
             build = getattr(module, function, None)
             made = build() if callable(build) else None
@@ -391,10 +408,9 @@ def _file(source: Source, rehearse: bool) -> Network:
         )
     own = getattr(model, "labels", None)
     labels = tuple(str(x) for x in own) if own is not None else None
-    code = file_digest(path)[:16]
-    return Network(
-        model, transform or _own_transform(model), labels, weights_digest(model), f"{path.name} {code}"
-    )
+    transform = transform or _own_transform(model)
+    library = f"{path.name} {code} {state_digest(model, transform)}"
+    return Network(model, transform, labels, weights_digest(model), library)
 
 
 def _planted(source: Source, rehearse: bool) -> Network:
@@ -407,14 +423,10 @@ def _planted(source: Source, rehearse: bool) -> Network:
 
 
 @contextmanager
-def _at_home(folder: Path) -> Iterator[None]:
-    """In the folder of one's own file, from which it may import and read."""
-    if str(folder) not in sys.path:
-        sys.path.append(str(folder))  # for good: a model may import when it is called
+def _building() -> Iterator[None]:
     before = BUILDING.set(True)
     try:
-        with chdir(folder):
-            yield
+        yield
     finally:
         BUILDING.reset(before)
 

@@ -38,6 +38,7 @@ from sing_utils.errors import SingError, unknown
 from sing_utils.extraction import extract_cached
 from sing_utils.features import FeatureStore, require_one_network
 from sing_utils.head import HeadSpaces
+from sing_utils.model_sources import stamps_of
 from sing_utils.pictures import Pictures, load_pictures
 from sing_utils.pixels import Found, search
 from sing_utils.profiles import (
@@ -174,10 +175,10 @@ class Run:
 
     def head(self, name: str) -> LinearHead:
         """W and b of a classifier. Kept in the run, so that its network is loaded for pictures only."""
-        source = self.source_of(name)
-        of_what = _digest(source, self.profile.rehearse)
-        path = self.artifact(f"heads/{safe_name(name)}-{of_what}.safetensors")
         if name not in self._heads:
+            source = self.source_of(name)
+            of_what = _digest(source, self.profile.rehearse, stamps_of(source))
+            path = self.artifact(f"heads/{safe_name(name)}-{of_what}.safetensors")
             if source.startswith("head:"):
                 self._heads[name] = LinearHead.load(source.removeprefix("head:"))
             elif path.exists():
@@ -281,7 +282,8 @@ class Run:
         model = p.encoder if name == p.encoder else self.source_of(name)
         stats = ((str(f), s.st_size, s.st_mtime_ns) for f in self.pictures.files for s in [f.stat()])
         rows = self.pictures.index.to_csv(index=False)
-        return _digest(model, p.rehearse, p.precision, rows, list(stats))
+        own = [] if name == p.encoder else stamps_of(model)
+        return _digest(model, own, p.rehearse, p.precision, rows, list(stats))
 
     @property
     def feature_cache(self) -> Path:
