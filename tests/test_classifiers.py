@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
+from torch.nn import functional
 
 from sing_utils import SingError, model_sources
 from sing_utils.classifiers import Classifier, imagenet_names, imagenet_wnids, load_classifier
@@ -138,17 +139,62 @@ def test_a_head_without_bias_has_a_zero_bias():
 @pytest.mark.parametrize(
     "after",
     [
-        lambda x, y: 2 * y,
-        lambda x, y: y.softmax(-1),
-        lambda x, y: y + x.sum(-1, keepdim=True),
         lambda x, y: 0 * y,
+        lambda x, y: y.relu(),
+        lambda x, y: y / y.norm(dim=-1, keepdim=True),
+        lambda x, y: 16 * functional.normalize(x) @ functional.normalize(torch.ones(2, 4), dim=0),
+        lambda x, y: (y + x.sum(-1, keepdim=True)).softmax(-1) + y,
     ],
-    ids=["scaled", "softmax", "shortcut", "zero"],
+    ids=["zero", "relu", "unit", "functional cosine", "mixed"],
 )
 def test_a_model_with_something_after_the_head_is_refused(after):
     found = r"tiny ends in no linear head: its 4 logits are not .* \(body \(3 to 2\), head \(2 to 4\)\)"
     with pytest.raises(SingError, match=found):
         tiny(after)
+
+
+W_AND_B = {  # what follows the head -> what W and b of the whole are, given those of the layer
+    "temperature": (lambda x, y: y / 1.7, lambda W, b: (W / 1.7, b / 1.7)),
+    "negative": (lambda x, y: -2 * y, lambda W, b: (-2 * W, -2 * b)),
+    "shortcut": (lambda x, y: y + x.sum(-1, keepdim=True), lambda W, b: (W + 1, b)),
+    "adapter": (lambda x, y: y + x @ ADAPTER.mT, lambda W, b: (W + ADAPTER, b)),
+    "calibrated": (lambda x, y: y * SCALE + 1, lambda W, b: (SCALE[:, None] * W, SCALE * b + 1)),
+    "centred": (lambda x, y: y - y.mean(-1, keepdim=True), lambda W, b: (W - W.mean(0), b - b.mean())),
+}
+ADAPTER = torch.tensor([[1.0], [0.0], [2.0], [-1.0]]) @ torch.tensor([[0.5, -1.0]])
+SCALE = torch.tensor([1.0, 2.0, 0.5, 3.0])
+
+
+@pytest.mark.parametrize("what", W_AND_B)
+def test_what_is_still_linear_after_the_head_is_looked_through(what):
+    after, expected = W_AND_B[what]
+    classifier = tiny(after)
+    W, b = expected(*(x.detach() for x in (classifier.layer.weight, classifier.layer.bias)))
+    torch.testing.assert_close(classifier.head.weight, W)
+    torch.testing.assert_close(classifier.head.bias, b)
+    images = torch.rand(5, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+    out = classifier(images)
+    assert torch.equal(out.features, tiny()(images).features)
+    torch.testing.assert_close(classifier.head.logits(out.features), out.logits)
+
+
+@pytest.mark.parametrize(
+    ("after", "scale"),
+    [
+        (lambda x, y: y.softmax(-1), 1),
+        (lambda x, y: y.log_softmax(-1), 1),
+        (lambda x, y: y.sigmoid(), 1),
+        (lambda x, y: (y / 4).softmax(-1), 0.25),
+        (lambda x, y: (3 * y).log_softmax(-1), 3),
+    ],
+    ids=["softmax", "log-softmax", "sigmoid", "softmax with a temperature", "log-softmax with one"],
+)
+def test_probabilities_are_those_of_the_heads_logits(after, scale):
+    classifier, plain = tiny(after), tiny()
+    images = torch.rand(5, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(classifier.head.weight, scale * plain.head.weight, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(classifier(images).logits, scale * plain(images).logits, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(after(None, plain(images).logits), classifier.model(images))
 
 
 @pytest.mark.parametrize("calls", [0, 2])
