@@ -265,7 +265,7 @@ class Found(NamedTuple):
 def find_head(model: nn.Module, images: Tensor, *, name: str = "the model") -> Found:
     """The last linear layer, or 1 x 1 convolution, whose W f + b is the logits; and how exactly it is.
 
-    If no layer's own weights are those, but the logits are linear in the input of one of the last layers
+    If no layer's own weights are those, but the logits are linear in the input of one with as many outputs
     (a temperature, an adapter, the mean of heads), W and b are measured there. A softmax, log-softmax or
     sigmoid after a layer is looked through: its logits are those of the layer.
 
@@ -304,7 +304,8 @@ def find_head(model: nn.Module, images: Tensor, *, name: str = "the model") -> F
         for ending in endings:
             if found := _before(ending, module, _pooled(x, module), logits):
                 return found
-    for module in dict.fromkeys(module for _, module, _ in reversed(calls)):
+    heads = [m for _, m, _ in reversed(calls) if len(_matrix(m)[0]) == logits.shape[1]]
+    for module in dict.fromkeys(heads):
         if found := _linear_in(module, model, images):
             return found
     sizes = {path or "itself": _matrix(module)[0].shape for path, module, _ in calls}
@@ -313,7 +314,7 @@ def find_head(model: nn.Module, images: Tensor, *, name: str = "the model") -> F
         f"{name} ends in no linear head: its {logits.shape[-1]} logits are not W f + b of any of the last "
         f"linear layers that it calls ({listed or 'it calls none'}), expected one as its last step: choose "
         "another, return the logits as they leave the layer, or, where the head is computed without a layer "
-        "(F.linear, @), make it an nn.Linear on what it is linear in."
+        "(F.linear, @), make it an nn.Linear on what it is linear in: see the page on your own classifier."
     )
 
 

@@ -38,7 +38,7 @@ _PREFETCH = 3  # batches a decoding process is ahead; what they hold is all that
 _MOST_WORKERS = 16
 
 
-class _Batches(Dataset[Decoded]):
+class _Batches(Dataset[Decoded | SingError]):
     """One item a batch, decoded in whichever process asks for it."""
 
     def __init__(self, source: PictureSource, batches: Sequence[Batch], prepare: Callable[..., Any]) -> None:
@@ -47,8 +47,11 @@ class _Batches(Dataset[Decoded]):
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __getitem__(self, i: int) -> Decoded:
-        return decode_batch(self.source, self.batches[i], self.prepare)
+    def __getitem__(self, i: int) -> Decoded | SingError:
+        try:
+            return decode_batch(self.source, self.batches[i], self.prepare)
+        except SingError as error:
+            return error  # raised in another process, it would come with that one's traceback in its text
 
 
 def local_engine(
@@ -104,7 +107,10 @@ def decoded_batches(
         collate_fn=_as_it_is,
     )
     try:
-        yield from loader
+        for item in loader:
+            if isinstance(item, SingError):
+                raise item
+            yield item
     except RuntimeError as error:
         if not re.search(r"exited unexpectedly|killed by signal", str(error)):
             raise

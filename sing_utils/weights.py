@@ -30,7 +30,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from sing_utils.errors import SingError
+from sing_utils.errors import SingError, reason
 
 _FORCE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 
@@ -135,6 +135,12 @@ def _alike(x: Tensor, y: Tensor) -> bool:
     return float((x * y).sum(1).abs().mean()) > 0.9
 
 
+def _pickled(error: UnpicklingError) -> str:
+    """The class that a checkpoint holds beside tensors, as torch's message names it."""
+    found = re.search(r"GLOBAL ([\w.]+)|[Cc]lass ([\w.]+)|function ([\w.]+)", str(error))
+    return next(filter(None, found.groups())) if found else reason(error, most=100)
+
+
 def file_digest(path: Path) -> str:
     """SHA-256 of a file."""
     with open(path, "rb") as file:
@@ -159,9 +165,9 @@ def tensors_only(what: str) -> Iterator[None]:
         yield
     except UnpicklingError as error:
         raise SingError(
-            f"the checkpoint of {what} holds more than tensors ({str(error).splitlines()[0][:100]}), "
-            "expected tensors only, since anything else can run code: convert it to safetensors where you "
-            "trust it."
+            f"the checkpoint of {what} holds more than tensors ({_pickled(error)}), expected tensors only, "
+            "since anything else can run code: where you trust it, save its state_dict alone, or as "
+            "safetensors."
         ) from None
     finally:
         if before is None:
