@@ -204,8 +204,8 @@ def _missing(spec: str, error: Exception) -> str:
     hub = torch.hub.get_dir() if spec.startswith("torchvision:") else constants.HF_HUB_CACHE
     offline = "; HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else ""
     return (
-        f"the weights of {spec} are not in {hub} and can't be fetched now ({reason(error)}{offline}): run `sing fetch --classifier {spec}` where there is a network, or check "
-        "the name."
+        f"the weights of {spec} are not in {hub} and can't be fetched now ({reason(error)}{offline}): "
+        f"run `sing fetch --classifier {spec}` where there is a network, or check the name."
     )
 
 
@@ -376,8 +376,8 @@ def _hf(source: Source, rehearse: bool) -> Network:
         return _timm(Source("timm", f"{LOCAL}{folder}"), rehearse)
     if not folder.is_dir() and source.name.count("/") != 1:
         raise SingError(
-            f"hf:{source.name} is no folder, and no repository of the hub, which is called OWNER/NAME, expected "
-            "one of them: check the path."
+            f"hf:{source.name} is no folder, and no repository of the hub, which is called OWNER/NAME, "
+            "expected one of them: check the path."
         )
     # Code of a repository is never run, and nobody is asked whether it may be.
     options: dict[str, Any] = {"trust_remote_code": False}
@@ -391,8 +391,8 @@ def _hf(source: Source, rehearse: bool) -> Network:
             model = AutoModelForImageClassification.from_pretrained(source.name, dtype="auto", **options)
     except ValueError as error:  # a configuration of another task
         raise SingError(
-            f"hf:{source.name} is no image classifier of transformers ({reason(error)}), expected one: choose a "
-            "repository of the task image-classification."
+            f"hf:{source.name} is no image classifier of transformers ({reason(error)}), expected one: "
+            "choose a repository of the task image-classification."
         ) from None
     try:
         processor = AutoImageProcessor.from_pretrained(source.name, **options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,8 +14,9 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional
+from torchvision import transforms as V
 
-from sing_utils import SingError, model_sources
+from sing_utils import HeadSpaces, SingError, model_sources
 from sing_utils.classifiers import Classifier, imagenet_names, imagenet_wnids, load_classifier
 from sing_utils.model_sources import Network
 
@@ -215,6 +217,169 @@ def test_no_hook_is_left_behind():
     with pytest.raises(RuntimeError):
         classifier(torch.rand(1, 5, 4, 4))
     assert not any(m._forward_pre_hooks for m in classifier.model.modules())
+
+
+# ------------------------------------------------------- models and transforms as people have them
+
+
+class Net(nn.Module):
+    """Pictures of any size -> 6 features -> c classes."""
+
+    def __init__(self, classes=4):
+        super().__init__()
+        torch.manual_seed(0)
+        self.body, self.norm, self.head = nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.Linear(6, classes)
+
+    def features(self, x):
+        return self.norm(self.body(x)).relu().mean((2, 3))
+
+    def forward(self, x):
+        return self.head(self.features(x))
+
+
+class With(Net):
+    """The same, its logits returned in another way."""
+
+    def __init__(self, way, classes=4):
+        super().__init__(classes)
+        self.way = way
+
+    def forward(self, x):
+        return self.way(self.head(self.features(x)))
+
+
+def to_tensor(image):
+    return torch.from_numpy(np.array(image.resize((8, 8)))).float().permute(2, 0, 1) / 255
+
+
+def of(model, transform=to_tensor):
+    return Classifier.of("mine", Network(model.eval(), transform, None, "0" * 64, "ours 1"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("given", [torch.float32, torch.float16, torch.float64])
+def test_models_and_pictures_of_other_precision(dtype, given):
+    classifier = of(Net().to(dtype), lambda image: to_tensor(image).to(given))
+    out = classifier(classifier.prepare(Image.new("RGB", (9, 9), "red"))[None])
+    assert out.features.dtype == torch.float32
+    assert classifier.head.weight.dtype == (dtype if dtype.itemsize == 2 else torch.float32)
+    torch.testing.assert_close(classifier.head.logits(out.features), out.logits, rtol=0, atol=1e-5)
+
+
+def test_the_rank_of_a_head_in_16_bits_is_counted_as_it_was_stored():
+    model = Net(40)
+    model.head = nn.Linear(64, 40)
+    model.body, model.norm = nn.Conv2d(3, 64, 3), nn.BatchNorm2d(64)
+    g = torch.Generator().manual_seed(0)
+    model.head.weight.data = torch.randn(40, 5, generator=g) @ torch.randn(5, 64, generator=g)
+    assert HeadSpaces.from_weight(of(model.half()).head.weight).rank == 5
+
+
+@pytest.mark.parametrize(
+    ("way", "classes"),
+    [
+        (lambda y: y.squeeze(-1), 1),
+        (lambda y: y.squeeze(), 1),  # a batch of one gives a number
+        (lambda y: {"logits": y, "loss": None}, 4),
+        (lambda y: SimpleNamespace(logits=y), 4),
+    ],
+    ids=["(B,)", "squeezed", "dict", "object"],
+)
+def test_ways_to_return_logits(way, classes):
+    classifier = of(With(way, classes))
+    assert classifier.head.weight.shape == (classes, 6)
+    assert classifier(torch.rand(1, 3, 8, 8)).logits.shape == (1, classes)
+    assert classifier(torch.rand(3, 3, 8, 8)).logits.shape == (3, classes)
+
+
+@pytest.mark.parametrize(
+    ("way", "told"),
+    [
+        (lambda y: (y, y), "tuple"),
+        (lambda y: {"out": y}, "out"),
+        (lambda y: y.sum(), r"\(\)|shape"),
+        (lambda y: y.numpy(), "ndarray"),
+        (lambda y: y.no_such_thing, "no_such_thing"),
+    ],
+)
+def test_other_answers_of_a_model_are_said(way, told):
+    with pytest.raises(SingError, match=told):
+        of(With(way))
+
+
+def poisoned(tensor, value):
+    model = Net()
+    model.state_dict()[tensor].view(-1)[0] = value
+    return model
+
+
+@pytest.mark.parametrize("tensor", ["head.weight", "head.bias", "norm.running_mean", "norm.running_var"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_named(tensor, value):
+    with pytest.raises(SingError, match=f"1 in {tensor}"):
+        of(poisoned(tensor, value))
+
+
+def test_an_attention_mask_may_be_infinite():
+    model = Net()
+    model.register_buffer("mask", torch.full((2, 2), -torch.inf))
+    assert of(model).head.weight.shape == (4, 6)
+
+
+GENERATOR = np.random.default_rng(0)
+RANDOM = {
+    "crop": V.Compose([V.RandomResizedCrop(8), V.ToTensor()]),
+    "flip": V.Compose([V.Resize(8), V.RandomHorizontalFlip(), V.ToTensor()]),
+    "seldom": V.Compose([V.Resize(8), V.RandomGrayscale(0.1), V.ToTensor()]),
+    "own numbers": lambda image: to_tensor(image) + float(GENERATOR.random()),
+    "another size": lambda image: torch.zeros(3, 8, int(torch.randint(8, 99, ()))),
+}
+
+
+@pytest.mark.parametrize("what", RANDOM)
+def test_a_random_transform_is_refused(what):
+    state = torch.get_rng_state()
+    with pytest.raises(SingError, match="random"):
+        of(Net(), RANDOM[what])
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_transform_that_draws_but_changes_nothing_is_taken():
+    assert of(Net(), V.Compose([V.Resize(8), V.RandomHorizontalFlip(0.0), V.ToTensor()]))
+
+
+@pytest.mark.parametrize(
+    ("transform", "told"),
+    [
+        (lambda image: to_tensor(image)[None], r"\(1, 3, 8, 8\)"),
+        (lambda image: (255 * to_tensor(image)).to(torch.uint8), "uint8"),
+        (lambda image: np.asarray(image), "ndarray"),
+        (lambda image: {"image": image}, "dict"),
+        (lambda image: image, "Image"),
+        (lambda image: to_tensor(image) / 0, "NaN or infinity"),
+        (lambda image: image["image"], "TypeError"),
+        (lambda image: to_tensor(image)[:, :1, :1], r"\(3, 1, 1\)"),  # too small for the network
+    ],
+)
+def test_other_transforms_are_answered(transform, told):
+    with pytest.raises(SingError, match=told):
+        of(Net(), transform)
+
+
+class Dropped(Net):
+    def features(self, x):
+        return functional.dropout(super().features(x))  # on in evaluation too
+
+
+class OfTheBatch(Net):
+    def features(self, x):
+        return super().features(functional.batch_norm(x, None, None, training=True))
+
+
+@pytest.mark.parametrize("model", [Dropped, OfTheBatch])
+def test_features_must_not_depend_on_chance_or_on_the_batch(model):
+    with pytest.raises(SingError, match="alone"):
+        of(model())
 
 
 # ------------------------------------------------------------------------------ loading
