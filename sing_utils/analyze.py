@@ -11,6 +11,7 @@
     head: 3 classes x 8 features, rank 3, null dimension 5
     certificate: over 50 features the logits moved by at most ... of |W||f| (rounding alone: ...); top-1 ...
     null energy: ... % of the feature energy (mean of 50 rows, sd ... %); random subspaces of dimension 5: ...
+    not checked: of which network the head ..., the features ... is
 
 With a translator it adds each row's Image Score, and with texts each row's Attribute Score toward each.
 Everything is read in pieces, so memory does not grow with the number of rows.
@@ -20,7 +21,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from sing_utils.arrays import require_width
 from sing_utils.checkpoints import open_translator
 from sing_utils.classifiers import LinearHead
 from sing_utils.errors import SingError
+from sing_utils.features import require_one_network
 from sing_utils.head import Certificate, HeadSpaces, random_basis
 from sing_utils.scores import image_score, pairwise_angle
 from sing_utils.shards import locked, require_place
@@ -84,13 +86,18 @@ def analyze(
         seed: of the first of them.
 
     Raises:
-        SingError: for files that are missing, damaged, or do not fit each other; NoNullSpaceError for a
+        SingError: for files that are missing, damaged, of different networks (by the SHA-256 that each
+            carries), or that do not fit each other; NoNullSpaceError for a
             head without a null space.
     """
     linear = LinearHead.load(head)
     spaces = HeadSpaces.from_weight(linear.weight)
     rows = open_features(features)
     scorer = None if translator is None else _Scorer.open(translator, spaces, texts or {}, with_bias)
+    parts = {f"the head {head}": linear.sha256, f"the features {features}": rows.network}
+    if scorer is not None:
+        parts[f"the translator {translator}"] = scorer.T.meta.get("network", "")
+    silent = require_one_network(parts)
     if scorer is None and (texts or with_bias):
         raise SingError("texts and bias need a translator, expected one: give its file too.")
     proof = Certificate(0, 0.0, 0.0, 0)
@@ -113,6 +120,8 @@ def analyze(
         if proof.n == 0:
             raise SingError(f"{rows.path} holds no row, expected at least one feature vector.")
         found = _analysis(spaces, proof, _random(spaces, gram, proof.n, draws, seed), sums, scorer)
+        if silent:
+            found = replace(found, text=f"{found.text}\nnot checked: of which network {', '.join(silent)} is")
         if sink is not None:
             for name in ("head", "random", "summary"):
                 sink.add(name, getattr(found, name))
@@ -299,6 +308,8 @@ def _caveats(scorer: _Scorer) -> Iterator[str]:
         yield "translator: its file does not say how well it does on rows that it was not fitted on"
     else:
         yield f"translator: cosine of Tf to z on held-out rows {report.held_out_cosine:.3f}"
+    if left := scorer.T.meta.get("left out"):
+        yield f"translator: fitted without the encoder's {left}, on which the classifier is built"
     if bias is not None:
         norm = float(torch.linalg.vector_norm(bias))
         used = (

@@ -48,11 +48,13 @@ class FeatureRows:
         path: where they are.
         read: yields them in order, (B, m) each.
         index: path and label of each row, where a store says so.
+        network: SHA-256 of the weights of the network they are of; "" where nothing says so.
     """
 
     path: Path
     read: Callable[[], Iterator[Any]] = field(repr=False)
     index: pd.DataFrame | None = None
+    network: str = ""
 
     def pieces(self) -> Iterator[tuple[int, Tensor]]:
         """(number of the first row, rows (B, m) of at least 32 bits).
@@ -87,16 +89,22 @@ class FeatureRows:
 def open_features(path: str | Path) -> FeatureRows:
     """A feature store, or a file that `open_array` reads.
 
+    A safetensors file may say in its header, as `network`, the SHA-256 of the network's weights.
+
     Raises:
         SingError: for anything else.
     """
     path = Path(path)
     if path.is_dir():
         store = FeatureStore.open(path)
-        return FeatureRows(path, lambda: store.batches("features"), store.index[["path", "label"]])
-    array = open_array(path)
+        index = store.index[["path", "label"]]
+        return FeatureRows(path, lambda: store.batches("features"), index, store.network)
+    array, network = open_array(path), ""
+    if path.suffix.lower() == ".safetensors":
+        with safe_open(path, "pt") as tensors:
+            network = (tensors.metadata() or {}).get("network", "")
     starts = range(0, len(array), _ROWS)
-    return FeatureRows(path, lambda: (array[i : i + _ROWS] for i in starts))
+    return FeatureRows(path, lambda: (array[i : i + _ROWS] for i in starts), network=network)
 
 
 def open_array(path: Path, name: str = "features") -> Any:

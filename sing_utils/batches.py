@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from sing_utils.decoding import UnreadableError, read_picture
-from sing_utils.errors import SingError
+from sing_utils.errors import SingError, reason
 from sing_utils.sources import PictureSource
 
 
@@ -130,9 +130,10 @@ def _decode(source: PictureSource, row: int, prepare: Callable[[Image.Image], An
         return digest, "", prepare(read_picture(data))
     except UnreadableError as error:
         return digest, str(error), None
-    except (ValueError, RuntimeError, ZeroDivisionError) as error:  # such as a picture 1 pixel wide
-        reason = " ".join(str(error).split())[:200]
-        return digest, f"the model's transform fails on it ({type(error).__name__}: {reason})", None
+    except SingError:
+        raise
+    except Exception as error:  # such as a picture 1 pixel wide, or a transform that wants another kind
+        return digest, f"the model's transform fails on it ({reason(error, most=200)})", None
 
 
 def _stack(prepared: list[Any]) -> Any:

@@ -76,6 +76,10 @@ def extract(
         engine=chosen,
     )
     typer.echo(f"{len(store)} pictures in {out}, {len(store.rejects)} rejected.")
+    if network := store.manifest["extractor"].get("holds"):
+        typer.echo(
+            f"{classifier} is built on {network}: the embedded encoder will judge it without that tower."
+        )
     for row in store.rejects.head(5).itertuples():
         typer.echo(f"  rejected: {row.path}: {row.reason}", err=True)
 
@@ -141,6 +145,8 @@ def fit(
         f"{out}: fitted on {T.report.n_fit} pictures; on {T.report.n_held_out} held out: "
         f"cosine {T.report.held_out_cosine:.3f}, R² {T.report.held_out_r2:.3f}."
     )
+    if left := T.meta.get("left out"):
+        typer.echo(f"Left out of the encoder: {left}, on which this classifier is built.")
 
 
 def pack(

@@ -119,6 +119,8 @@ def _frame(rows: list[dict[str, Any]], columns: list[str]) -> pd.DataFrame:
 def _read(results: Results, name: str) -> pd.DataFrame:
     try:
         return results.table(name)
+    except SingError:
+        raise
     except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
         raise SingError(
             f"the table {name} of the run {results.run} can't be read ({str(error)[:80]}), expected the "

@@ -52,7 +52,7 @@ _UPRIGHT = {
 }
 
 
-class UnreadableError(SingError, ValueError):
+class UnreadableError(SingError):
     """No picture can be made of a file; the message is the reason, without the file's name."""
 
 

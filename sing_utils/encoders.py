@@ -39,6 +39,7 @@ from sing_utils.classifiers import load_classifier
 from sing_utils.errors import SingError
 from sing_utils.features import FeatureStore
 from sing_utils.minilm import embed_minilm, read_checked
+from sing_utils.model_sources import PACKAGED
 
 EMBEDDED_WEIGHTS = Path(__file__).parents[1] / "data" / "embedded" / "encoder"
 _BATCH = 32  # pictures a forward pass
@@ -87,8 +88,8 @@ class Encoder(Protocol):
         """{tower: (B, n)} -> (B, n), normalised; other towers are ignored."""
         ...
 
-    def judge_of(self, classifier: str) -> Judge:
-        """The encoder without the classifier's own tower."""
+    def judge_of(self, classifier: str | Mapping[str, str]) -> Judge:
+        """The encoder without the classifier's own tower: see `is_tower_of`."""
         ...
 
 
@@ -97,20 +98,22 @@ class Judge:
     """An encoder that shares no tower with the classifier it judges.
 
     Attributes:
-        classifier: name of the judged classifier.
+        classifier: name or identity of the judged classifier, as `is_tower_of` takes it.
         encoder: one without that classifier among its towers; anything else is a SingError.
+        left_out: the towers of the whole encoder that it lacks, since the classifier is built on them.
     """
 
-    classifier: str
+    classifier: str | Mapping[str, str]
     encoder: Encoder
+    left_out: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         own = [t for t in self.encoder.towers if is_tower_of(t, self.classifier)]
         if own:
             raise SingError(
                 f"the encoder {self.encoder.name!r} has the tower {own[0]!r}, which is the judged "
-                f"classifier {self.classifier!r} itself, expected an encoder without it: "
-                f"use encoder.judge_of({self.classifier!r})."
+                f"classifier {_name(self.classifier)!r} itself, expected an encoder without it: "
+                "use encoder.judge_of(...)."
             )
 
     def towers_alone(self) -> dict[str, Judge]:
@@ -137,16 +140,38 @@ class Judge:
         return self.encoder.encode_images(images)
 
 
-def is_tower_of(tower: str, classifier: str) -> bool:
-    """Whether both name one network, however spelled.
+def is_tower_of(tower: str, classifier: str | Mapping[str, str]) -> bool:
+    """Whether a classifier is built on a tower: by the weights that its identity speaks of.
 
+    The name of one's own file says nothing; that of a published network does, however spelled.
+
+    Args:
+        tower: its name.
+        classifier: name of a published one, or the identity of any (`Classifier.identity`, or "extractor"
+            in the manifest of its store), which says what networks it holds.
+
+    >>> is_tower_of("efficientnet_lite0", {"name": "file:mine.py:build", "holds": "efficientnet_lite0"})
+    True
     >>> is_tower_of("efficientnet_lite0", "timm/tf_efficientnet-lite0.in1k")
     True
     >>> is_tower_of("efficientnet_lite0", "efficientnet_lite1")
     False
+    >>> is_tower_of("efficientnet_lite0", "file:efficientnet_lite0/other.py:build")
+    False
     """
-    plain_tower, plain = (re.sub(r"[^a-z0-9]", "", s.lower()) for s in (tower, classifier))
+    identity = {"name": classifier} if isinstance(classifier, str) else classifier
+    if tower in identity.get("holds", "").split(", "):
+        return True
+    if tower in PACKAGED and identity.get("weights") == PACKAGED[tower].sha256:
+        return True
+    if _name(identity).partition(":")[0] in ("file", "head"):
+        return False
+    plain_tower, plain = (re.sub(r"[^a-z0-9]", "", s.lower()) for s in (tower, _name(identity)))
     return re.search(plain_tower + r"(?!\d)", plain) is not None  # lite1 is not lite10
+
+
+def _name(classifier: str | Mapping[str, str]) -> str:
+    return classifier if isinstance(classifier, str) else str(classifier.get("name", ""))
 
 
 # ------------------------------------------------------------------------- the embedded encoder
@@ -264,15 +289,19 @@ class EmbeddedEncoder:
         """The same encoder with some of its towers."""
         return replace(self, towers=tuple(self._require_tower(t) for t in towers))
 
-    def judge_of(self, classifier: str) -> Judge:
-        """The encoder without the classifier's own tower; all towers if it has none of its own."""
+    def judge_of(self, classifier: str | Mapping[str, str]) -> Judge:
+        """The encoder without the classifier's own tower; all towers if it has none of its own.
+
+        Args:
+            classifier: name or identity, as `is_tower_of` takes it.
+        """
         kept = [t for t in self.towers if not is_tower_of(t, classifier)]
         if not kept:
             raise SingError(
-                f"the encoder has no tower but {classifier!r} itself, expected another one to judge "
+                f"the encoder has no tower but {_name(classifier)!r} itself, expected another one to judge "
                 "it: start from the whole encoder."
             )
-        return Judge(classifier, self.only(*kept))
+        return Judge(classifier, self.only(*kept), tuple(t for t in self.towers if t not in kept))
 
     def _require_tower(self, tower: str) -> str:
         if tower not in self.towers:

@@ -113,7 +113,7 @@ class ClipEncoder:
         require_width(embeddings[own], self.dim, name=f"the embedding of {own}")
         return normalize(embeddings[own], dim=-1)
 
-    def judge_of(self, classifier: str) -> Judge:
+    def judge_of(self, classifier: str | Mapping[str, str]) -> Judge:
         """Itself, whole: it is no classifier's own network."""
         return Judge(classifier, self)
 

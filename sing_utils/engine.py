@@ -41,7 +41,7 @@ _ENDED = re.compile(
 )
 
 
-class _Batches(Dataset[Decoded]):
+class _Batches(Dataset[Decoded | SingError]):
     """One item a batch, decoded in whichever process asks for it."""
 
     def __init__(self, source: PictureSource, batches: Sequence[Batch], prepare: Callable[..., Any]) -> None:
@@ -50,8 +50,11 @@ class _Batches(Dataset[Decoded]):
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __getitem__(self, i: int) -> Decoded:
-        return decode_batch(self.source, self.batches[i], self.prepare)
+    def __getitem__(self, i: int) -> Decoded | SingError:
+        try:
+            return decode_batch(self.source, self.batches[i], self.prepare)
+        except SingError as error:
+            return error  # raised in another process, it would come with that one's traceback in its text
 
 
 def local_engine(
@@ -107,7 +110,10 @@ def decoded_batches(
         collate_fn=_as_it_is,
     )
     try:
-        yield from loader
+        for item in loader:
+            if isinstance(item, SingError):
+                raise item
+            yield item
     except (RuntimeError, OSError) as error:  # an OSError where processes or their queues can't be made
         if isinstance(error, RuntimeError) and not _ENDED.search(str(error)):
             raise

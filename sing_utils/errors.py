@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
 
 
-class SingError(Exception):
+class SingError(ValueError):
     """A mistake the user can mend; the message is one clear sentence."""
 
 
@@ -28,3 +29,18 @@ def unknown(what: str, name: str, known: Sequence[str], *, where: str) -> SingEr
     return SingError(
         f"{where} has no {what} {name!r}, expected one of {', '.join(known)}; did you mean {near!r}?"
     )
+
+
+def reason(error: BaseException, *, most: int = 120) -> str:
+    r"""What a library says, to stand in a sentence: its kind, one line, no colours for a terminal.
+
+    >>> reason(KeyError("a"))
+    "KeyError: 'a'"
+    >>> reason(OSError("do \x1b[1mthis\x1b[0m\nnow, please"), most=12)
+    'OSError: do this now,…'
+    """
+    text = " ".join(re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", str(error)).split())
+    if len(text) > most:
+        text = text[: most + 1].rpartition(" ")[0] or text[:most]
+        text += "…"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

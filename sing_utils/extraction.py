@@ -214,7 +214,12 @@ class _Job:
             )
             write_bytes(out / _BEGUN, json.dumps({"key": self.key, "batch_size": size}).encode())
             (out / "manifest.json").unlink(missing_ok=True)  # of a damaged store, which is begun anew
-            self._compute_missing(out, size, engine)
+            try:
+                self._compute_missing(out, size, engine)
+            except SingError:
+                if not any((out / name).exists() for name in self.shards):
+                    (out / _BEGUN).unlink(missing_ok=True)  # so that other settings can begin here
+                raise
             self._finish(out, size)
             (out / _BEGUN).unlink(missing_ok=True)
             return FeatureStore.open(out)

@@ -123,6 +123,11 @@ class FeatureStore:
             )
         return cls.open(out)
 
+    @property
+    def network(self) -> str:
+        """SHA-256 of the weights of the network that it was extracted with; "" if it does not say."""
+        return str(self.manifest["extractor"].get("weights", ""))
+
     @cached_property
     def index(self) -> pd.DataFrame:
         """path, label, split, sha256: one row a picture, in the order of the tensors."""
@@ -196,6 +201,29 @@ def open_stored(folder: Path, *names: str) -> FeatureStore:
     """
     found = next((name for name in names if (folder / name / "manifest.json").exists()), names[0])
     return FeatureStore.open(folder / found)
+
+
+def require_one_network(parts: Mapping[str, str]) -> list[str]:
+    """Refuse to combine what comes of different networks, whose widths may well be the same.
+
+    Args:
+        parts: a name for people -> SHA-256 of the weights of the network it was made with; "" where it does
+            not say.
+
+    Returns:
+        Those that don't say, if there are others to compare with.
+
+    >>> require_one_network({"the head": "ab", "the features": "ab", "the translator": ""})
+    ['the translator']
+    """
+    known = {part: sha for part, sha in parts.items() if sha}
+    if len(set(known.values())) > 1:
+        (one, a), (other, b) = next((x, y) for x in known.items() for y in known.items() if x[1] != y[1])
+        raise SingError(
+            f"{one} is of the network {a[:12]}… (SHA-256 of its weights) and {other} of {b[:12]}…, expected "
+            "one network: its head, its features, and a translator that was fitted on them belong together."
+        )
+    return [part for part in parts if part not in known]
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

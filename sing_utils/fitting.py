@@ -119,7 +119,7 @@ def fit_stores(
         seed=seed,
         **details,
     )
-    return Translator(weight, report, _meta(features, targets))
+    return Translator(weight, report, _meta(features, targets, judge_of_stores(features, encoder)))
 
 
 def _merged(
@@ -133,9 +133,21 @@ def _merged(
     return fitter, judge
 
 
-def _meta(features: FeatureStore, targets: FeatureStore) -> dict[str, str]:
+def _meta(features: FeatureStore, targets: FeatureStore, judge: Judge | None) -> dict[str, str]:
     names = {"classifier": features, "encoder": targets}
-    return {kind: str(store.manifest["extractor"].get("name", "")) for kind, store in names.items()}
+    meta = {kind: str(store.manifest["extractor"].get("name", "")) for kind, store in names.items()}
+    if features.network:
+        meta["network"] = features.network
+    if judge is not None and judge.left_out:
+        meta["left out"] = ", ".join(judge.left_out)
+    return meta
+
+
+def judge_of_stores(features: FeatureStore, encoder: Encoder | Judge | None) -> Judge | None:
+    """The encoder without the towers that the network of `features` is built on; None without an encoder."""
+    if encoder is None or isinstance(encoder, Judge):
+        return encoder
+    return encoder.judge_of(features.manifest["extractor"])
 
 
 # ------------------------------------------------------------------------------ the rows
@@ -167,15 +179,14 @@ def _combination(
     features: FeatureStore, targets: FeatureStore, encoder: Encoder | Judge | None
 ) -> tuple[tuple[str, ...], Callable[[dict[str, Tensor]], Tensor]]:
     """Names of the towers to read, and how they become one embedding."""
-    if encoder is None:
+    judge = judge_of_stores(features, encoder)
+    if judge is None:
         if len(targets.names) != 1:
             raise SingError(
                 f"{targets.path} holds {', '.join(targets.names)}, expected one tensor: say which encoder "
                 "(--encoder NAME) made them, so that they are combined as it does."
             )
         return tuple(targets.names), lambda towers: next(iter(towers.values()))
-    classifier = str(features.manifest["extractor"].get("name", ""))
-    judge = encoder if isinstance(encoder, Judge) else encoder.judge_of(classifier)
     return judge.encoder.towers, judge.encoder.combine
 
 

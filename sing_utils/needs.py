@@ -19,7 +19,7 @@ import torchvision
 
 from sing_utils.errors import SingError
 from sing_utils.karlo import REPOSITORY as KARLO
-from sing_utils.model_sources import PACKAGED, packaged_file, parse_source
+from sing_utils.model_sources import LOCAL, PACKAGED, packaged_file, parse_source
 from sing_utils.profiles import Profile
 from sing_utils.speed import blank_clip, blank_network
 
@@ -78,6 +78,12 @@ def _classifier(name: str, spec: str) -> Need:
     fetch = f"sing fetch --classifier {spec}"
     if source.kind == "package":
         return _packaged(name, spec)
+    if source.kind == "timm" and source.name.startswith(LOCAL):
+        return Need(name, spec, "", 0, "your own", True, "")
+    if source.kind == "timm" and ":" in source.name:
+        repository, _, revision = source.name.partition(":")[2].partition("@")
+        here = _in_cache(repository, revision or None)
+        return Need(name, spec, repository, None, "see its card", here, fetch)
     if source.kind == "timm":
         cfg = timm.get_pretrained_cfg(source.name)
         repository = str(cfg.hf_hub_id).rstrip("/")

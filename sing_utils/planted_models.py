@@ -190,7 +190,7 @@ class PlantedEncoder:
         """{tower: (B, n)} -> (B, n)."""
         return embeddings[TOWER]
 
-    def judge_of(self, classifier: str) -> Judge:
+    def judge_of(self, classifier: str | Mapping[str, str]) -> Judge:
         """Itself: no classifier of the planted world is a tower of it."""
         return Judge(classifier, self)
 

@@ -29,6 +29,7 @@ from pydantic import (
 from sing_utils.classifiers import require_classifier
 from sing_utils.encoders import require_encoder
 from sing_utils.errors import SingError
+from sing_utils.model_sources import LOCAL
 from sing_utils.pictures import require_backend
 
 
@@ -166,11 +167,8 @@ class Profile(BaseModel):
     @field_validator("encoder", "second_encoder")
     @classmethod
     def _known_encoder(cls, name: str | None) -> str | None:
-        try:
-            if name is not None:
-                require_encoder(name)
-        except SingError as error:
-            raise ValueError(str(error)) from None
+        if name is not None:
+            require_encoder(name)
         return name
 
     @field_validator("prompt_template")
@@ -208,10 +206,7 @@ class Profile(BaseModel):
     @field_validator("picture_backend")
     @classmethod
     def _known_backend(cls, name: str) -> str:
-        try:
-            return require_backend(name)
-        except SingError as error:
-            raise ValueError(str(error)) from None
+        return require_backend(name)
 
     def source_of(self, classifier: str) -> str:
         """What `load_classifier` loads for one of the names in `classifiers`."""
@@ -252,6 +247,9 @@ def worded(template: str, what: str) -> str:
     return template.format(what)
 
 
+_WITH_PATHS = ("file", "head", "hf", "karlo", "open_clip", f"timm:{LOCAL[:-1]}")
+
+
 def rooted(name: str, root: Path) -> str:
     """A classifier's or encoder's name, its relative file or folder taken from `root` if it is there.
 
@@ -262,8 +260,10 @@ def rooted(name: str, root: Path) -> str:
     """
     kind, colon, rest = name.partition(":")
     before, slash, file = rest.partition("/") if kind == "open_clip" else ("", "", rest)
+    if kind == "timm" and file.startswith(LOCAL):
+        kind, file = f"timm:{LOCAL[:-1]}", file.removeprefix(LOCAL)
     path = file.rpartition(":")[0] if kind == "file" else file
-    if not colon or not path or kind not in ("file", "head", "hf", "karlo", "open_clip"):
+    if not colon or not path or kind not in _WITH_PATHS:
         return name
     return f"{kind}:{before}{slash}{root / file}" if (root / path).exists() else name
 
@@ -515,6 +515,9 @@ def _validated(values: dict[str, Any]) -> Profile:
         return Profile.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
+        whole = first.get("ctx", {}).get("error")
+        if isinstance(whole, SingError) and not first["loc"]:  # of the profile as a whole
+            raise whole from None
         where = ".".join(str(part) for part in first["loc"])
         given = repr(first["input"])
         given = given if len(given) <= 60 else given[:57] + "..."

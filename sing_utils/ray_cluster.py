@@ -83,6 +83,8 @@ def _connect(address: str) -> None:
     if _answers(address):
         try:
             return _start(address)
+        except SingError:
+            raise
         except (ConnectionError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:120]
     raise SingError(

@@ -35,8 +35,9 @@ from sing_utils.decoding import read_picture
 from sing_utils.encoders import Encoder, Judge, load_encoder
 from sing_utils.errors import SingError, unknown
 from sing_utils.extraction import extract_cached
-from sing_utils.features import FeatureStore, feature_cache, open_stored
+from sing_utils.features import FeatureStore, feature_cache, open_stored, require_one_network
 from sing_utils.head import HeadSpaces
+from sing_utils.model_sources import stamps_of
 from sing_utils.pictures import Pictures, load_pictures
 from sing_utils.pixels import Found, search
 from sing_utils.profiles import (
@@ -177,10 +178,10 @@ class Run:
 
     def head(self, name: str) -> LinearHead:
         """W and b of a classifier. Kept in the run, so that its network is loaded for pictures only."""
-        source = self.source_of(name)
-        of_what = _digest(source, self.profile.rehearse)
-        path = self.artifact(f"heads/{safe_name(name)}-{of_what}.safetensors")
         if name not in self._heads:
+            source = self.source_of(name)
+            of_what = _digest(source, self.profile.rehearse, stamps_of(source))
+            path = self.artifact(f"heads/{safe_name(name)}-{of_what}.safetensors")
             if source.startswith("head:"):
                 self._heads[name] = LinearHead.load(source.removeprefix("head:"))
             elif path.exists():
@@ -210,7 +211,7 @@ class Run:
 
     def judge(self, name: str) -> Judge:
         """The encoder without the classifier's own tower."""
-        return self.encoder.judge_of(self.profile.source_of(name))
+        return self.encoder.judge_of(self.store(name).manifest["extractor"])
 
     def translator(self, name: str, method: Literal["ridge", "adamw"] = "ridge") -> Translator:
         """A classifier's translator, fitted if the run has none for these photos and settings.
@@ -226,7 +227,7 @@ class Run:
                 options["epochs"] = p.adamw_epochs
             key = _digest(_FITTING, method, options, _bytes_of(photos.f), _bytes_of(photos.z))
             path = self.artifact(f"translators/{safe_name(name)}-{method}-{key}.safetensors")
-            meta = {"classifier": name, "encoder": p.encoder}
+            meta = {"classifier": name, "encoder": p.encoder, "network": self.store(name).network}
             fit = partial(Translator.fit, photos.f, photos.z, method=method, meta=meta, **options)
             _once(path, lambda: fit().save)
             self._translators[name, method] = Translator.load(path)
@@ -286,7 +287,8 @@ class Run:
         model = p.encoder if name == p.encoder else self.source_of(name)
         stats = ((str(f), s.st_size, s.st_mtime_ns) for f in self.pictures.files for s in [f.stat()])
         rows = self.pictures.index.to_csv(index=False)
-        return _digest(model, p.rehearse, p.precision, rows, list(stats))
+        own = [] if name == p.encoder else stamps_of(model)
+        return _digest(model, own, p.rehearse, p.precision, rows, list(stats))
 
     @property
     def feature_cache(self) -> Path:
@@ -335,6 +337,7 @@ class Run:
                 f"the stores of {name} and of the encoder {self.profile.encoder} hold different "
                 "pictures, expected the same in the same order: extract both from one folder."
             )
+        require_one_network({f"the head of {name}": self.head(name).sha256, "the store": own.network})
         names = self.class_names
         index = own.index.assign(evaluation=_evaluation(own.index))
         index["class"] = index["label"].map(names)

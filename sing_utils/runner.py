@@ -24,8 +24,9 @@ from papermill.exceptions import PapermillExecutionError
 
 from sing_utils.encoders import load_encoder
 from sing_utils.errors import SingError
-from sing_utils.features import open_stored
-from sing_utils.model_sources import Source, parse_source
+from sing_utils.features import feature_cache, open_stored
+from sing_utils.model_sources import files_of
+from sing_utils.own_files import files_in
 from sing_utils.pictures import require_fit
 from sing_utils.profiles import (
     Profile,
@@ -94,7 +95,7 @@ def run_profile(
         overrides: profile values to replace.
         only: prefixes of notebook names, such as "02"; empty: all.
         run_dir: folder of the run, relative to root; None: see `sing_utils.run.run_folder`.
-        force: run even what did not change.
+        force: run even what did not change, and extract features again.
         progress: say what each notebook did.
         jobs: notebooks that run at once; None: two, where there are two cores.
 
@@ -137,7 +138,7 @@ def _run_notebooks(
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
     folder = root / parameters["run_dir"]
     key = _inputs_key(root, loaded, parameters)
-    _forget_models(folder, key)
+    _forget_models(folder, key, feature_cache(root) if force else None)
     keys = {n: _digest(key, n.read_text(encoding="utf-8")) for n in notebooks}
     start = time.time()
     executed: list[Executed] = []
@@ -253,11 +254,17 @@ def _require_networks(profile: Profile, chosen: Sequence[Path]) -> None:
         )
 
 
-def _forget_models(folder: Path, key: str) -> None:
-    """Drop what a run noted about its models, unless its inputs are still the same."""
+def _forget_models(folder: Path, key: str, cache: Path | None) -> None:
+    """Drop what a run noted about its models, unless its inputs are still the same.
+
+    With `cache`, where extracted features are kept, drop it anyway, and this run's features with it.
+    """
     stamp = folder / "executed" / ".inputs"
-    if stamp.exists() and stamp.read_text() == key:
+    if cache is None and stamp.exists() and stamp.read_text() == key:
         return
+    if cache is not None:
+        for note in (folder / "artifacts" / "features").glob("*.json"):
+            shutil.rmtree(cache / json.loads(note.read_text())["store"], ignore_errors=True)
     for noted in ("heads", "features", "translators"):
         shutil.rmtree(folder / "artifacts" / noted, ignore_errors=True)
     stamp.parent.mkdir(parents=True, exist_ok=True)
@@ -360,10 +367,9 @@ def _inputs_key(root: Path, profile: Profile, parameters: dict[str, Any]) -> str
     weights += sorted((root / "data" / "published").glob("*.yaml"))  # claims are judged where they are said
     data += [hashlib.sha256(p.read_bytes()).hexdigest() for p in weights if p.is_file()]
     files = [Path(f) for f in run_pictures(root, profile).files] if profile.pictures is not None else []
-    own = [parse_source(rooted(profile.source_of(name), root)) for name in profile.classifiers]
-    files += [f for s in own for f in _beside(s)]
+    files += [f for name in profile.classifiers for f in files_of(rooted(profile.source_of(name), root))]
     encoder = rooted(profile.encoder, root).partition(":")[2]
-    files += _files_of(Path(encoder)) or _files_of(Path(encoder.partition("/")[2]))
+    files += files_in(Path(encoder)) or files_in(Path(encoder.partition("/")[2]))
     data += [f"{f} {s.st_size} {s.st_mtime_ns}" for f in files for s in [f.stat()]]
     source = root / (profile.picture_backend.partition(":")[2] or "nowhere")
     if source.is_dir():
@@ -371,20 +377,6 @@ def _inputs_key(root: Path, profile: Profile, parameters: dict[str, Any]) -> str
         data += [f"{p} {s.st_size} {s.st_mtime_ns}" for p, s in stats]
     versions = {name: _version(name) for name in _LIBRARIES}
     return _digest(profile.model_dump_json(), json.dumps([parameters, code, data, versions]))
-
-
-def _beside(source: Source) -> list[Path]:
-    """Files on which a model of one's own depends: the whole folder of its file, which may hold weights."""
-    if source.kind == "file":
-        return [f for f in sorted(Path(source.name).parent.iterdir()) if f.is_file()]
-    return _files_of(Path(source.name)) if source.kind in ("head", "hf") else []
-
-
-def _files_of(path: Path) -> list[Path]:
-    """A file, or all files of a folder; none if it is neither."""
-    if path.name and path.is_file():
-        return [path]
-    return sorted(f for f in path.rglob("*") if f.is_file()) if path.name and path.is_dir() else []
 
 
 def _weights_of(decoder: Path) -> list[Path]:

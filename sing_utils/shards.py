@@ -64,9 +64,19 @@ def require_dtype(dtype: str) -> None:
 
 
 def pack(name: str, x: Tensor, dtype: str) -> dict[str, Tensor]:
-    """A tensor (rows, d) as it is stored; uint8 is 256 levels between each column's extremes."""
+    """A tensor (rows, d) as it is stored; uint8 is 256 levels between each column's extremes.
+
+    Raises:
+        SingError: for a number that is finite and would be stored as infinite.
+    """
     if dtype != "uint8":
-        return {name: x.to(DTYPES[dtype])}
+        stored = x.to(DTYPES[dtype])
+        if not bool(stored.isfinite().all()) and bool(x.isfinite().all()):
+            raise SingError(
+                f"{name} go up to {float(x.abs().max()):.3g}, which --dtype {dtype} can't hold (at most "
+                f"{torch.finfo(stored.dtype).max:g}), expected smaller ones: store them as float32 or uint8."
+            )
+        return {name: stored}
     low, high = x.amin(0), x.amax(0)  # (d,)
     scale = ((high - low) / 255).clamp_min(torch.finfo(torch.float32).tiny)
     levels = ((x - low) / scale).round().clamp(0, 255).to(torch.uint8)

@@ -110,6 +110,8 @@ def _find_list(val: Path, root: Path) -> Path | None:
 def _checked(file: Path, read: Callable[[Path], dict[int, str]]) -> dict[int, str]:
     try:
         labels = read(file)
+    except SingError:
+        raise
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
         raise SingError(
             f"{file} can't be read as ImageNet's validation labels ({type(error).__name__}: {error}), "

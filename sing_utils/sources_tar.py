@@ -203,6 +203,8 @@ def _members(tar: Path) -> Iterator[tarfile.TarInfo]:
                     yield member
         if not _is_ended(tar, after):  # tarfile takes a cut in a header for the end
             raise SingError(f"{tar} is cut short: it has no end-of-archive mark; fetch it again.")
+    except SingError:
+        raise
     except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
         compressed = tar.suffix.lower() != ".tar"
         mend = "unpack it to a plain .tar" if compressed else "fetch it again; compressed ones don't work"

@@ -103,9 +103,13 @@ def low_resolution_note(run: Run) -> str:
 
 
 def translator_fits(run: Run) -> pd.DataFrame:
-    """One row a classifier and method: how well its translator does on evaluation photos."""
+    """One row a classifier and method: how well its translator does on evaluation photos.
+
+    left out: the encoder's towers that did not judge it, since it is built on them.
+    """
     return pd.DataFrame(
         _fit_row(name, run.translator(name, method), run.photos(name))
+        | {"left out": ", ".join(run.judge(name).left_out)}
         for name in run.classifiers
         for method in ("ridge", "adamw")
     )

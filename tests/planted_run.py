@@ -114,7 +114,7 @@ class PlantedRun:
         return Refits.fit(self.halves(name), new.f, texts, new.own, **options)
 
     def judge(self, name):
-        return SimpleNamespace(encode_text=lambda phrases: self.texts(name, phrases))
+        return SimpleNamespace(encode_text=lambda phrases: self.texts(name, phrases), left_out=())
 
     def texts(self, name, phrases):
         known = [*self.prompts, "an image of a third", *self.concepts]  # a concept is a prompt's direction

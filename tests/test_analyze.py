@@ -21,6 +21,7 @@ from sing_utils import HeadSpaces, NoNullSpaceError, SingError, Translator, angl
 from sing_utils import analyze_files as files
 from sing_utils.analyze import _merge, analyze
 from sing_utils.analyze_files import open_features, read_embeddings, save_embeddings
+from sing_utils.classifiers import LinearHead, load_classifier
 from sing_utils.cli import app
 from sing_utils.encoders import load_encoder
 from sing_utils.features import FeatureStore
@@ -308,6 +309,8 @@ def test_the_commands_from_a_classifier_to_scores(root, tmp_path, monkeypatch):
     assert Translator.load("T.safetensors").meta == {
         "classifier": "efficientnet_lite0",
         "encoder": "embedded",
+        "left out": "efficientnet_lite0",
+        "network": load_classifier("efficientnet_lite0").sha256,
     }
     analyse = ("analyze", "--head", "head.safetensors", "--features", stores / "efficientnet_lite0")
     analyse += ("--translator", "T.safetensors")
@@ -319,12 +322,48 @@ def test_the_commands_from_a_classifier_to_scores(root, tmp_path, monkeypatch):
     assert done.returncode == 0, done.stderr
     assert "head: 1000 classes x 1280 features, rank 1000, null dimension 280" in done.stdout
     assert "AS toward 'a jeep': mean " in done.stdout
+    assert "not checked" not in done.stdout  # all three say that they are of one network
+    assert "without the encoder's efficientnet_lite0" in done.stdout
     assert "head.parquet, random.parquet, rows.parquet, summary.parquet, texts.parquet in out" in done.stdout
     judge = load_encoder("embedded").judge_of("efficientnet_lite0")
     save_embeddings("texts.safetensors", {"a jeep": judge.encode_text(["a jeep"])[0]})
     code, output = sing(*analyse, "--embeddings", "texts.safetensors")
     line = next(x for x in done.stdout.splitlines() if "a jeep" in x)
     assert line in output  # the same numbers from a file of embeddings
+
+
+@pytest.mark.parametrize("wrong", ["head", "features", "translator"])
+def test_what_is_of_another_network_is_refused(numbers, wrong):
+    """One of three is of network b; all three are of one width."""
+    folder, W, b, f, T, _ = numbers
+    of = {part: "b" if part == wrong else "a" for part in ("head", "features", "translator")}
+    LinearHead(W, b, sha256=of["head"] * 64).save(folder / "head.safetensors")
+    save_file({"features": f}, folder / "features.safetensors", metadata={"network": of["features"] * 64})
+    Translator(T, meta={"network": of["translator"] * 64}).save(folder / "T.safetensors")
+    with pytest.raises(SingError, match="a{12}.* of b{12}|b{12}.* of a{12}"):
+        run(folder, features="features.safetensors", translator=folder / "T.safetensors")
+
+
+def test_what_does_not_say_its_network_is_named(numbers):
+    folder, W, b, f, T, _ = numbers
+    LinearHead(W, b, sha256="a" * 64).save(folder / "head.safetensors")
+    unknown = [line for line in run(folder).text.splitlines() if line.startswith("not checked")]
+    assert len(unknown) == 1
+    assert "features.npy" in unknown[0]
+    assert "head" not in unknown[0]
+    save_file({"features": f}, folder / "f.safetensors", metadata={"network": "a" * 64})
+    Translator(T, meta={"network": "a" * 64}).save(folder / "T.safetensors")
+    found = run(folder, features="f.safetensors", translator=folder / "T.safetensors")
+    assert "not checked" not in found.text
+
+
+def test_the_head_of_another_classifier_on_a_store(root, tmp_path):
+    """Lite0 and Lite1 are both 1280 wide, and both heads pass every other check."""
+    stores, head = root / "data" / "embedded" / "features", tmp_path / "h.safetensors"
+    load_classifier("efficientnet_lite1").head.save(head)
+    found = str(sing("analyze", "--head", head, "--features", stores / "efficientnet_lite0"))
+    assert "expected one network" in found
+    assert sing("analyze", "--head", head, "--features", stores / "efficientnet_lite1")[0] == 0
 
 
 def test_only_some_splits_are_fitted(root, tmp_path):

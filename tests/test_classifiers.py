@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,8 +13,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
+from torch.nn import functional
+from torchvision import transforms as V
 
-from sing_utils import SingError, model_sources
+from sing_utils import HeadSpaces, SingError, model_sources
 from sing_utils.classifiers import Classifier, imagenet_names, imagenet_wnids, load_classifier
 from sing_utils.model_sources import Network
 
@@ -138,17 +141,62 @@ def test_a_head_without_bias_has_a_zero_bias():
 @pytest.mark.parametrize(
     "after",
     [
-        lambda x, y: 2 * y,
-        lambda x, y: y.softmax(-1),
-        lambda x, y: y + x.sum(-1, keepdim=True),
         lambda x, y: 0 * y,
+        lambda x, y: y.relu(),
+        lambda x, y: y / y.norm(dim=-1, keepdim=True),
+        lambda x, y: 16 * functional.normalize(x) @ functional.normalize(torch.ones(2, 4), dim=0),
+        lambda x, y: (y + x.sum(-1, keepdim=True)).softmax(-1) + y,
     ],
-    ids=["scaled", "softmax", "shortcut", "zero"],
+    ids=["zero", "relu", "unit", "functional cosine", "mixed"],
 )
 def test_a_model_with_something_after_the_head_is_refused(after):
     found = r"tiny ends in no linear head: its 4 logits are not .* \(body \(3 to 2\), head \(2 to 4\)\)"
     with pytest.raises(SingError, match=found):
         tiny(after)
+
+
+W_AND_B = {  # what follows the head -> what W and b of the whole are, given those of the layer
+    "temperature": (lambda x, y: y / 1.7, lambda W, b: (W / 1.7, b / 1.7)),
+    "negative": (lambda x, y: -2 * y, lambda W, b: (-2 * W, -2 * b)),
+    "shortcut": (lambda x, y: y + x.sum(-1, keepdim=True), lambda W, b: (W + 1, b)),
+    "adapter": (lambda x, y: y + x @ ADAPTER.mT, lambda W, b: (W + ADAPTER, b)),
+    "calibrated": (lambda x, y: y * SCALE + 1, lambda W, b: (SCALE[:, None] * W, SCALE * b + 1)),
+    "centred": (lambda x, y: y - y.mean(-1, keepdim=True), lambda W, b: (W - W.mean(0), b - b.mean())),
+}
+ADAPTER = torch.tensor([[1.0], [0.0], [2.0], [-1.0]]) @ torch.tensor([[0.5, -1.0]])
+SCALE = torch.tensor([1.0, 2.0, 0.5, 3.0])
+
+
+@pytest.mark.parametrize("what", W_AND_B)
+def test_what_is_still_linear_after_the_head_is_looked_through(what):
+    after, expected = W_AND_B[what]
+    classifier = tiny(after)
+    W, b = expected(*(x.detach() for x in (classifier.layer.weight, classifier.layer.bias)))
+    torch.testing.assert_close(classifier.head.weight, W)
+    torch.testing.assert_close(classifier.head.bias, b)
+    images = torch.rand(5, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+    out = classifier(images)
+    assert torch.equal(out.features, tiny()(images).features)
+    torch.testing.assert_close(classifier.head.logits(out.features), out.logits)
+
+
+@pytest.mark.parametrize(
+    ("after", "scale"),
+    [
+        (lambda x, y: y.softmax(-1), 1),
+        (lambda x, y: y.log_softmax(-1), 1),
+        (lambda x, y: y.sigmoid(), 1),
+        (lambda x, y: (y / 4).softmax(-1), 0.25),
+        (lambda x, y: (3 * y).log_softmax(-1), 3),
+    ],
+    ids=["softmax", "log-softmax", "sigmoid", "softmax with a temperature", "log-softmax with one"],
+)
+def test_probabilities_are_those_of_the_heads_logits(after, scale):
+    classifier, plain = tiny(after), tiny()
+    images = torch.rand(5, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(classifier.head.weight, scale * plain.head.weight, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(classifier(images).logits, scale * plain(images).logits, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(after(None, plain(images).logits), classifier.model(images))
 
 
 @pytest.mark.parametrize("calls", [0, 2])
@@ -169,6 +217,169 @@ def test_no_hook_is_left_behind():
     with pytest.raises(RuntimeError):
         classifier(torch.rand(1, 5, 4, 4))
     assert not any(m._forward_pre_hooks for m in classifier.model.modules())
+
+
+# ------------------------------------------------------- models and transforms as people have them
+
+
+class Net(nn.Module):
+    """Pictures of any size -> 6 features -> c classes."""
+
+    def __init__(self, classes=4):
+        super().__init__()
+        torch.manual_seed(0)
+        self.body, self.norm, self.head = nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.Linear(6, classes)
+
+    def features(self, x):
+        return self.norm(self.body(x)).relu().mean((2, 3))
+
+    def forward(self, x):
+        return self.head(self.features(x))
+
+
+class With(Net):
+    """The same, its logits returned in another way."""
+
+    def __init__(self, way, classes=4):
+        super().__init__(classes)
+        self.way = way
+
+    def forward(self, x):
+        return self.way(self.head(self.features(x)))
+
+
+def to_tensor(image):
+    return torch.from_numpy(np.array(image.resize((8, 8)))).float().permute(2, 0, 1) / 255
+
+
+def of(model, transform=to_tensor):
+    return Classifier.of("mine", Network(model.eval(), transform, None, "0" * 64, "ours 1"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("given", [torch.float32, torch.float16, torch.float64])
+def test_models_and_pictures_of_other_precision(dtype, given):
+    classifier = of(Net().to(dtype), lambda image: to_tensor(image).to(given))
+    out = classifier(classifier.prepare(Image.new("RGB", (9, 9), "red"))[None])
+    assert out.features.dtype == torch.float32
+    assert classifier.head.weight.dtype == (dtype if dtype.itemsize == 2 else torch.float32)
+    torch.testing.assert_close(classifier.head.logits(out.features), out.logits, rtol=0, atol=1e-5)
+
+
+def test_the_rank_of_a_head_in_16_bits_is_counted_as_it_was_stored():
+    model = Net(40)
+    model.head = nn.Linear(64, 40)
+    model.body, model.norm = nn.Conv2d(3, 64, 3), nn.BatchNorm2d(64)
+    g = torch.Generator().manual_seed(0)
+    model.head.weight.data = torch.randn(40, 5, generator=g) @ torch.randn(5, 64, generator=g)
+    assert HeadSpaces.from_weight(of(model.half()).head.weight).rank == 5
+
+
+@pytest.mark.parametrize(
+    ("way", "classes"),
+    [
+        (lambda y: y.squeeze(-1), 1),
+        (lambda y: y.squeeze(), 1),  # a batch of one gives a number
+        (lambda y: {"logits": y, "loss": None}, 4),
+        (lambda y: SimpleNamespace(logits=y), 4),
+    ],
+    ids=["(B,)", "squeezed", "dict", "object"],
+)
+def test_ways_to_return_logits(way, classes):
+    classifier = of(With(way, classes))
+    assert classifier.head.weight.shape == (classes, 6)
+    assert classifier(torch.rand(1, 3, 8, 8)).logits.shape == (1, classes)
+    assert classifier(torch.rand(3, 3, 8, 8)).logits.shape == (3, classes)
+
+
+@pytest.mark.parametrize(
+    ("way", "told"),
+    [
+        (lambda y: (y, y), "tuple"),
+        (lambda y: {"out": y}, "out"),
+        (lambda y: y.sum(), r"\(\)|shape"),
+        (lambda y: y.numpy(), "ndarray"),
+        (lambda y: y.no_such_thing, "no_such_thing"),
+    ],
+)
+def test_other_answers_of_a_model_are_said(way, told):
+    with pytest.raises(SingError, match=told):
+        of(With(way))
+
+
+def poisoned(tensor, value):
+    model = Net()
+    model.state_dict()[tensor].view(-1)[0] = value
+    return model
+
+
+@pytest.mark.parametrize("tensor", ["head.weight", "head.bias", "norm.running_mean", "norm.running_var"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_named(tensor, value):
+    with pytest.raises(SingError, match=f"1 in {tensor}"):
+        of(poisoned(tensor, value))
+
+
+def test_an_attention_mask_may_be_infinite():
+    model = Net()
+    model.register_buffer("mask", torch.full((2, 2), -torch.inf))
+    assert of(model).head.weight.shape == (4, 6)
+
+
+GENERATOR = np.random.default_rng(0)
+RANDOM = {
+    "crop": V.Compose([V.RandomResizedCrop(8), V.ToTensor()]),
+    "flip": V.Compose([V.Resize(8), V.RandomHorizontalFlip(), V.ToTensor()]),
+    "seldom": V.Compose([V.Resize(8), V.RandomGrayscale(0.1), V.ToTensor()]),
+    "own numbers": lambda image: to_tensor(image) + float(GENERATOR.random()),
+    "another size": lambda image: torch.zeros(3, 8, int(torch.randint(8, 99, ()))),
+}
+
+
+@pytest.mark.parametrize("what", RANDOM)
+def test_a_random_transform_is_refused(what):
+    state = torch.get_rng_state()
+    with pytest.raises(SingError, match="random"):
+        of(Net(), RANDOM[what])
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_transform_that_draws_but_changes_nothing_is_taken():
+    assert of(Net(), V.Compose([V.Resize(8), V.RandomHorizontalFlip(0.0), V.ToTensor()]))
+
+
+@pytest.mark.parametrize(
+    ("transform", "told"),
+    [
+        (lambda image: to_tensor(image)[None], r"\(1, 3, 8, 8\)"),
+        (lambda image: (255 * to_tensor(image)).to(torch.uint8), "uint8"),
+        (lambda image: np.asarray(image), "ndarray"),
+        (lambda image: {"image": image}, "dict"),
+        (lambda image: image, "Image"),
+        (lambda image: to_tensor(image) / 0, "NaN or infinity"),
+        (lambda image: image["image"], "TypeError"),
+        (lambda image: to_tensor(image)[:, :1, :1], r"\(3, 1, 1\)"),  # too small for the network
+    ],
+)
+def test_other_transforms_are_answered(transform, told):
+    with pytest.raises(SingError, match=told):
+        of(Net(), transform)
+
+
+class Dropped(Net):
+    def features(self, x):
+        return functional.dropout(super().features(x))  # on in evaluation too
+
+
+class OfTheBatch(Net):
+    def features(self, x):
+        return super().features(functional.batch_norm(x, None, None, training=True))
+
+
+@pytest.mark.parametrize("model", [Dropped, OfTheBatch])
+def test_features_must_not_depend_on_chance_or_on_the_batch(model):
+    with pytest.raises(SingError, match="alone"):
+        of(model())
 
 
 # ------------------------------------------------------------------------------ loading

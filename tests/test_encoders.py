@@ -4,9 +4,11 @@ import json
 import shutil
 
 import pytest
+import timm
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from torch import nn
 
 from sing_utils import minilm
 from sing_utils.classifiers import load_classifier
@@ -19,6 +21,7 @@ from sing_utils.encoders import (
 )
 from sing_utils.errors import SingError
 from sing_utils.extraction import extract
+from sing_utils.model_sources import held
 
 TOWERS = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
 TEXTS = ["a cat", "a rocket", "a cup of coffee"]
@@ -134,6 +137,88 @@ def test_no_judge_with_the_own_tower_can_be_made(encoder, name):
 
 def test_lite1_is_not_lite10():
     assert not is_tower_of("efficientnet_lite1", "efficientnet_lite10")
+
+
+def lite0(**options):
+    """A copy of a tower's network, with its weights."""
+    model = timm.create_model("tf_efficientnet_lite0", **options)
+    weights = load_classifier(TOWERS[0]).model.state_dict()
+    own = model.state_dict()
+    model.load_state_dict(
+        {k: v for k, v in weights.items() if k in own and own[k].shape == v.shape}, strict=False
+    )
+    return model
+
+
+def fine_tuned():
+    model = lite0(num_classes=7)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for x in model.parameters():  # every weight moved by a fifth of its size
+            x += 0.2 * x.abs().mean() * torch.randn(x.shape, generator=generator)
+    return model
+
+
+def folded():
+    """Each batch norm's factor in the filters before it, some of them negative."""
+    model = lite0()
+    with torch.no_grad():
+        for x in model.parameters():
+            if x.ndim == 4:
+                x *= torch.linspace(-2, 3, len(x))[:, None, None, None]
+    return model
+
+
+def other_layers():
+    """A new head of two layers, so that features are of another width."""
+    return nn.Sequential(lite0(num_classes=0), nn.Linear(1280, 64), nn.ReLU(), nn.Linear(64, 5))
+
+
+@pytest.mark.parametrize(
+    "build", [lambda: lite0(num_classes=20), lambda: lite0().half(), fine_tuned, folded, other_layers]
+)
+def test_a_tower_is_known_by_its_weights(build):
+    assert held(build()) == (TOWERS[0],)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: timm.create_model("tf_efficientnet_lite0"),  # the same architecture, other weights
+        lambda: timm.create_model("tf_efficientnet_b0"),
+        lambda: timm.create_model("resnet18"),
+        lambda: nn.Linear(3, 2),
+    ],
+)
+def test_another_network_holds_no_tower(build):
+    assert held(build()) == ()
+
+
+OWN = """
+from torch import nn
+from sing_utils.classifiers import load_classifier
+
+def build():
+    model = load_classifier("efficientnet_lite1").model
+    model.classifier = nn.Linear(1280, 20)
+    return model
+"""
+
+
+def test_a_new_head_on_a_tower_is_judged_without_it(encoder, tmp_path):
+    (tmp_path / "efficientnet_lite0.py").write_text(OWN)  # its name says nothing
+    own = load_classifier(f"file:{tmp_path / 'efficientnet_lite0.py'}:build")
+    assert load_classifier(TOWERS[1]).model.classifier.out_features == 1000  # the tower stays as it was
+    judge = encoder.judge_of(own.identity)
+    assert (judge.encoder.towers, judge.left_out) == ((TOWERS[0], TOWERS[2]), (TOWERS[1],))
+    with pytest.raises(SingError, match="is the judged classifier"):
+        Judge(own.identity, encoder)
+
+
+def test_a_store_of_earlier_days_is_known_by_its_networks_checksum(encoder):
+    identity = {"name": "head:x.safetensors", "weights": load_classifier(TOWERS[2]).sha256}
+    assert encoder.judge_of(identity).left_out == (TOWERS[2],)
+    assert encoder.judge_of(identity | {"weights": "0" * 64}).left_out == ()
 
 
 def test_the_last_tower_cannot_be_left_out(encoder):

@@ -21,7 +21,7 @@ from test_sources import shard
 
 from sing_utils import SingError, digests
 from sing_utils.extraction import extract_cached, local_engine
-from sing_utils.features import FeatureStore
+from sing_utils.features import FeatureStore, derive
 from sing_utils.shards import require_place, write_whole
 from sing_utils.sources import list_pictures
 
@@ -728,3 +728,63 @@ def test_unknown_dtype(photos, tmp_path):
     with pytest.raises(SingError, match="dtype 'int4' is unknown, expected one of float32, float16, uint8"):
         run(photos, tmp_path / "out", dtype="int4")
     assert not (tmp_path / "out").exists()
+
+
+# --------------------------------------------------------- what is found while pictures are extracted
+
+
+class Large(Fake):
+    """Features far beyond float16's 65504."""
+
+    def compute(self, batch):
+        return {"features": 1e6 * super().compute(batch)["features"]}
+
+
+def test_features_beyond_float16_are_refused_at_the_first_shard(photos, tmp_path):
+    out = tmp_path / "large"
+    with pytest.raises(SingError, match="float16 can't hold"):
+        run(photos, out, Large(), dtype="float16")
+    assert contents(out) == {}
+    assert run(photos, out, Large()).read("features").max() > 65504  # other settings may begin there
+    half = derive([FeatureStore.open(out)], tmp_path / "uint8", dtype="uint8")
+    assert half.read("features").isfinite().all()
+    with pytest.raises(SingError, match="float16 can't hold"):
+        derive([FeatureStore.open(out)], tmp_path / "half", dtype="float16")
+
+
+class Refusing(Fake):
+    def prepare(self, image):
+        raise SingError("one sentence, and how to mend it.")
+
+
+class Growing(Fake):
+    def prepare(self, image):
+        return torch.zeros(3, *image.size)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(("extractor", "told"), [(Refusing(), "^one sentence"), (Growing(), "^the model's")])
+def test_a_workers_error_is_one_sentence(tmp_path, workers, extractor, told):
+    (tmp_path / "p").mkdir()
+    for i in (8, 9):
+        Image.new("RGB", (8, i)).save(tmp_path / "p" / f"{i}.png")
+    with pytest.raises(SingError, match=told) as error:
+        run(tmp_path / "p", tmp_path / "out", extractor, workers=workers)
+    assert "Traceback" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError("a"), TypeError("b"), IndexError(), AttributeError("d"), ValueError()]
+)
+def test_a_transform_that_fails_is_the_pictures_reason(tmp_path, error):
+    class Failing(Fake):
+        def prepare(self, image):
+            if image.width == 9:
+                raise error
+            return super().prepare(image)
+
+    for i in (8, 9):
+        Image.new("RGB", (i, 8)).save(tmp_path / f"{i}.png")
+    store = run(tmp_path, tmp_path / "out", Failing())
+    assert store.index["path"].tolist() == ["8.png"]
+    assert type(error).__name__ in store.rejects["reason"].iloc[0]

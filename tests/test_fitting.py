@@ -163,6 +163,7 @@ def test_no_classifier_is_fitted_to_its_own_tower(pictures, tmp_path):
     for judge in (encoder, encoder.judge_of(own)):
         T = fit_stores(features, towers, encoder=judge)
         torch.testing.assert_close(T.weight, expected.weight, rtol=1e-4, atol=1e-5)
+        assert T.meta["left out"] == own
     with pytest.raises(SingError, match="holds efficientnet_lite0, .*expected one tensor: say which encoder"):
         fit_stores(features, towers)
 

@@ -8,18 +8,20 @@ import subprocess
 import sys
 import tarfile
 import textwrap
+from dataclasses import replace
 
 import pytest
 import torch
 
 from sing_utils import SingError
-from sing_utils.classifiers import load_classifier
+from sing_utils.classifiers import LinearHead, load_classifier
 from sing_utils.decoding import UnreadableError, read_picture
 from sing_utils.model_sources import load_network
+from sing_utils.own_files import code_digest
 from sing_utils.profiles import load_profile
 from sing_utils.rehearsal import GENERATED, generate_pictures, rehearsal_parameters
 from sing_utils.run import open_run
-from sing_utils.runner import _inputs_key
+from sing_utils.runner import _forget_models, _inputs_key
 from sing_utils.sources import open_source
 
 OWN = """
@@ -99,6 +101,16 @@ def test_a_head_alone_needs_stored_features(own_run, tmp_path):
         run.classifier("Mine")
 
 
+def test_a_head_of_another_network_is_refused(own_run, tmp_path):
+    own_run().photos("Mine", "all")
+    head = own_run().head("Mine")
+    replace(head, sha256="0" * 64).save(tmp_path / "head.safetensors")
+    run = own_run()
+    run._heads["Mine"] = LinearHead.load(tmp_path / "head.safetensors")
+    with pytest.raises(SingError, match="the head of Mine is of the network 000000000000"):
+        run.photos("Mine")
+
+
 # --------------------------------------------------------------- what a review and a newcomer found
 
 
@@ -145,6 +157,136 @@ def test_ones_own_file_may_import_and_read_what_lies_beside_it(tmp_path, monkeyp
     (tmp_path / "models" / "net.pth").unlink()
     with pytest.raises(SingError, match=r"build\(\) stopped with FileNotFoundError: .*net.pth"):
         load_network(spec)
+
+
+PROJECT = {
+    "mine.py": """
+        from my_project import Net, prepare
+
+        def build():
+            return Net(), prepare
+        """,
+    "my_project/__init__.py": """
+        from .parts.net import Net
+        from .parts.pictures import prepare
+        """,
+    "my_project/parts/__init__.py": "",
+    "my_project/parts/net.py": """
+        from importlib import resources
+        import torch
+        from torch import nn
+        from settings import POWER
+
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                torch.manual_seed(0)
+                self.body, self.head = nn.Linear(3, 7), nn.Linear(7, 2)
+                self.power = float(resources.files("my_project").joinpath("power.txt").read_text())
+                self.register_buffer("mean", torch.zeros(3), persistent=False)
+                self.more = [nn.Linear(7, 7)]
+
+            def forward(self, images):
+                from late import change
+                f = self.body(images.mean((2, 3)) - self.mean) ** POWER
+                return self.head(change(self.more[0](f)) ** self.power)
+        """,
+    "my_project/parts/pictures.py": """
+        import torchvision.transforms as V
+
+        def prepare(image):
+            return V.Compose([V.Resize((8, 8)), V.ToTensor()])(image)
+        """,
+    "my_project/power.txt": "1",
+    "settings.py": "POWER = 2",
+    "late.py": "def change(x): return x",
+    "unrelated.py": "",
+}
+
+
+def project(folder, changes=()):
+    for name, text in (PROJECT | dict(changes)).items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(textwrap.dedent(text))
+    return f"file:{folder / 'mine.py'}:build"
+
+
+def replaced(file, old, new):
+    assert old in PROJECT[file]
+    return {file: PROJECT[file].replace(old, new)}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        replaced("my_project/parts/pictures.py", "(8, 8)", "(9, 9)"),
+        replaced("my_project/parts/net.py", "- self.mean", "+ 1"),
+        replaced("settings.py", "2", "3"),  # imported by a module below
+        replaced("late.py", "return x", "return x + 1"),  # imported when the network is called
+        replaced("my_project/power.txt", "1", "3"),  # a plain attribute, from no Python file
+        replaced("my_project/parts/net.py", "zeros(3)", "ones(3)"),  # a buffer that is not saved
+        replaced("my_project/parts/net.py", "[nn.Linear(7, 7)]", "[nn.Linear(7, 7).double().float()]"),
+    ],
+)
+def test_features_are_new_where_any_code_or_state_is(tmp_path, changes):
+    before = load_classifier.__wrapped__(project(tmp_path / "a")).identity
+    again = load_classifier.__wrapped__(project(tmp_path / "b")).identity
+    assert before | {"name": ""} == again | {"name": ""}  # of one code, wherever it lies
+    project(tmp_path / "a", {"unrelated.py": "X = 1"})
+    assert load_classifier.__wrapped__(project(tmp_path / "a")).identity == before
+    now = load_classifier.__wrapped__(project(tmp_path / "a", changes)).identity
+    assert now["library"] != before["library"]
+
+
+@pytest.mark.parametrize("how", ["importlib.import_module(name)", "__import__(name)"])
+def test_code_that_is_imported_by_a_computed_name_counts(tmp_path, how):
+    text = f"import importlib\ndef build():\n    name = 'la' + 'te'\n    {how}\n    raise KeyError"
+    (tmp_path / "mine.py").write_text(text)
+    (tmp_path / "late.py").write_text("A = 1")
+    before = code_digest(tmp_path / "mine.py")
+    (tmp_path / "late.py").write_text("A = 2")
+    assert code_digest(tmp_path / "mine.py") != before
+
+
+def test_two_folders_with_modules_of_one_name_are_kept_apart(tmp_path):
+    """The second model imports its own `settings`, not the first one's, and so does the first one again."""
+    a, b = project(tmp_path / "a"), project(tmp_path / "b", replaced("settings.py", "2", "3"))
+    x = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    first, second, again = (load_classifier.__wrapped__(spec)(x).features for spec in (a, b, a))
+    assert torch.equal(first, again)
+    assert not torch.allclose(first, second)
+
+
+@pytest.mark.parametrize(
+    "file", ["my_project/parts/net.py", "my_project/power.txt", "weights/net.pth", "late.py"]
+)
+def test_what_a_run_knows_to_have_changed(own_run, tmp_path, file):
+    """Below the model's file too, so that a run does not call itself unchanged; nor its notes its own."""
+    (tmp_path / "sing_utils").mkdir()
+    spec = project(tmp_path / "m")
+    run = own_run(classifiers={"Mine": spec})
+    before, note, head = _inputs_key(tmp_path, run.profile, {}), run._of_pictures("Mine"), run.head("Mine")
+    (tmp_path / "m" / file).parent.mkdir(exist_ok=True)
+    (tmp_path / "m" / file).write_text(PROJECT.get(file, "") + "\n")
+    assert _inputs_key(tmp_path, run.profile, {}) != before
+    assert run._of_pictures("Mine") != note
+    (heads,) = {p.parent for p in (run.folder / "artifacts" / "heads").iterdir()}
+    again = own_run(classifiers={"Mine": spec})
+    assert torch.equal(again.head("Mine").weight, head.weight)
+    assert len(list(heads.iterdir())) == 2  # it was asked of the network again
+
+
+def test_force_means_features_too(own_run, tmp_path):
+    run = own_run()
+    store = run.store("Mine").path
+    other = own_run(per_class=1).store("Mine").path
+    _forget_models(run.folder, "key", None)
+    assert store.exists()
+    run.store("Mine")
+    _forget_models(run.folder, "key", run.feature_cache)
+    assert not store.exists()
+    assert other.exists()  # another run's
+    assert len(run.store("Mine")) == 8
 
 
 def test_labels_must_be_as_many_as_classes(tmp_path):
