@@ -42,9 +42,7 @@ def run(
     run_dir: Annotated[
         str | None, typer.Option(help="Folder of the run; default one of its own for each set of parameters.")
     ] = None,
-    force: Annotated[
-        bool, typer.Option(help="Run even what did not change, and extract features again.")
-    ] = False,
+    force: Annotated[bool, typer.Option(help="Run all, and extract features again.")] = False,
     rehearse: Annotated[
         bool, typer.Option("--rehearse", help="Every step with random weights and a few generated pictures.")
     ] = False,
