@@ -21,8 +21,8 @@ def as_tensor(x: Any, *, name: str) -> Tensor:
     """
     if not isinstance(x, Tensor):
         try:
-            x = np.ascontiguousarray(x)
-            x = torch.from_numpy(x.astype(x.dtype.newbyteorder("="), copy=False))  # files may be big-endian
+            a = np.ascontiguousarray(x)
+            x = torch.from_numpy(a.astype(a.dtype.newbyteorder("="), copy=False))  # files may be big-endian
         except (TypeError, ValueError):
             raise SingError(
                 f"{name} is a {type(x).__name__}, expected an array of numbers: pass a tensor or numpy array."

@@ -272,7 +272,7 @@ def safe_name(name: str) -> str:
     """A name as a file's name: of ASCII letters, never empty; of other scripts a few digits tell names apart.
 
     >>> safe_name("hf:facebook/dinov2-large"), safe_name("猫 2")
-    ('hf-facebook-dinov2-large', '2-9fa87f1c')
+    ('hf-facebook-dinov2-large', '2-06f53e98')
     """
     plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-")
     if plain and name.isascii() and len(plain) <= 150:

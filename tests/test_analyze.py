@@ -405,7 +405,13 @@ def test_a_file_that_cannot_be_written_is_said_first(tmp_path):
 def test_kinds_of_files_give_the_same_numbers(numbers, name, write_it):
     expected = run(numbers[0])
     write_it(numbers[0] / name, numbers[3].numpy())
-    assert run(numbers[0], features=name).text == expected.text
+    found = run(numbers[0], features=name).text
+    assert _numbers(found) == _numbers(expected.text)
+
+
+def _numbers(text):
+    """What is said of numbers: not which network nothing is known of, which names the file."""
+    return [line for line in text.splitlines() if not line.startswith("not checked")]
 
 
 @pytest.mark.parametrize(

@@ -339,9 +339,7 @@ def test_ray_is_named_where_it_is_missing(monkeypatch):
     from sing_utils import SingError, cli_stores
 
     monkeypatch.setattr(cli_stores, "find_spec", lambda name: None)
-    with pytest.raises(
-        SingError, match=r"--engine ray needs the library `ray`: pip install 'sing_utils\[ray\]'"
-    ):
+    with pytest.raises(SingError, match=r"--engine ray needs the library `ray`: pip install -e '.\[ray\]'"):
         cli_stores._engine("ray", None, "auto")
 
 

@@ -248,7 +248,7 @@ def test_no_actor_is_refused():
 
 def test_ray_is_an_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(SingError, match=r"needs the library `ray`.*pip install 'sing_utils\[ray\]'"):
+    with pytest.raises(SingError, match=r"needs the library `ray`.*pip install -e '.\[ray\]'"):
         require_ray()
     with pytest.raises(SingError, match="needs the library `ray`"):
         ray_engine(Mean)
