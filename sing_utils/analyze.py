@@ -28,12 +28,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from sing_utils.analyze_files import Sink, open_features
 from sing_utils.arrays import require_width
-from sing_utils.checkpoints import open_translator
+from sing_utils.checkpoints import OTHERS, check_widths
 from sing_utils.classifiers import LinearHead
 from sing_utils.errors import SingError
 from sing_utils.features import require_one_network
@@ -129,6 +130,28 @@ def analyze(
     return found
 
 
+def _open_translator(path: str | Path, *, m: int | None = None, n: int | None = None) -> Translator:
+    """A translator from either kind of file: one that `Translator.save` wrote, or a published checkpoint.
+
+    Raises:
+        SingError: as `Translator.load` and `Translator.from_checkpoint` do, also for other widths.
+    """
+    path = Path(path)
+    if not _is_ours(path):
+        return Translator.from_checkpoint(path, m=m, n=n)
+    T = Translator.load(path)
+    check_widths(path, tuple(T.weight.shape), (n, m), OTHERS)
+    return T
+
+
+def _is_ours(path: Path) -> bool:
+    try:
+        with safe_open(path, "pt") as tensors:
+            return (tensors.metadata() or {}).get("format") == "sing"
+    except (OSError, SafetensorError):
+        return False
+
+
 # ------------------------------------------------------------------------------- scoring
 
 
@@ -146,7 +169,7 @@ class _Scorer:
     def open(
         cls, path: str | Path, spaces: HeadSpaces, texts: Mapping[str, Tensor], with_bias: bool
     ) -> _Scorer:
-        T = open_translator(path, m=spaces.width)
+        T = _open_translator(path, m=spaces.width)
         if with_bias and T.bias is None:
             raise SingError(f"{path} has no bias to add, as the paper's translator: leave --with-bias out.")
         for name, z in texts.items():

@@ -22,6 +22,7 @@ from typing import Any
 import yaml
 
 from sing_utils import downloads, reproduction_page
+from sing_utils.checkout import package_files
 from sing_utils.errors import SingError
 from sing_utils.pagejs import fetch_page_js, page_js_key
 from sing_utils.results import find_run
@@ -276,7 +277,7 @@ def _stamp(root: Path, files: dict[str, bytes]) -> str:
     """Hash of all that the finished book depends on: pages, package sources, tools, scripts."""
     digest = hashlib.sha256()
     # The API page is made from the package's docstrings.
-    sources = {str(p.relative_to(root)): p.read_bytes() for p in root.glob("sing_utils/*.py")}
+    sources = {name: path.read_bytes() for name, path in package_files(root).items()}
     for name, content in sorted((files | sources).items()):
         digest.update(f"{name}\0{len(content)}\0".encode() + content)
     for tool in _TOOLS:

@@ -16,45 +16,22 @@ beside it, where it was published whole, `metadata.yaml` with `model_name`, `in_
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
 import torch
 import yaml
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from sing_utils.arrays import require_finite
 from sing_utils.errors import SingError
-from sing_utils.translator import Translator
-from sing_utils.weights import file_digest
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_OTHERS = "is that of the classifier or encoder"
-
-
-def open_translator(path: str | Path, *, m: int | None = None, n: int | None = None) -> Translator:
-    """A translator from either kind of file: one that `Translator.save` wrote, or a published checkpoint.
-
-    Raises:
-        SingError: as `Translator.load` and `Translator.from_checkpoint` do, also for other widths.
-    """
-    path = Path(path)
-    if not _is_ours(path):
-        return Translator.from_checkpoint(path, m=m, n=n)
-    T = Translator.load(path)
-    _check_widths(path, tuple(T.weight.shape), (n, m), _OTHERS)
-    return T
-
-
-def _is_ours(path: Path) -> bool:
-    try:
-        with safe_open(path, "pt") as tensors:
-            return (tensors.metadata() or {}).get("format") == "sing"
-    except (OSError, SafetensorError):
-        return False
+OTHERS = "is that of the classifier or encoder"
 
 
 def read_checkpoint(
@@ -63,10 +40,10 @@ def read_checkpoint(
     """Weight (n, m), bias (n,) or None, and what is known of them: see `Translator.from_checkpoint`."""
     weight, bias = _check_tensors(path, _read_tensors(path))
     metadata = _read_metadata(path.with_name("metadata.yaml"))
-    _check_widths(path, tuple(weight.shape), (n, m), _OTHERS)
+    check_widths(path, tuple(weight.shape), (n, m), OTHERS)
     declared = (metadata.get("out_dim"), metadata.get("in_dim"))
-    _check_widths(path, tuple(weight.shape), declared, "its metadata.yaml gives")
-    meta = {"source": path.name, "sha256": file_digest(path)}
+    check_widths(path, tuple(weight.shape), declared, "its metadata.yaml gives")
+    meta = {"source": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
     if "model_name" in metadata:
         meta["classifier"] = metadata["model_name"]
     if bias is not None:
@@ -132,7 +109,8 @@ def _read_metadata(path: Path) -> dict[str, Any]:
     return found
 
 
-def _check_widths(path: Path, got: tuple[int, ...], wanted: tuple[Any, Any], who: str) -> None:
+def check_widths(path: Path, got: tuple[int, ...], wanted: tuple[Any, Any], who: str) -> None:
+    """Raise a SingError unless a weight of shape `got` (n, m) has the wanted widths; None: any."""
     for what, have, want in zip(("gives embeddings", "takes features"), got, wanted, strict=True):
         if want is not None and have != want:
             raise SingError(

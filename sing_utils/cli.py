@@ -48,7 +48,8 @@ def run(
     ] = False,
 ) -> None:
     """Execute the notebooks of a profile, those that need it."""
-    from sing_utils.profiles import load_profile, project_root
+    from sing_utils.checkout import project_root
+    from sing_utils.profiles import load_profile
     from sing_utils.rehearsal import GENERATED, rehearsal_parameters
     from sing_utils.runner import run_profile
 
@@ -87,8 +88,9 @@ def doctor(
 
     Exit code 1: it can't be done as things are.
     """
+    from sing_utils.checkout import project_root
     from sing_utils.doctor import BLOCKERS, report
-    from sing_utils.profiles import load_profile, project_root
+    from sing_utils.profiles import load_profile
 
     root = project_root()
     loaded = load_profile(profile, root=root, **parse_parameters(parameter or []))
@@ -136,7 +138,7 @@ def book(
 ) -> None:
     """Build the book from the executed notebooks of a run."""
     from sing_utils.book import build_book
-    from sing_utils.profiles import project_root
+    from sing_utils.checkout import project_root
 
     index = build_book(project_root(), run_dir or profile)
     typer.echo(f"The book is in {index}")
@@ -158,7 +160,7 @@ def live(
     ] = None,
 ) -> None:
     """Open JupyterLab and the built book on one address of this machine; Ctrl-C ends both."""
-    from sing_utils.profiles import project_root
+    from sing_utils.checkout import project_root
 
     root = project_root()
     if find_spec("jupyterlab") is None:

@@ -140,7 +140,7 @@ def results(
     format: Annotated[Format, typer.Option(help="csv, with every digit, needs --table.")] = Format.text,
 ) -> None:
     """Print the headline tables of a run."""
-    from sing_utils.profiles import project_root
+    from sing_utils.checkout import project_root
 
     if format is Format.csv and table is None:
         raise SingError("--format csv was given without --table, expected both: a CSV holds one table.")
@@ -180,8 +180,8 @@ def compare(
 
     Parameters, versions, weights and tables count; dates, commits, machines and seconds do not.
     """
+    from sing_utils.checkout import project_root
     from sing_utils.compare_runs import compare as compare_runs
-    from sing_utils.profiles import project_root
 
     root = project_root()
     a, b = Results.open(root, run_a), Results.open(root, run_b)

@@ -1,6 +1,7 @@
 """What a run of a profile will take, said before anything is downloaded.
 
->>> from sing_utils.profiles import load_profile, project_root
+>>> from sing_utils.checkout import project_root
+>>> from sing_utils.profiles import load_profile
 >>> print(report(load_profile("embedded"), project_root()).splitlines()[-1].partition(";")[0])
 Disk: weights 0 kB, features 0 kB, book about 50 MB
 """

@@ -26,6 +26,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, Protocol
 
 import torch
@@ -35,13 +36,14 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from sing_utils.arrays import as_tensor, require_finite, require_width
+from sing_utils.checkout import DATA
 from sing_utils.classifiers import load_classifier
 from sing_utils.errors import SingError
 from sing_utils.features import FeatureStore
 from sing_utils.minilm import embed_minilm, read_checked
 from sing_utils.model_sources import PACKAGED
 
-EMBEDDED_WEIGHTS = Path(__file__).parents[1] / "data" / "embedded" / "encoder"
+EMBEDDED_WEIGHTS = DATA / "embedded" / "encoder"
 _BATCH = 32  # pictures a forward pass
 
 
@@ -383,9 +385,8 @@ def load_encoder(name: str, *, rehearse: bool = False) -> Encoder:
     """
     require_encoder(name)
     if name in _PLANTED:
-        from sing_utils.planted_models import load_planted_encoder
-
-        return load_planted_encoder(name)
+        encoder: Encoder = resolve_name("sing_utils.planted_models:load_planted_encoder")(name)
+        return encoder
     return _load_embedded() if name == "embedded" else _load_clip(name, rehearse)
 
 

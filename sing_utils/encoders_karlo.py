@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from sing_utils.encoders_clip import ClipEncoder, default_device, hub_commit, missing_weights, refuse_long
 from sing_utils.encoders_open_clip import require_open_clip, tokens_of_open_clip
 from sing_utils.errors import SingError
-from sing_utils.karlo import REPOSITORY, find_weights
 from sing_utils.weights import tensors_only, weights_digest
+
+REPOSITORY = "kakaobrain/karlo-v1-alpha-image-variations"
 
 
 def load_karlo_clip(name: str, *, rehearse: bool = False, device: torch.device | None = None) -> ClipEncoder:
@@ -152,3 +153,21 @@ def _karlo_rehearsal() -> dict[str, Any]:
 
 def _rehearsal_tokens(tokenizer: Any, name: str, texts: list[str]) -> Tensor:
     return tokens_of_open_clip(tokenizer, 77, tokenizer.vocab_size, name, texts)
+
+
+def find_weights(source: str) -> Path:
+    """The folder of the weights: `source` itself, or where the hub's cache has or puts them."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.constants import HF_HUB_CACHE
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    if Path(source).is_dir():
+        return Path(source)
+    try:
+        return Path(snapshot_download(source))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise SingError(
+            f"{source!r} is no folder, and its weights are neither in {HF_HUB_CACHE} nor to be had from the "
+            f"hub now ({type(error).__name__}): run `hf download {REPOSITORY}` where there is a network, or "
+            "give a folder: karlo:FOLDER."
+        ) from None

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from sing_utils.classifiers import load_classifier
 from sing_utils.encoders import load_encoder
+from sing_utils.encoders_karlo import REPOSITORY, find_weights
 from sing_utils.errors import SingError
-from sing_utils.karlo import REPOSITORY, find_weights
 from sing_utils.model_sources import parse_source
 from sing_utils.needs import Need, needs
 from sing_utils.profiles import Profile, save_profile

@@ -22,10 +22,9 @@ from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor
 
+from sing_utils.encoders_karlo import REPOSITORY, find_weights
 from sing_utils.errors import SingError
 from sing_utils.pictures import noise_seeds, require_diffusers, require_embeddings
-
-REPOSITORY = "kakaobrain/karlo-v1-alpha-image-variations"
 
 
 @dataclass(frozen=True, eq=False)
@@ -218,21 +217,3 @@ def _load_parts(folder: Path, dtype: torch.dtype) -> Any:
             f"`hf download {REPOSITORY}`, or write it with `pipeline.save_pretrained`."
         ) from None
     return UnCLIPImageVariationPipeline(**parts)
-
-
-def find_weights(source: str) -> Path:
-    """The folder of the weights: `source` itself, or where the hub's cache has or puts them."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.constants import HF_HUB_CACHE
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    if Path(source).is_dir():
-        return Path(source)
-    try:
-        return Path(snapshot_download(source))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise SingError(
-            f"{source!r} is no folder, and its weights are neither in {HF_HUB_CACHE} nor to be had from the "
-            f"hub now ({type(error).__name__}): run `hf download {REPOSITORY}` where there is a network, or "
-            "give a folder: karlo:FOLDER."
-        ) from None

@@ -31,6 +31,7 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from pickle import UnpicklingError
+from pkgutil import resolve_name
 from typing import Any
 
 import timm
@@ -104,9 +105,7 @@ def parse_source(spec: str) -> Source:
             raise SingError(f"{spec!r} names no function of a Python file, expected file:PATH.py:FUNCTION.")
         return Source(kind, path, function)
     if kind == "planted":
-        from sing_utils.planted import HEADS
-
-        _require_known(rest, HEADS, "planted head")
+        _require_known(rest, resolve_name("sing_utils.planted:HEADS"), "planted head")
         return Source(kind, rest)
     name, _, tag = rest.partition("@")
     if kind == "timm" and rest.startswith(LOCAL):
@@ -508,9 +507,7 @@ def own_labels(given: Any) -> tuple[str, ...] | None:
 
 
 def _planted(source: Source, rehearse: bool) -> Network:
-    from sing_utils.planted_heads import build_classifier  # imports encoders, which import this module
-
-    model, transform = build_classifier(source.name)
+    model, transform = resolve_name("sing_utils.planted_heads:build_classifier")(source.name)
     labels = model.labels
     # Trained on drawn scenes and small: a rehearsal takes it as it is.
     return Network(model, transform, labels, weights_digest(model), _library("timm"))

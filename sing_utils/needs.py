@@ -17,8 +17,8 @@ import timm
 import torch
 import torchvision
 
+from sing_utils.encoders_karlo import REPOSITORY as KARLO
 from sing_utils.errors import SingError
-from sing_utils.karlo import REPOSITORY as KARLO
 from sing_utils.model_sources import LOCAL, PACKAGED, packaged_file, parse_source
 from sing_utils.profiles import Profile
 from sing_utils.speed import blank_clip, blank_network

@@ -19,6 +19,7 @@ from __future__ import annotations
 import json
 from functools import cache
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, Protocol
 
 import torch
@@ -27,11 +28,12 @@ from torch import Tensor
 from torch.linalg import vector_norm
 
 from sing_utils.arrays import as_tensor, like, require_finite, require_width
+from sing_utils.checkout import DATA
 from sing_utils.encoders import Encoder
 from sing_utils.errors import SingError
 from sing_utils.sources import list_pictures
 
-MINI_WEIGHTS = Path(__file__).parents[1] / "data" / "embedded" / "decoder"
+MINI_WEIGHTS = DATA / "embedded" / "decoder"
 _WEIGHTS = (".json", ".safetensors", ".bin", ".txt")  # and settings
 KARLO_WIDTH = 768  # of CLIP ViT-L/14, for which the published Karlo was trained
 
@@ -124,10 +126,10 @@ def _decoder(kind: str, source: str, **options: Any) -> Pictures:
         name = f"mini:{source}" if source else "mini"
         return MiniUnCLIP.load(source or MINI_WEIGHTS, name=name, **options)
     if kind == "planted":
-        from sing_utils.planted_models import Renderer
-
-        return Renderer(**options)
-    from sing_utils.karlo import REPOSITORY, Karlo
+        renderer: Pictures = resolve_name("sing_utils.planted_models:Renderer")(**options)
+        return renderer
+    from sing_utils.encoders_karlo import REPOSITORY
+    from sing_utils.karlo import Karlo
 
     return Karlo.load(source or REPOSITORY, **options)
 
@@ -186,9 +188,7 @@ def require_fit(name: str, encoder: Encoder, *, base: Path | None = None) -> Non
         return
     width = KARLO_WIDTH if kind == "karlo" and not source else None
     if kind == "planted":
-        from sing_utils.planted_models import DIM
-
-        width = DIM
+        width = resolve_name("sing_utils.planted_models:DIM")
     folder = Path(source) if source else MINI_WEIGHTS
     if kind == "mini" or folder.is_dir():
         width = width or _width_of(kind, folder)
@@ -212,9 +212,8 @@ def weights_files(name: str, base: Path | None = None) -> tuple[Path, list[Path]
     """
     kind, source = _split(name, base or Path.cwd())
     if kind == "planted":
-        from sing_utils.planted_models import WEIGHTS
-
-        return WEIGHTS, [WEIGHTS / "reader.safetensors"]
+        weights: Path = resolve_name("sing_utils.planted_models:WEIGHTS")
+        return weights, [weights / "reader.safetensors"]
     folder = MINI_WEIGHTS if kind == "mini" and not source else Path(source or "nowhere")
     files = [f for f in sorted(folder.rglob("*")) if f.is_file()]
     if kind != "photos":

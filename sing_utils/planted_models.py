@@ -19,13 +19,14 @@ from timm.models.byobnet import ByoBlockCfg, ByobNet, ByoModelCfg
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from sing_utils.checkout import DATA
 from sing_utils.encoders import Judge
 from sing_utils.errors import SingError
 from sing_utils.pictures import require_embeddings
 from sing_utils.planted import CENTRE, COLOURS, FACTORS, HEIGHT, RADIUS, SIDE, Look, draw, words
 from sing_utils.weights import file_digest
 
-WEIGHTS = Path(__file__).parents[1] / "data" / "planted" / "weights"
+WEIGHTS = DATA / "planted" / "weights"
 BACKBONES = 5
 WIDTH = 128  # of the pooled features
 DIM = 48  # n, of the shared space

@@ -26,6 +26,7 @@ from pydantic import (
     model_validator,
 )
 
+from sing_utils.checkout import project_root
 from sing_utils.classifiers import require_classifier
 from sing_utils.encoders import require_encoder
 from sing_utils.errors import SingError
@@ -278,23 +279,6 @@ def safe_name(name: str) -> str:
     if plain and name.isascii() and len(plain) <= 150:
         return plain
     return f"{plain[:100]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}".lstrip("-")
-
-
-def project_root(start: Path | None = None, *, or_ours: bool = False) -> Path:
-    """The nearest folder at or above `start` that holds data/profiles.
-
-    Args:
-        start: None: the working folder.
-        or_ours: where that is in no checkout, take the package's: a notebook may run anywhere.
-    """
-    start = (start or Path.cwd()).resolve()
-    others = (Path(__file__).resolve().parents[1],) if or_ours else ()
-    for folder in (start, *start.parents, *others):
-        if (folder / "data" / "profiles").is_dir():
-            return folder
-    raise SingError(
-        f"no data/profiles at or above {start.name}/, expected to be called inside a checkout of the book."
-    )
 
 
 def profile_names(root: Path | None = None) -> list[str]:

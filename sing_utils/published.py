@@ -17,8 +17,8 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from sing_utils.checkout import project_root
 from sing_utils.errors import SingError, unknown
-from sing_utils.profiles import project_root
 
 FOLDER = Path("data/published")
 

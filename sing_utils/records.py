@@ -25,10 +25,10 @@ from safetensors import SafetensorError, safe_open
 
 from sing_utils import __version__
 from sing_utils.digests import digest_file, digest_files
+from sing_utils.encoders_karlo import REPOSITORY
 from sing_utils.errors import SingError
 from sing_utils.features import FeatureStore, feature_cache, open_stored
 from sing_utils.fetch import cached_commit
-from sing_utils.karlo import REPOSITORY
 from sing_utils.pictures import weights_files
 from sing_utils.profiles import Profile, rooted, safe_name
 from sing_utils.shards import write_bytes

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -17,9 +16,7 @@ import pandas as pd
 from sing_utils.findings import Finding, Verdict, span
 from sing_utils.published import Claim, Compare, Needs, Numbers, Published
 from sing_utils.reproduction_rules import JUDGES, means
-from sing_utils.results import Results
 
-COLUMNS = ["id", "group", "where", "claim", "measured", "n", "verdict", "why"]
 # CLIP ViT-L/14 with OpenAI's weights: the paper's, and Karlo's. Other weights make another space.
 _ENCODERS = ("karlo", "open_clip:ViT-L-14")
 _STEP = ("sports car", "jellyfish", 40.0)
@@ -40,15 +37,6 @@ class Facts:
     parameters: Mapping[str, Any]
     table: Callable[[str], pd.DataFrame | None]
     published: Published
-
-    @classmethod
-    def of(cls, results: Results, root: Path | None = None) -> Facts:
-        """The facts of a finished run."""
-        record = results.record
-        parameters = dict(record.get("parameters") or {})
-        if record.get("rehearsal") or results.run.endswith("-rehearsal"):
-            parameters["rehearse"] = True
-        return cls(parameters, results.get, Published(root))
 
     @property
     def level(self) -> float:
@@ -115,33 +103,6 @@ def judge(claim: Claim, facts: Facts, said: Finding | None = None) -> Finding:
     except KeyError as error:
         return Finding("", "not run", why=f"there is no {error.args[0]!r} of notebook {claim.page}")
     return said or Finding("", "not run", why=f"notebook {claim.page} has not said it")
-
-
-def rows(results: Results, *, root: Path | None = None) -> pd.DataFrame:
-    """One row a claim, in the order of claims.yaml: what the run said of it, else what its tables say.
-
-    Args:
-        results: of the run.
-        root: of the checkout; None: the one around the working folder.
-    """
-    facts = Facts.of(results, root)
-    said = said_by(results)
-    found = []
-    for claim in facts.published.claims:
-        own = said.get(claim.id) or judge(claim, facts, said.get(claim.finding))
-        found.append(
-            {**vars(own), "id": claim.id, "group": claim.group, "where": claim.where, "claim": claim.claim}
-        )
-    return pd.DataFrame(found, columns=COLUMNS)
-
-
-def said_by(results: Results) -> dict[str, Finding]:
-    """Everything that a run's notebooks said, by the id of its claim or opening."""
-    table = results.get("findings")
-    if table is None:
-        return {}
-    records = table.fillna("").to_dict("records")
-    return {r["id"]: Finding(r["measured"], r["verdict"], r["n"], r["why"]) for r in records}
 
 
 # ------------------------------------------------------------------------------ numbers beside numbers

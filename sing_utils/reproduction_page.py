@@ -9,11 +9,12 @@ from typing import Any
 
 import pandas as pd
 
-from sing_utils.findings import pill, text
-from sing_utils.published import Claim
-from sing_utils.reproduction import Facts, rows
+from sing_utils.findings import Finding, pill, text
+from sing_utils.published import Claim, Published
+from sing_utils.reproduction import Facts, judge
 from sing_utils.results import Results
 
+COLUMNS = ["id", "group", "where", "claim", "measured", "n", "verdict", "why"]
 GROUPS = {
     "identity": (
         "Holds by construction, checked",
@@ -45,6 +46,42 @@ same of a [planted world](../notebooks/06_planted.ipynb), where the answer is kn
 _FIGURE = re.compile(r"(Figure|Table)s? (\d+)([ab]?)(?: (to|and) (\d+))?")
 
 
+def facts_of(results: Results, root: Path | None = None) -> Facts:
+    """The facts of a finished run."""
+    record = results.record
+    parameters = dict(record.get("parameters") or {})
+    if record.get("rehearsal") or results.run.endswith("-rehearsal"):
+        parameters["rehearse"] = True
+    return Facts(parameters, results.get, Published(root))
+
+
+def rows(results: Results, *, root: Path | None = None) -> pd.DataFrame:
+    """One row a claim, in the order of claims.yaml: what the run said of it, else what its tables say.
+
+    Args:
+        results: of the run.
+        root: of the checkout; None: the one around the working folder.
+    """
+    facts = facts_of(results, root)
+    said = said_by(results)
+    found = []
+    for claim in facts.published.claims:
+        own = said.get(claim.id) or judge(claim, facts, said.get(claim.finding))
+        found.append(
+            {**vars(own), "id": claim.id, "group": claim.group, "where": claim.where, "claim": claim.claim}
+        )
+    return pd.DataFrame(found, columns=COLUMNS)
+
+
+def said_by(results: Results) -> dict[str, Finding]:
+    """Everything that a run's notebooks said, by the id of its claim or opening."""
+    table = results.get("findings")
+    if table is None:
+        return {}
+    records = table.fillna("").to_dict("records")
+    return {r["id"]: Finding(r["measured"], r["verdict"], r["n"], r["why"]) for r in records}
+
+
 def page(results: Results, *, root: Path | None = None) -> str:
     """book/reproduction.md as MyST Markdown.
 
@@ -52,7 +89,7 @@ def page(results: Results, *, root: Path | None = None) -> str:
         results: of the run.
         root: of the checkout; None: the one around the working folder.
     """
-    facts, judged = Facts.of(results, root), rows(results, root=root)
+    facts, judged = facts_of(results, root), rows(results, root=root)
     claims = {claim.id: claim for claim in facts.published.claims}
     parts = [_HEAD, _raw(_counts(judged)), _raw(_run_card(results, facts))]
     for group, (title, words) in GROUPS.items():

@@ -30,6 +30,7 @@ from torch import Tensor
 
 from sing_utils import adamw, beyond, findings, refits, translator
 from sing_utils.beyond import BeyondLogits
+from sing_utils.checkout import project_root
 from sing_utils.classifiers import Classifier, LinearHead, load_classifier
 from sing_utils.decoding import read_picture
 from sing_utils.encoders import Encoder, Judge, load_encoder
@@ -46,7 +47,6 @@ from sing_utils.profiles import (
     load_profile,
     profile_names,
     profile_values,
-    project_root,
     rooted,
     safe_name,
 )

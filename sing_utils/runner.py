@@ -22,6 +22,7 @@ from typing import Any
 import papermill
 from papermill.exceptions import PapermillExecutionError
 
+from sing_utils.checkout import package_files
 from sing_utils.encoders import load_encoder
 from sing_utils.errors import SingError
 from sing_utils.features import feature_cache, open_stored
@@ -353,11 +354,10 @@ def _is_current(out: Path, key: str) -> bool:
 
 def _inputs_key(root: Path, profile: Profile, parameters: dict[str, Any]) -> str:
     """Everything but the notebooks that results depend on."""
-    sources = [*(root / "sing_utils").glob("*.py"), *(root / "sing_utils" / "pages").glob("*")]
     code = {
-        p.name: hashlib.sha256(p.read_bytes()).hexdigest()
-        for p in sorted(sources)
-        if p.name not in _NOT_INPUTS
+        name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for name, path in package_files(root).items()
+        if name.split("/")[1] not in _NOT_INPUTS
     }
     stores = (root / profile.features).glob("*/manifest.json") if profile.features else []
     data = [p.read_text() for p in sorted(stores)]

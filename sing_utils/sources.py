@@ -28,6 +28,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -456,9 +457,8 @@ def open_source(spec: str | Path) -> PictureSource:
     if text.startswith("hf:"):
         return sources_hub.open_dataset(text)
     if text == "planted" or text.startswith("planted:"):
-        from sing_utils.planted import open_scenes  # it imports this module
-
-        return open_scenes(text)
+        scenes: PictureSource = resolve_name("sing_utils.planted:open_scenes")(text)
+        return scenes
     if text.startswith("pipe:") or "://" in text:
         raise SingError(
             f"{text} is a command or an address, expected files of this machine: download them first, "

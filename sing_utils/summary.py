@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from sing_utils.reproduction import said_by
+from sing_utils.reproduction_page import said_by
 from sing_utils.results import Results
 
 OPENINGS = ("setup", "comparison", "planted")

@@ -18,10 +18,10 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from sing_utils.checkout import project_root
 from sing_utils.gallery import Shown
 from sing_utils.intervals import student_margin
 from sing_utils.pixels import WEIGHT, Budget, Screen, as_image, as_pixels, difference, shuffled
-from sing_utils.profiles import project_root
 from sing_utils.run import Run
 from sing_utils.scores import attribute_score, image_score
 from sing_utils.steering import (

@@ -8,13 +8,13 @@ import pytest
 import yaml
 
 from sing_utils import SingError
+from sing_utils.checkout import project_root
 from sing_utils.profiles import (
     Profile,
     class_name,
     class_names,
     load_profile,
     profile_names,
-    project_root,
     safe_name,
     save_profile,
 )

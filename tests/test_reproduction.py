@@ -14,7 +14,8 @@ import pytest
 from sing_utils import reproduction_page
 from sing_utils.findings import Finding
 from sing_utils.published import Numbers, Published
-from sing_utils.reproduction import COLUMNS, Facts, beside, judge, rows, together
+from sing_utils.reproduction import beside, judge, together
+from sing_utils.reproduction_page import COLUMNS, facts_of, rows
 from sing_utils.reproduction_rules import JUDGES
 from sing_utils.results import Results
 
@@ -134,7 +135,7 @@ def test_a_run_that_repeats_the_paper_agrees_with_it(make):
 def test_the_box_and_the_page_have_one_verdict(make, claim, encoder):
     """What a notebook shows is what is kept, and what is kept is what the page shows."""
     results = make(lambda t: t.pop("findings"), lambda r: r["parameters"].update(encoder=encoder))
-    shown = judge(CLAIMS[claim], Facts.of(results), Finding("9 of 9", "differs"))
+    shown = judge(CLAIMS[claim], facts_of(results), Finding("9 of 9", "differs"))
     kept = pd.DataFrame([{"id": claim, **vars(shown)}])
     kept.to_parquet(results.folder / "findings.parquet")
     row = rows(results).set_index("id").loc[claim]
@@ -229,13 +230,13 @@ CHANGES = [
     ("claim", "change", "verdict"), CHANGES, ids=lambda x: x if isinstance(x, str) else ""
 )
 def test_other_numbers_other_verdict(make, claim, change, verdict):
-    found = judge(CLAIMS[claim], Facts.of(make(change)))
+    found = judge(CLAIMS[claim], facts_of(make(change)))
     assert found.verdict == verdict, found.measured
 
 
 def test_measured_words_hold_the_interval_and_what_lies_apart(make):
     results = make(put("steering", "|AS| mean", 20.0, "ResNet50"))
-    words = judge(CLAIMS["table-1"], Facts.of(results)).measured
+    words = judge(CLAIMS["table-1"], facts_of(results)).measured
     half = 0.3 / 50**0.5 * 2.0096  # Student's t, 49 degrees of freedom, 95 %
     assert words.startswith("4 of 5 within the published value and its error")
     assert f"apart: ResNet50 20.00° ({20 - half:.2f} to {20 + half:.2f}°) against 12.04 ± 0.25°" in words
@@ -244,7 +245,7 @@ def test_measured_words_hold_the_interval_and_what_lies_apart(make):
 def test_intervals_follow_the_level_of_the_run(make):
     results = make(change_record=lambda r: r["parameters"].update(confidence=0.5))
     half = 0.3 / 50**0.5 * 0.6795
-    words = judge(CLAIMS["table-1-order"], Facts.of(results)).measured
+    words = judge(CLAIMS["table-1-order"], facts_of(results)).measured
     assert f"DINO-ViT 5.00° ({5 - half:.2f} to {5 + half:.2f}°)" in words
 
 

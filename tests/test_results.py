@@ -244,7 +244,7 @@ def test_a_table_without_rows_is_shown_as_one(empties, name, format):
 
 @pytest.mark.parametrize("format", ["text", "markdown"])
 def test_headlines_leave_out_tables_without_rows(empties, monkeypatch, format):
-    monkeypatch.setattr("sing_utils.profiles.project_root", lambda: empties.folder.parents[3])
+    monkeypatch.setattr("sing_utils.checkout.project_root", lambda: empties.folder.parents[3])
     shown = CliRunner().invoke(app, ["results", "--run", "small", "--format", format])
     assert shown.exit_code == 0, shown.output
     assert "[class_medians]" in shown.output

@@ -22,7 +22,7 @@ from sing_utils import SingError
 from sing_utils.extraction import extract
 from sing_utils.profiles import load_profile
 from sing_utils.run import claim_folder
-from sing_utils.runner import find_notebooks, run_profile
+from sing_utils.runner import _inputs_key, find_notebooks, run_profile
 from sing_utils.shards import locked
 
 PARAMETERS = 'profile = "small"\nrun_dir = None'
@@ -529,3 +529,22 @@ def test_stored_features_are_found_under_a_name_of_ones_own(project, no_kernel):
     assert run(project, overrides={"classifiers": {"Lite0": "efficientnet_lite0"}}) == [True, True]
     with pytest.raises(SingError, match="efficientnet_lite1 holds no manifest"):
         run(project, overrides={"classifiers": ["efficientnet_lite1"]})
+
+
+@pytest.mark.parametrize(
+    ("file", "again"),
+    [
+        ("method/head.py", True),
+        ("live/pages/pair.js", True),
+        ("book/build.py", False),
+        ("cli/main.py", False),
+    ],
+)
+def test_code_in_any_room_counts_but_for_those_that_compute_nothing(tmp_path, file, again):
+    root, profile = tmp_path, load_profile("planted")
+    path = root / "sing_utils" / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("1")
+    before = _inputs_key(root, profile, {})
+    path.write_text("2")
+    assert (_inputs_key(root, profile, {}) != before) == again
