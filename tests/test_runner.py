@@ -536,8 +536,8 @@ def test_stored_features_are_found_under_a_name_of_ones_own(project, no_kernel):
     [
         ("method/head.py", True),
         ("live/pages/pair.js", True),
-        ("book/build.py", False),
-        ("cli/main.py", False),
+        ("book.py", False),
+        ("cli.py", False),
     ],
 )
 def test_code_in_any_room_counts_but_for_those_that_compute_nothing(tmp_path, file, again):
