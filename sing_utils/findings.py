@@ -17,8 +17,6 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from sing_utils.published import Claim
-
 Verdict = Literal["", "agrees", "differs", "undecided", "holds", "fails", "not comparable", "not run"]
 SIGNIFICANCE = 0.05
 PAPER_IS, PAPER_AS = 10.0, 3.0  # appendix C: where the paper sees a change, degrees
@@ -42,26 +40,6 @@ class Finding:
     verdict: Verdict = ""
     n: str = ""
     why: str = ""
-
-
-def html(finding: Finding, claim: Claim | None = None) -> str:
-    """A finding as a notebook shows it: a box beside the paper's claim, or a plain paragraph without one."""
-    if claim is None:
-        return f'<p class="sing-said">{text(finding.measured)}</p>'
-    verdict = pill(finding.verdict) + (
-        f' <span class="sing-why">{text(finding.why)}</span>' if finding.why else ""
-    )
-    cells = {
-        "Paper": f"{text(claim.claim)} <span class='sing-where'>({text(claim.where)})</span>",
-        "This run": text(finding.measured) or "no number",
-        "Verdict": verdict,
-    }
-    listed = "".join(f"<dt>{name}</dt><dd>{cell}</dd>" for name, cell in cells.items() if cell)
-    rule = " ".join(filter(None, [claim.how, f"Over {finding.n}." if finding.n else ""]))
-    return (
-        f'<div class="sing-finding" role="note" aria-label="{text(claim.where)}"><dl>{listed}</dl>'
-        f"<details><summary>How it is judged</summary><p>{text(rule)}</p></details></div>"
-    )
 
 
 def pill(verdict: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from sing_utils.findings import Finding, Verdict, span
+from sing_utils.findings import Finding, Verdict, pill, span, text
 from sing_utils.published import Claim, Compare, Needs, Numbers, Published
 from sing_utils.reproduction_rules import JUDGES, means
 
@@ -103,6 +103,26 @@ def judge(claim: Claim, facts: Facts, said: Finding | None = None) -> Finding:
     except KeyError as error:
         return Finding("", "not run", why=f"there is no {error.args[0]!r} of notebook {claim.page}")
     return said or Finding("", "not run", why=f"notebook {claim.page} has not said it")
+
+
+def box(finding: Finding, claim: Claim | None = None) -> str:
+    """A finding as a notebook shows it: a box beside the paper's claim, or a plain paragraph without one."""
+    if claim is None:
+        return f'<p class="sing-said">{text(finding.measured)}</p>'
+    verdict = pill(finding.verdict) + (
+        f' <span class="sing-why">{text(finding.why)}</span>' if finding.why else ""
+    )
+    cells = {
+        "Paper": f"{text(claim.claim)} <span class='sing-where'>({text(claim.where)})</span>",
+        "This run": text(finding.measured) or "no number",
+        "Verdict": verdict,
+    }
+    listed = "".join(f"<dt>{name}</dt><dd>{cell}</dd>" for name, cell in cells.items() if cell)
+    rule = " ".join(filter(None, [claim.how, f"Over {finding.n}." if finding.n else ""]))
+    return (
+        f'<div class="sing-finding" role="note" aria-label="{text(claim.where)}"><dl>{listed}</dl>'
+        f"<details><summary>How it is judged</summary><p>{text(rule)}</p></details></div>"
+    )
 
 
 # ------------------------------------------------------------------------------ numbers beside numbers

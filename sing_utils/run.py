@@ -28,7 +28,7 @@ from IPython.display import HTML, Markdown, display, update_display
 from PIL import Image
 from torch import Tensor
 
-from sing_utils import adamw, beyond, findings, refits, translator
+from sing_utils import adamw, beyond, refits, translator
 from sing_utils.beyond import BeyondLogits
 from sing_utils.checkout import project_root
 from sing_utils.classifiers import Classifier, LinearHead, load_classifier
@@ -37,6 +37,7 @@ from sing_utils.encoders import Encoder, Judge, load_encoder
 from sing_utils.errors import SingError, unknown
 from sing_utils.extraction import extract_cached
 from sing_utils.features import FeatureStore, feature_cache, open_stored, require_one_network
+from sing_utils.findings import Finding
 from sing_utils.head import HeadSpaces
 from sing_utils.model_sources import stamps_of
 from sing_utils.pictures import Pictures, load_pictures
@@ -52,7 +53,7 @@ from sing_utils.profiles import (
 )
 from sing_utils.published import Published
 from sing_utils.refits import Halves, Refits
-from sing_utils.reproduction import Facts, judge
+from sing_utils.reproduction import Facts, box, judge
 from sing_utils.results import find_run
 from sing_utils.shards import make_writable, write_bytes, write_whole
 from sing_utils.sources import PictureSource, clean_split, open_source
@@ -462,7 +463,7 @@ class Run:
         """Keep the place at a notebook's top where `say(…, opening=name)` shows what it found."""
         display(HTML(_opening("This notebook says here what it found, once it has run.")), display_id=name)
 
-    def say(self, finding: findings.Finding, *, claim: str | None = None, opening: str | None = None) -> None:
+    def say(self, finding: Finding, *, claim: str | None = None, opening: str | None = None) -> None:
         """Show a finding; what answers a claim or opens a page is kept as one row of the table `findings`.
 
         The introduction and the page of claims read that table, so that nothing is phrased twice.
@@ -491,7 +492,7 @@ class Run:
         if opening is not None:
             update_display(HTML(_opening(finding.measured)), display_id=opening)
         else:
-            display(HTML(findings.html(finding, entry)))
+            display(HTML(box(finding, entry)))
 
     def turned_off(self, *tables: str) -> Markdown:
         """What to show in the place of a control that the profile turns off; its old tables go."""

@@ -12,6 +12,7 @@ import pytest
 from sing_utils import findings
 from sing_utils.findings import Finding
 from sing_utils.published import load_claims
+from sing_utils.reproduction import box
 
 # ----------------------------------------------------------------------------- set-up
 
@@ -293,23 +294,21 @@ CLAIM = load_claims()[0]
 def test_html_escapes_what_it_shows():
     evil = "a & b <script>"
     for shown in (
-        findings.html(
-            Finding(evil, "agrees", evil, evil), CLAIM.model_copy(update={"claim": evil, "rule": evil})
-        ),
-        findings.html(Finding(evil)),
+        box(Finding(evil, "agrees", evil, evil), CLAIM.model_copy(update={"claim": evil, "rule": evil})),
+        box(Finding(evil)),
     ):
         assert "<script>" not in shown
         assert "a &amp; b &lt;script&gt;" in shown
 
 
 def test_a_finding_with_a_claim_is_a_box_and_one_without_is_a_sentence():
-    shown = findings.html(Finding("m", "not comparable", "9 photos"), CLAIM)
+    shown = box(Finding("m", "not comparable", "9 photos"), CLAIM)
     assert '<span class="sing-pill sing-not-comparable">not comparable</span>' in shown
     assert CLAIM.claim in shown
     rule = re.search(r"<details>.*</details>", shown)[0]
     assert CLAIM.rule in rule
     assert "9 photos" in rule
-    assert findings.html(Finding("m")) == '<p class="sing-said">m</p>'
+    assert box(Finding("m")) == '<p class="sing-said">m</p>'
 
 
 @pytest.mark.parametrize(
