@@ -235,5 +235,5 @@ def _moments(sums: TranslatorFitter, mu: Tensor, z_mean: Tensor) -> tuple[Tensor
     N, f_sum, z_sum = sums.n_rows, sums.f_sum, sums.z_sum
     ff = sums.ff - torch.outer(mu, f_sum) - torch.outer(f_sum, mu) + N * torch.outer(mu, mu)
     fz = sums.fz - torch.outer(mu, z_sum) - torch.outer(f_sum, z_mean) + N * torch.outer(mu, z_mean)
-    zz = sums.zz.trace() - 2 * z_sum @ z_mean + N * z_mean @ z_mean
+    zz = sums.zz - 2 * z_sum @ z_mean + N * z_mean @ z_mean
     return ff / N, fz / N, zz / N

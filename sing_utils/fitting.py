@@ -106,7 +106,7 @@ def fit_stores(
     combine = _combination(features, targets, encoder)
     shards = partial(_shards, features, targets, combine, mask)
     fitter, judge = _merged(mapper(grams_of_shard, shards()))
-    weight, details = choose_ridge(fitter, judge, ridges)
+    weight, details = choose_ridge(fitter, judge.mse, ridges)
     weight = weight.to(torch.float32)
     score = _Agreement.of(mapper(partial(_agreement_of_shard, weight), shards()))
     report = FitReport(

@@ -261,10 +261,8 @@ def ridge_sensitivity(run: Run, *, factors: Sequence[float] = (0.01, 0.1, 1, 10,
         fitter = TranslatorFitter(fit.f.shape[1], fit.z.shape[1])
         fitter.update(fit.f[own], fit.z[own])
         texts, f = run.texts(name, run.prompts)[new.own], new.f
-        for factor, weight in zip(
-            factors, fitter.solve_many([chosen.ridge * x for x in factors]), strict=True
-        ):
-            T = Translator(weight.to(f))
+        for factor in factors:
+            T = Translator(fitter.solve(ridge=factor * chosen.ridge).weight.to(f))
             Tf, Tf_tilde = T(f), T.after_null_removal(run.spaces(name))(f)
             rows.append(
                 {

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,26 +27,12 @@ from sing_utils.planted_heads import Planted
 from sing_utils.planted_scores import World
 from sing_utils.run import Photos, Run
 from sing_utils.scores import attribute_score, contrast, image_score, text_angles
-from sing_utils.translator import RIDGES, TranslatorFitter, quality, split_rows
+from sing_utils.translator import RIDGES, TranslatorFitter, least, quality, split_rows
 
 MOST = 3.0  # a rescaling's largest entry over its smallest
 SCALES = tuple(10 ** (k / 6) for k in range(-6, 7))  # of the null component, from a tenth to ten
 GIVEN = "as given"
 SCORES = ("IS", "|AS|", "contrast")
-
-
-def _least(error: Callable[[int], float], start: int) -> int:
-    """The place of the ridge, in `RIDGES`, from which the error falls to neither side."""
-    known: dict[int, float] = {}
-
-    def at(place: int) -> float:
-        if place not in known:
-            known[place] = error(place)
-        return known[place]
-
-    while (best := min(range(max(start - 1, 0), min(start + 2, len(RIDGES))), key=at)) != start:
-        start = best
-    return start
 
 
 def _place(relative: float) -> int:
@@ -99,7 +85,7 @@ class _Stretched:
         def error(place: int) -> float:
             return float((f @ self._solve(s, unit * RIDGES[place]) - z).square().sum())
 
-        place = _least(error, start)
+        place = least(error, start, len(RIDGES))
         A = self._solve(s, unit * RIDGES[place])
         principal = self.new[:, :r] @ A[:r]
         return principal + self.new[:, r:] @ A[r:], principal, place
@@ -181,7 +167,7 @@ class _Photos:
             tried[place] = fitter.solve(ridge=unit * RIDGES[place]).weight
             return float(((f * d) @ tried[place].mT - z).square().sum())
 
-        T = tried[_least(error, _place(self.ridge))]
+        T = tried[least(error, _place(self.ridge), len(RIDGES))]
         return _statistics(*self._removed(d, T), self.texts, self.own)
 
     def slopes(self) -> dict[str, Tensor]:

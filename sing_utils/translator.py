@@ -17,8 +17,10 @@ T has no bias, so that T(f + v) = T(f) + T(v) for every f and v. An imported tra
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,6 +36,8 @@ from sing_utils.head import HeadSpaces
 
 # Candidate ridges, relative to the mean squared feature entry.
 RIDGES = tuple(10.0 ** (k / 2) for k in range(-12, 5))
+USUAL = 0.1  # where the best of them mostly lies: looked at first
+_BLOCK = 512  # columns of F^T F at once: it is symmetric, so what is above the blocks need not be computed
 
 
 @dataclass(frozen=True)
@@ -246,7 +250,7 @@ def split_rows(n_rows: int, *, held_out: float, seed: int) -> tuple[Tensor, Tens
 
 
 class TranslatorFitter:
-    """Streaming closed-form fit: the sums n, F, Z, F^T F, F^T Z and Z^T Z add up over batches.
+    """Streaming closed-form fit: the sums n, F, Z, F^T F, F^T Z and |Z|^2 add up over batches.
 
     Memory is O(m^2 + m n), whatever N. k fitters merged give what one gives.
 
@@ -262,7 +266,7 @@ class TranslatorFitter:
         self.z_sum = torch.zeros(n, dtype=torch.float64, device=device)
         self.ff = torch.zeros(m, m, dtype=torch.float64, device=device)
         self.fz = torch.zeros(m, n, dtype=torch.float64, device=device)
-        self.zz = torch.zeros(n, n, dtype=torch.float64, device=device)
+        self.zz = torch.zeros((), dtype=torch.float64, device=device)
 
     def update(self, f_batch: Any, z_batch: Any) -> None:
         """Add a batch: (B, m), (B, n)."""
@@ -273,9 +277,13 @@ class TranslatorFitter:
         self.n_rows += len(f)
         self.f_sum += f.sum(0)
         self.z_sum += z.sum(0)
-        self.ff += f.mT @ f
+        for start in range(0, f.shape[1], _BLOCK):
+            end = start + _BLOCK
+            block = f[:, start:].mT @ f[:, start:end]  # (m - start, BLOCK)
+            self.ff[start:, start:end] += block
+            self.ff[start:end, end:] += block[end - start :].mT
         self.fz += f.mT @ z
-        self.zz += z.mT @ z
+        self.zz += z.square().sum()
 
     def merge(self, other: TranslatorFitter) -> None:
         """Add another fitter's sums to this one's."""
@@ -314,14 +322,6 @@ class TranslatorFitter:
         T = torch.cholesky_solve(self.fz / self.n_rows, factor).mT  # (n, m)
         return Translator(T.contiguous())
 
-    def solve_many(self, ridges: Sequence[float]) -> list[Tensor]:
-        """`solve` for several ridges above 0 at the cost of one eigendecomposition: (n, m) each."""
-        self._require_rows()
-        values, vectors = torch.linalg.eigh(self.ff / self.n_rows)
-        rotated = vectors.mT @ (self.fz / self.n_rows)  # (m, n)
-        values = values.clamp_min(0.0)
-        return [(vectors @ (rotated / (values + r)[:, None])).mT.contiguous() for r in ridges]
-
     def mean_square(self) -> float:
         """Mean squared feature entry: the natural unit of a ridge."""
         self._require_rows()
@@ -332,7 +332,7 @@ class TranslatorFitter:
         self._require_rows()
         T = T.to(self.ff)
         cross = torch.einsum("nm,mn->", T, self.fz)
-        return float((((T @ self.ff) * T).sum() - 2 * cross + self.zz.trace()) / self.n_rows)
+        return float((((T @ self.ff) * T).sum() - 2 * cross + self.zz) / self.n_rows)
 
     def _require_rows(self) -> None:
         if self.n_rows == 0:
@@ -344,20 +344,23 @@ def _fit_ridge(
 ) -> tuple[Tensor, dict[str, Any]]:
     fitter = TranslatorFitter(f.shape[1], z.shape[1], device=f.device)
     fitter.update(f, z)
-    judge = TranslatorFitter(f.shape[1], z.shape[1], device=f.device)
-    judge.update(f_test, z_test)
-    weight, details = choose_ridge(fitter, judge, ridges)
+    weight, details = choose_ridge(
+        fitter, lambda T: float((f_test.to(T) @ T.mT - z_test).square().sum()), ridges
+    )
     return weight.to(f.dtype), details
 
 
 def choose_ridge(
-    fitter: TranslatorFitter, judge: TranslatorFitter, ridges: Sequence[float] = RIDGES
+    fitter: TranslatorFitter, error: Callable[[Tensor], float], ridges: Sequence[float] = RIDGES
 ) -> tuple[Tensor, dict[str, Any]]:
     """The map of the ridge with the least squared error on held-out rows.
 
+    With twice as many rows as features that error falls, then rises with the ridge: the search walks
+    downhill from the usual one. With fewer there may be several valleys, and all are tried.
+
     Args:
         fitter: of the rows to fit.
-        judge: of the held-out rows.
+        error: squared error of a map on the held-out rows, up to a factor.
         ridges: candidates, relative to the mean squared feature entry.
 
     Returns:
@@ -366,13 +369,30 @@ def choose_ridge(
     Raises:
         SingError: without a candidate above 0, or for features that are all 0.
     """
-    absolute = [r * fitter.mean_square() for r in ridges]
-    if not absolute or min(absolute) <= 0:
+    unit, candidates = fitter.mean_square(), sorted(ridges)
+    if not candidates or min(candidates) * unit <= 0:
         raise SingError(f"ridges are {list(ridges)}, expected numbers above 0 and features that vary.")
-    maps = fitter.solve_many(absolute)
-    errors = [judge.mse(T) for T in maps]
-    best = errors.index(min(errors))
-    return maps[best], {"ridge": absolute[best], "loss": "mse"}
+
+    def solved(i: int) -> Tensor:
+        return fitter.solve(ridge=candidates[i] * unit).weight
+
+    places = range(len(candidates))
+    start = min(places, key=lambda i: abs(math.log(candidates[i] / USUAL)))
+    judged = cache(lambda i: error(solved(i)))
+    enough = fitter.n_rows > 2 * len(fitter.ff)
+    best = least(judged, start, len(candidates)) if enough else min(places, key=judged)
+    return solved(best), {"ridge": candidates[best] * unit, "loss": "mse"}
+
+
+def least(error: Callable[[int], float], start: int, count: int) -> int:
+    """The place, of `count`, from which the error falls to neither side; searched for from `start`.
+
+    >>> least(lambda place: abs(place - 7), 2, 17)
+    7
+    """
+    while (best := min(range(max(start - 1, 0), min(start + 2, count)), key=error)) != start:
+        start = best
+    return start
 
 
 # ----------------------------------------------------------------------------------- shared

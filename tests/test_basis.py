@@ -10,7 +10,7 @@ from sing_utils import BeyondLogits, HeadSpaces, attribute_score, contrast, imag
 from sing_utils.planted import HEADS
 from sing_utils.planted_scores import build_world
 from sing_utils.run import Photos
-from sing_utils.translator import RIDGES, Translator, quality, split_rows
+from sing_utils.translator import Translator, quality, split_rows
 
 
 @pytest.fixture
@@ -67,12 +67,6 @@ def test_stretches_leave_the_logits_and_what_is_beyond_them(run):
     assert given["IS"].to_dict() == pytest.approx(scores["IS"].median().to_dict(), abs=1e-5)
     assert given["IS beyond"].to_dict() == pytest.approx(scores["IS beyond"].median().to_dict())
     assert table[table["classifier"] == "one"].set_index("s")["IS"].nunique() == 3
-
-
-def test_the_least_error_is_found_from_anywhere():
-    errors = [abs(place - 11) for place in range(len(RIDGES))]
-    assert {tables_basis._least(errors.__getitem__, start) for start in range(len(RIDGES))} == {11}
-    assert tables_basis._least(lambda place: -place, 0) == len(RIDGES) - 1
 
 
 def test_slopes_are_those_of_small_differences(run):

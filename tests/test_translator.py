@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from sing_utils import HeadSpaces, SingError, Translator, TranslatorFitter
 from sing_utils.adamw import fit_adamw
-from sing_utils.translator import RIDGES, quality, split_rows
+from sing_utils.translator import RIDGES, least, quality, split_rows
 
 M, N = 12, 5
 
@@ -55,12 +55,27 @@ def test_ridge_is_the_least_squares_solution_of_the_augmented_system(ridge):
     torch.testing.assert_close(fitted(f, z).solve(ridge=ridge).weight, expected, rtol=1e-9, atol=1e-10)
 
 
-def test_solve_many_is_solve_for_each():
-    f, z, _ = pairs(30)
-    fitter = fitted(f, z)
-    ridges = [1e-4, 0.5, 7.0]
-    for weight, ridge in zip(fitter.solve_many(ridges), ridges, strict=True):
-        torch.testing.assert_close(weight, fitter.solve(ridge=ridge).weight, rtol=1e-9, atol=1e-10)
+def test_the_least_error_is_found_from_anywhere():
+    errors = [abs(place - 11) for place in range(17)]
+    assert {least(errors.__getitem__, start, 17) for start in range(17)} == {11}
+    assert least(lambda place: -place, 0, 17) == 16
+
+
+@given(st.integers(0, 1000), st.sampled_from([20, 45, 90, 200]), st.sampled_from([0.0, 0.3, 5.0]))
+def test_the_chosen_ridge_is_the_best_of_all(seed, rows, noise):
+    f, z, _ = pairs(rows, m=30, n=3, noise=noise, seed=seed)
+    f = f * torch.logspace(0, -2, 30, dtype=f.dtype)  # directions of all sizes, as features have
+    reports = [Translator.fit(f, z, held_out=0.3, ridges=[r]).report for r in RIDGES]
+    best = min(1 - r.held_out_r2 for r in reports)
+    assert 1 - Translator.fit(f, z, held_out=0.3).report.held_out_r2 <= best * 1.01 + 1e-9
+
+
+def test_sums_are_of_all_columns_where_there_are_more_than_a_block():
+    f, z = torch.randn(5, 1100, dtype=torch.float64), torch.randn(5, 2, dtype=torch.float64)
+    fitter = fitted(f, z, m=1100, n=2)
+    torch.testing.assert_close(fitter.ff, f.mT @ f)
+    torch.testing.assert_close(fitter.ff, fitter.ff.mT, rtol=0, atol=1e-14)
+    assert float(fitter.zz) == pytest.approx(float(z.square().sum()))
 
 
 @given(st.integers(1, 9), st.integers(0, 1000))
@@ -95,7 +110,7 @@ def test_memory_does_not_grow_with_the_number_of_rows():
     for x, y in zip(f.split(50), z.split(50), strict=True):
         fitter.update(x, y)
     assert size(fitter) == before
-    assert sum(before.values()) == M * M + M * N + N * N + M + N + 1
+    assert sum(before.values()) == M * M + M * N + M + N + 2
 
 
 def test_mse_from_the_sums_is_the_direct_one():
@@ -419,12 +434,11 @@ def test_bad_batches_leave_the_fitter_as_it_was():
     assert torch.equal(fitter.solve(ridge=0.1).weight, before)
 
 
-@pytest.mark.parametrize("call", ["solve", "solve_many", "mse", "mean_square"])
+@pytest.mark.parametrize("call", ["solve", "mse", "mean_square"])
 def test_an_empty_fitter_says_so(call):
     fitter = TranslatorFitter(3, 2)
     calls = {
         "solve": lambda: fitter.solve(ridge=1.0),
-        "solve_many": lambda: fitter.solve_many([1.0]),
         "mse": lambda: fitter.mse(torch.ones(2, 3)),
         "mean_square": fitter.mean_square,
     }
