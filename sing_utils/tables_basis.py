@@ -85,7 +85,7 @@ class _Stretched:
         def error(place: int) -> float:
             return float((f @ self._solve(s, unit * RIDGES[place]) - z).square().sum())
 
-        place = least(error, start, len(RIDGES))
+        place = least(error, [start], len(RIDGES))
         A = self._solve(s, unit * RIDGES[place])
         principal = self.new[:, :r] @ A[:r]
         return principal + self.new[:, r:] @ A[r:], principal, place
@@ -167,7 +167,7 @@ class _Photos:
             tried[place] = fitter.solve(ridge=unit * RIDGES[place]).weight
             return float(((f * d) @ tried[place].mT - z).square().sum())
 
-        T = tried[least(error, _place(self.ridge), len(RIDGES))]
+        T = tried[least(error, [_place(self.ridge)], len(RIDGES))]
         return _statistics(*self._removed(d, T), self.texts, self.own)
 
     def slopes(self) -> dict[str, Tensor]:

@@ -17,8 +17,7 @@ T has no bias, so that T(f + v) = T(f) + T(v) for every f and v. An imported tra
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -36,7 +35,6 @@ from sing_utils.head import HeadSpaces
 
 # Candidate ridges, relative to the mean squared feature entry.
 RIDGES = tuple(10.0 ** (k / 2) for k in range(-12, 5))
-USUAL = 0.1  # where the best of them mostly lies: looked at first
 _BLOCK = 512  # columns of F^T F at once: it is symmetric, so what is above the blocks need not be computed
 
 
@@ -355,8 +353,8 @@ def choose_ridge(
 ) -> tuple[Tensor, dict[str, Any]]:
     """The map of the ridge with the least squared error on held-out rows.
 
-    With twice as many rows as features that error falls, then rises with the ridge: the search walks
-    downhill from the usual one. With fewer there may be several valleys, and all are tried.
+    With more than twice as many rows as features that error falls, then rises with the ridge, but for what
+    few held-out rows add by chance: three are tried, then those around the best. With fewer rows all are.
 
     Args:
         fitter: of the rows to fit.
@@ -373,26 +371,32 @@ def choose_ridge(
     if not candidates or min(candidates) * unit <= 0:
         raise SingError(f"ridges are {list(ridges)}, expected numbers above 0 and features that vary.")
 
+    @cache
     def solved(i: int) -> Tensor:
         return fitter.solve(ridge=candidates[i] * unit).weight
 
-    places = range(len(candidates))
-    start = min(places, key=lambda i: abs(math.log(candidates[i] / USUAL)))
-    judged = cache(lambda i: error(solved(i)))
-    enough = fitter.n_rows > 2 * len(fitter.ff)
-    best = least(judged, start, len(candidates)) if enough else min(places, key=judged)
+    count, enough = len(candidates), fitter.n_rows > 2 * len(fitter.ff)
+    starts = range(count // 4, count, max(count // 4, 1)) if enough else range(count)
+    best = least(lambda i: error(solved(i)), starts, count)
     return solved(best), {"ridge": candidates[best] * unit, "loss": "mse"}
 
 
-def least(error: Callable[[int], float], start: int, count: int) -> int:
-    """The place, of `count`, from which the error falls to neither side; searched for from `start`.
+def least(error: Callable[[int], float], starts: Iterable[int], count: int) -> int:
+    """The place, of `count`, from which the error falls to neither side, searched for from the best start.
 
-    >>> least(lambda place: abs(place - 7), 2, 17)
+    >>> least(lambda place: abs(place - 7), [2], 17)
     7
     """
-    while (best := min(range(max(start - 1, 0), min(start + 2, count)), key=error)) != start:
-        start = best
-    return start
+    at = cache(error)
+    best = min(starts, key=at)
+    for step in (2, 1):
+        while (near := min(_around(best, step, count), key=at)) != best:
+            best = near
+    return best
+
+
+def _around(place: int, step: int, count: int) -> list[int]:
+    return [i for i in (place, place - step, place + step) if 0 <= i < count]
 
 
 # ----------------------------------------------------------------------------------- shared

@@ -57,8 +57,8 @@ def test_ridge_is_the_least_squares_solution_of_the_augmented_system(ridge):
 
 def test_the_least_error_is_found_from_anywhere():
     errors = [abs(place - 11) for place in range(17)]
-    assert {least(errors.__getitem__, start, 17) for start in range(17)} == {11}
-    assert least(lambda place: -place, 0, 17) == 16
+    assert {least(errors.__getitem__, [start], 17) for start in range(17)} == {11}
+    assert least(lambda place: -place, [0], 17) == 16
 
 
 @given(st.integers(0, 1000), st.sampled_from([20, 45, 90, 200]), st.sampled_from([0.0, 0.3, 5.0]))
@@ -68,7 +68,7 @@ def test_the_chosen_ridge_is_the_best_of_all(seed, rows, noise):
     reports = [Translator.fit(f, z, held_out=0.3, ridges=[r]).report for r in RIDGES]
     best = min(1 - r.held_out_r2 for r in reports)
     assert (
-        1 - Translator.fit(f, z, held_out=0.3).report.held_out_r2 <= best * 1.03 + 1e-9
+        1 - Translator.fit(f, z, held_out=0.3).report.held_out_r2 <= best * 1.1 + 1e-9
     )  # what few held-out rows tell apart
 
 
