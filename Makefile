@@ -10,6 +10,9 @@ TEST_WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 UV_VERSION := 0.13.9
+# TORCH=cpu takes PyTorch's CPU build from PyTorch's own index, without several GB of CUDA libraries.
+TORCH ?=
+CUDA_OR_TORCH := ^(torch|torchvision|triton|nvidia-[a-z0-9-]+|cuda-[a-z0-9-]+)==
 # Threads that spin while they wait make a busy machine many times slower.
 export OMP_WAIT_POLICY ?= PASSIVE
 
@@ -32,7 +35,17 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "make: %s is Python %s, expected 3.11 or newer: make PYTHON=python3.12 ..." % (sys.executable, sys.version.split()[0]))'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+ifeq ($(TORCH),cpu)
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --torch-backend=cpu \
+	  $$(sed -nE 's/^((torch|torchvision)==[^ ]+).*/\1/p' requirements.lock) \
+	  || { echo "make: PyTorch's index can't be reached, expected it for TORCH=cpu: leave TORCH=cpu out to take the stock build, with CUDA, from the package index."; exit 2; }
+	awk '/^[a-z]/ { keep = !/$(CUDA_OR_TORCH)/ } keep' requirements.lock > $(VENV)/others.lock
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes --no-deps -r $(VENV)/others.lock
+else ifeq ($(TORCH),)
 	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes -r requirements.lock
+else
+	$(error TORCH is $(TORCH), expected cpu, or nothing for the stock build)
+endif
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
 	touch $@
 
