@@ -126,7 +126,7 @@ class Classifier:
         sha256: of the weights.
         labels: names of the classes, or None.
         library: that built the network, with its version.
-        holds: names of the packaged networks that it contains: see `model_sources.held`.
+        signs: of its weights: see `weights.signs_of`.
         head: W and b, on the CPU.
     """
 
@@ -138,7 +138,7 @@ class Classifier:
     sha256: str
     labels: tuple[str, ...] | None = None
     library: str = ""
-    holds: tuple[str, ...] = ()
+    signs: str = ""
     head: LinearHead = field(init=False)
 
     def __post_init__(self) -> None:
@@ -188,7 +188,7 @@ class Classifier:
                 "`labels`, or leave it out."
             )
         rest = (network.transform, network.sha256, network.labels, network.library)
-        return cls(name, model, found, stored[found.layer], *rest, network.holds)
+        return cls(name, model, found, stored[found.layer], *rest, network.signs)
 
     @property
     def device(self) -> torch.device:
@@ -229,7 +229,7 @@ class Classifier:
             # Without the address in memory that a function's text has, which is another in each process.
             "transform": re.sub(r" at 0x[0-9a-fA-F]+", "", str(self.transform)),
             "library": self.library,
-            **({"holds": ", ".join(self.holds)} if self.holds else {}),
+            **({"signs": self.signs} if self.signs else {}),
         }
 
     def prepare(self, image: Image.Image) -> Tensor:

@@ -23,7 +23,7 @@ from sing_utils.encoders_clip import ClipEncoder, default_device, hub_commit, mi
 from sing_utils.encoders_open_clip import require_open_clip, tokens_of_open_clip
 from sing_utils.errors import SingError
 from sing_utils.karlo import REPOSITORY, find_weights
-from sing_utils.weights import tensors_only, weights_digest
+from sing_utils.weights import signs_of, tensors_only, weights_digest
 
 
 def load_karlo_clip(name: str, *, rehearse: bool = False, device: torch.device | None = None) -> ClipEncoder:
@@ -56,6 +56,7 @@ def load_karlo_clip(name: str, *, rehearse: bool = False, device: torch.device |
         "pretrained": origin,
         "weights": weights_digest(towers),
         "transform": json.dumps(json.loads(processor.to_json_string()), sort_keys=True),
+        "signs": signs_of(towers["image"]),
     }
     towers.to(device)
     return ClipEncoder(

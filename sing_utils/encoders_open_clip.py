@@ -31,7 +31,7 @@ from torch import Tensor
 
 from sing_utils.encoders_clip import ClipEncoder, default_device, hub_commit, missing_weights, refuse_long
 from sing_utils.errors import SingError
-from sing_utils.weights import tensors_only, weights_digest
+from sing_utils.weights import signs_of, tensors_only, weights_digest
 
 _PREPROCESS = ("mean", "std", "interpolation", "resize_mode")  # what weights say of their pictures
 
@@ -111,6 +111,7 @@ def load_open_clip(name: str, *, rehearse: bool = False, device: torch.device | 
         "pretrained": origin,
         "weights": weights_digest(model),
         "transform": json.dumps(preprocess, sort_keys=True),  # its own text holds addresses in memory
+        "signs": signs_of(model.visual),
     }
     model.to(device)
     return ClipEncoder(

@@ -43,7 +43,7 @@ from torch import Tensor, nn
 
 from sing_utils.errors import SingError, reason
 from sing_utils.own_files import at_home, code_digest, files_in, needed_by
-from sing_utils.weights import file_digest, holds, state_digest, tensors_only, weights_digest
+from sing_utils.weights import file_digest, signs_of, state_digest, tensors_only, weights_digest
 
 KINDS = ("timm", "torchvision", "hf", "file", "planted", "head")
 LOCAL = "local-dir:"  # timm's own word for a folder of `save_for_hf`
@@ -70,7 +70,7 @@ class Network:
         labels: names of the classes in the order of the logits, or None.
         sha256: of the weights.
         library: and its version, since the same weights under another one may compute otherwise.
-        holds: names of the packaged networks that it contains, perhaps fine-tuned: see `held`.
+        signs: of its weights, by which an encoder knows its own tower: see `weights.signs_of`.
     """
 
     model: nn.Module
@@ -78,7 +78,7 @@ class Network:
     labels: tuple[str, ...] | None
     sha256: str
     library: str
-    holds: tuple[str, ...] = ()
+    signs: str = ""
 
 
 def parse_source(spec: str) -> Source:
@@ -196,7 +196,7 @@ def load_network(spec: str, *, rehearse: bool = False) -> Network:
                 "library, whole: check the folder or the name."
             ) from error
     if source.kind not in ("package", "planted") and not rehearse:
-        network = replace(network, holds=held(network.model))
+        network = replace(network, signs=signs_of(network.model))
     network.model.eval().requires_grad_(False)
     return network
 
@@ -281,20 +281,13 @@ def packaged_file(entry: Packaged) -> Path:
     return Path(spec.origin).parent / entry.file
 
 
-def held(model: nn.Module) -> tuple[str, ...]:
-    """Names of the packaged networks that a model contains, whatever it is called and however it ends.
-
-    They are towers of the embedded encoder, which must not judge a classifier by its own features.
-    """
-    return tuple(name for name in PACKAGED if holds(model, _packaged_weights(name)))
-
-
 @cache
-def _packaged_weights(name: str) -> dict[str, Tensor]:
+def packaged_signs(name: str) -> str:
+    """`signs_of` a packaged network; "" without its package, when nobody has it as a tower either."""
     try:
-        return torch.load(packaged_file(PACKAGED[name]), weights_only=True)
+        return signs_of(_package(Source("package", name), rehearse=False).model)
     except (SingError, OSError):
-        return {}  # without the package, nobody has it as a tower either
+        return ""
 
 
 def _in_order(checkpoint: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:

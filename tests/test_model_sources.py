@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import pickle
+import re
 import textwrap
 from pathlib import Path
 
@@ -485,6 +486,48 @@ def test_the_class_that_a_checkpoint_holds_is_named(tmp_path, held, named):
         torch.load(tmp_path / "x.pth", weights_only=False)
     assert "\x1b" not in str(told.value)
     assert "[1m" not in str(told.value)
+
+
+LOADS = """
+import argparse
+import torch
+from torch import nn
+
+def build():
+    held = torch.load("x.pth")
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2))
+    model[2].load_state_dict(held["state_dict"])
+    return model
+"""
+
+
+def test_a_class_that_one_trusts_may_be_allowed_as_the_message_says(tmp_path):
+    state = nn.Linear(3, 2).state_dict()
+    torch.save({"state_dict": state, "args": argparse.Namespace(lr=1)}, tmp_path / "x.pth")
+    (tmp_path / "mine.py").write_text(LOADS)
+    with pytest.raises(SingError) as told:
+        load_network(f"file:{tmp_path / 'mine.py'}:build")
+    call = re.search(r"torch\.serialization\.add_safe_globals\(\S+\)", str(told.value))[0]
+    (tmp_path / "mine.py").write_text(LOADS.replace("    held", f"    {call}\n    held"))
+    with torch.serialization.safe_globals([]):  # and nothing stays allowed
+        network = load_network(f"file:{tmp_path / 'mine.py'}:build")
+    assert torch.equal(network.model[2].weight, state["weight"])
+
+
+def test_a_function_is_not_offered_to_be_allowed(tmp_path):
+    torch.save({"weight": Bomb(tmp_path / "ran"), "e": exec}, tmp_path / "x.pth")
+    (tmp_path / "mine.py").write_text(LOADS)
+    with pytest.raises(SingError, match="holds more than tensors") as told:
+        load_network(f"file:{tmp_path / 'mine.py'}:build")
+    assert "add_safe_globals" not in str(told.value)
+
+
+@pytest.mark.parametrize("text", ["version https://git-lfs.github.com/spec/v1\noid x", "<!DOCTYPE html>"])
+def test_a_text_in_a_checkpoints_place_is_no_matter_of_trust(tmp_path, text):
+    (tmp_path / "x.pth").write_text(text)
+    (tmp_path / "mine.py").write_text(LOADS)
+    with pytest.raises(SingError, match=r"not written by torch\.save.*git lfs pull"):
+        load_network(f"file:{tmp_path / 'mine.py'}:build")
 
 
 def test_torchvision_weights_in_the_cache_are_not_trusted_either(tmp_path, monkeypatch):
