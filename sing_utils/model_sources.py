@@ -40,6 +40,7 @@ from huggingface_hub import HfApi, constants, try_to_load_from_cache
 from PIL import Image
 from timm.data import ImageNetInfo, create_transform, resolve_model_data_config
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from sing_utils.errors import SingError, reason
 from sing_utils.own_files import at_home, code_digest, files_in, needed_by
@@ -455,13 +456,13 @@ def _file(source: Source, rehearse: bool) -> Network:
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # so that its objects can be sent to processes that are forked
     try:
-        with at_home(path.resolve().parent), _building():
+        with at_home(path.resolve().parent), _building(path):
             spec.loader.exec_module(module)
             build = getattr(module, function, None)
             made = build() if callable(build) else None
     except (UnpicklingError, SingError):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise SingError(
             f"{path}:{function}() stopped with {reason(error, most=300)}, expected a model: try "
             f"`python -c 'import {path.stem}; {path.stem}.{function}()'` in its folder."
@@ -474,10 +475,30 @@ def _file(source: Source, rehearse: bool) -> Network:
             f"{path}:{function}() returned a {type(made).__name__}, expected a torch module, or a pair of "
             "a module and its transform (PIL image -> (3, H, W))."
         )
+    model = _uncompiled(model)
+    if isinstance(model, torch.jit.ScriptModule):
+        raise SingError(
+            f"{path}:{function}() returned TorchScript, whose layers can't be looked into, expected a module "
+            "in Python: build its network and load the script's state_dict()."
+        )
+    if lazy := [name for name, x in model.named_parameters() if is_lazy(x)]:
+        raise SingError(
+            f"{path}:{function}() returned a model whose {lazy[0]} has no values yet, expected weights: load "
+            "them; a lazy layer takes its shape from them."
+        )
     labels = own_labels(getattr(model, "labels", None))
     transform = transform or _own_transform(model)
     library = f"{path.name} {code} {state_digest(model, transform)}"
     return Network(model, transform, labels, weights_digest(model), library)
+
+
+def _uncompiled(model: nn.Module) -> nn.Module:
+    """Without torch.compile, which keeps addresses in a module and may leave hooks uncalled."""
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if hasattr(child, "_orig_mod"):
+                setattr(module, name, child._orig_mod)
+    return getattr(model, "_orig_mod", model)
 
 
 def own_labels(given: Any) -> tuple[str, ...] | None:
@@ -510,12 +531,19 @@ def _planted(source: Source, rehearse: bool) -> Network:
 
 
 @contextmanager
-def _building() -> Iterator[None]:
-    before = BUILDING.set(True)
+def _building(path: Path) -> Iterator[None]:
+    """While a builder of one's own is at work; what it sets for all of torch is set back."""
+    before, argv = BUILDING.set(True), sys.argv
+    dtype, device = torch.get_default_dtype(), torch.get_default_device()
+    sys.argv = [str(path)]  # a script that reads its arguments when it is imported gets none of ours
     try:
         yield
     finally:
         BUILDING.reset(before)
+        sys.argv = argv
+        torch.set_default_dtype(dtype)
+        if torch.get_default_device() != device:
+            torch.set_default_device(device)
 
 
 def _own_transform(model: nn.Module) -> Transform:

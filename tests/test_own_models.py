@@ -289,6 +289,47 @@ def test_force_means_features_too(own_run, tmp_path):
     assert len(run.store("Mine")) == 8
 
 
+NET = "nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2))"
+
+
+def returned(folder, text):
+    return own_file(folder, f"import sys\nimport torch\nfrom torch import nn\ndef build():\n    {text}")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (f"return torch.jit.trace({NET}, torch.zeros(1, 3, 2, 2))", "TorchScript.*load the script's state_"),
+        ("return nn.Sequential(nn.Flatten(), nn.LazyLinear(2))", r"whose 1\.weight has no values yet"),
+        ("sys.exit('set DATA first')", "stopped with SystemExit: set DATA first"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_what_is_no_network_with_weights_is_refused(tmp_path, text, message):
+    with pytest.raises(SingError, match=message):
+        load_network(returned(tmp_path, text))
+
+
+@pytest.mark.parametrize("part", [NET, "nn.Linear(3, 2)"])
+def test_a_compiled_network_is_the_same_each_time(tmp_path, part):
+    """torch.compile keeps in a module what is another at each call, and may leave hooks uncalled."""
+    spec = returned(tmp_path, f"return {NET.replace(part, f'torch.compile({part})')}")
+    one, other = load_network(spec), load_network(spec)
+    assert one.library == other.library
+    assert not [name for name in one.model.state_dict() if "_orig_mod" in name]
+
+
+def test_what_a_builder_sets_for_everybody_is_set_back(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["sing", "extract", "--classifier"])
+    text = (
+        "assert len(sys.argv) == 1; torch.set_default_dtype(torch.float64); torch.set_default_device('meta')"
+    )
+    load_network(returned(tmp_path, f"model = {NET}\n    {text}\n    return model, lambda image: 0"))
+    assert sys.argv == ["sing", "extract", "--classifier"]
+    assert torch.zeros(1).dtype == torch.float32
+    assert torch.zeros(1).device.type == "cpu"
+
+
 def test_labels_must_be_as_many_as_classes(tmp_path):
     spec = own_file(tmp_path, OWN.replace('["stripes", "disc"]', '["stripes", "disc", "both"]'))
     with pytest.raises(SingError, match="has 3 labels for 2 classes, expected one each"):
