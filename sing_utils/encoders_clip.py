@@ -25,7 +25,7 @@ from torch.nn.functional import normalize
 
 from sing_utils.arrays import require_width
 from sing_utils.encoders import Judge, is_tower_of
-from sing_utils.errors import SingError
+from sing_utils.errors import SingError, reason
 from sing_utils.minilm import require_texts
 
 _BATCH = 32  # pictures or texts a forward pass
@@ -143,10 +143,9 @@ def missing_weights(name: str, error: Exception) -> SingError:
     """What to say when the hub's cache lacks an encoder's weights and the hub can't be reached."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    reason = " ".join(str(error).split())[:120]
     return SingError(
-        f"the weights of {name} are not in {HF_HUB_CACHE} and can't be fetched now ({type(error).__name__}: "
-        f"{reason}): run `sing fetch --encoder {name}` where there is a network, or check the name."
+        f"the weights of {name} are not in {HF_HUB_CACHE} and can't be fetched now ({reason(error)}): "
+        f"run `sing fetch --encoder {name}` where there is a network, or check the name."
     )
 
 

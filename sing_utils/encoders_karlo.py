@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from sing_utils.encoders_clip import ClipEncoder, default_device, hub_commit, missing_weights, refuse_long
 from sing_utils.encoders_open_clip import require_open_clip, tokens_of_open_clip
-from sing_utils.errors import SingError
+from sing_utils.errors import SingError, reason
 from sing_utils.karlo import REPOSITORY, find_weights
 from sing_utils.weights import signs_of, tensors_only, weights_digest
 
@@ -99,7 +99,7 @@ def _karlo_parts(name: str) -> tuple[dict[str, Any], str]:
         processor = CLIPImageProcessor.from_pretrained(folder / "feature_extractor")
     except (OSError, ValueError, RuntimeError, EOFError, SafetensorError) as error:
         raise SingError(
-            f"{folder} holds no CLIP of Karlo's ({' '.join(str(error).split())[:120]}), expected the folders "
+            f"{folder} holds no CLIP of Karlo's ({reason(error)}), expected the folders "
             "image_encoder, text_encoder, tokenizer and feature_extractor: run `sing fetch --encoder karlo`, "
             "or write them with `save_pretrained`."
         ) from None

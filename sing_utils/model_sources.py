@@ -43,7 +43,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from sing_utils.errors import SingError, reason
-from sing_utils.own_files import at_home, code_digest, files_in, needed_by
+from sing_utils.own_files import AtHome, at_home, code_digest, files_in, needed_by
 from sing_utils.weights import file_digest, signs_of, state_digest, tensors_only, weights_digest
 
 KINDS = ("timm", "torchvision", "hf", "file", "planted", "head")
@@ -449,14 +449,14 @@ def _file(source: Source, rehearse: bool) -> Network:
     path, function = Path(source.name), str(source.version)
     if not path.is_file():
         raise SingError(f"{path} is no file, expected the Python file that defines {function}().")
-    code = code_digest(path)
+    code, home = code_digest(path), path.resolve().parent
     spec = importlib.util.spec_from_file_location(f"sing_own_{code}", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # so that its objects can be sent to processes that are forked
     try:
-        with at_home(path.resolve().parent), _building(path):
+        with at_home(home), _building(path):
             spec.loader.exec_module(module)
             build = getattr(module, function, None)
             made = build() if callable(build) else None
@@ -487,8 +487,9 @@ def _file(source: Source, rehearse: bool) -> Network:
             "them; a lazy layer takes its shape from them."
         )
     labels = own_labels(getattr(model, "labels", None))
-    transform = transform or _own_transform(model)
+    transform = AtHome(home, transform or _own_transform(model))
     library = f"{path.name} {code} {state_digest(model, transform)}"
+    model.forward = AtHome(home, model.forward)
     return Network(model, transform, labels, weights_digest(model), library)
 
 

@@ -49,32 +49,37 @@ def weights_digest(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def state_digest(model: nn.Module, transform: Callable[[Image.Image], Any] | None = None) -> str:
+def state_digest(
+    model: nn.Module,
+    transform: Callable[[Image.Image], Any] | None = None,
+    seen: Set[int] = frozenset(),
+) -> str:
     """What else than saved weights and code the features depend on: plain attributes, and the transform.
 
     Of the model: attributes such as a power or a list of sizes, buffers that are not saved, and networks kept
     in a list. Of the transform: what it makes of one picture.
     """
     digest = hashlib.sha256()
+    within = seen | {id(m) for m in model.modules()}  # a layer may hold its parent, or one beside it
     for name, module in model.named_modules():
         digest.update(f"{name} {type(module).__qualname__}\n".encode())
-        _feed(digest, {k: v for k, v in vars(module).items() if k not in _OF_EVERY_MODULE}, set())
-        _feed(digest, dict(module.named_buffers(recurse=False)), set())
+        _feed(digest, {k: v for k, v in vars(module).items() if k not in _OF_EVERY_MODULE}, within)
+        _feed(digest, dict(module.named_buffers(recurse=False)), within)
     if transform is not None:
         with contextlib.suppress(Exception):  # said where the transform is checked
-            _feed(digest, transform(noise_picture()), set())
+            _feed(digest, transform(noise_picture()), seen)
     return digest.hexdigest()[:16]
 
 
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 
 
-def _feed(digest: Any, x: Any, seen: set[int]) -> None:
+def _feed(digest: Any, x: Any, seen: Set[int]) -> None:
     """Add a value to a digest, by what it holds and not by where it lies in memory."""
     if id(x) in seen:
         return
     if isinstance(x, nn.Module):
-        digest.update(f"{weights_digest(x)} {state_digest(x)}".encode())
+        digest.update(f"{weights_digest(x)} {state_digest(x, seen=seen)}".encode())
     elif isinstance(x, Tensor):
         if not x.is_meta:
             digest.update(f"{x.dtype} {tuple(x.shape)}\n".encode())

@@ -337,6 +337,23 @@ def test_labels_as_people_give_them(given):
     assert own_labels(given) == ("cat", "dog")
 
 
+@pytest.mark.parametrize(
+    ("held", "labels"),
+    [('{"1": "dog", "0": "cat"}', ("cat", "dog")), ("5", None), ('"ab"', None), ("[]", None)],
+)
+def test_labels_in_the_header_of_a_head(tmp_path, held, labels):
+    save_file({"weight": torch.ones(2, 3)}, tmp_path / "h.safetensors", metadata={"labels": held})
+    assert LinearHead.load(tmp_path / "h.safetensors").labels == labels
+
+
+def test_a_head_with_more_labels_than_rows_is_refused(tmp_path):
+    save_file(
+        {"weight": torch.ones(2, 3)}, tmp_path / "h.safetensors", metadata={"labels": '["a", "b", "c"]'}
+    )
+    with pytest.raises(SingError, match="3 labels for 2 classes"):
+        LinearHead.load(tmp_path / "h.safetensors")
+
+
 @pytest.mark.parametrize("given", [{1: "cat", 2: "dog"}, {"cat": 0, "dog": 2}, {"cat": "dog"}])
 def test_labels_with_other_numbers_are_refused(given):
     with pytest.raises(SingError, match="labels are numbered"):

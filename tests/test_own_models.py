@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 
 from sing_utils import SingError
 from sing_utils.classifiers import LinearHead, load_classifier
@@ -255,6 +256,24 @@ def test_two_folders_with_modules_of_one_name_are_kept_apart(tmp_path):
     first, second, again = (load_classifier.__wrapped__(spec)(x).features for spec in (a, b, a))
     assert torch.equal(first, again)
     assert not torch.allclose(first, second)
+
+
+def test_each_of_them_also_imports_its_own_when_it_is_called(tmp_path):
+    of_transform = replaced("my_project/parts/pictures.py", "return V", "from later import S; return S * V")
+    a = project(tmp_path / "a", of_transform | {"later.py": "S = 1"})
+    b = project(
+        tmp_path / "b", of_transform | {"later.py": "S = 2"} | replaced("late.py", "return x", "return 2 * x")
+    )
+    x, picture = torch.ones(1, 3, 4, 4), Image.new("RGB", (9, 9), "white")
+    one, two = (load_classifier.__wrapped__(spec) for spec in (a, b))
+    for _ in range(2):
+        torch.testing.assert_close(two(x).features, 2 * one(x).features)
+        assert torch.equal(two.prepare(picture), 2 * one.prepare(picture))
+
+
+def test_a_layer_may_hold_its_parent(tmp_path):
+    text = f"model = {NET}; model[2].parent = [model]; return model"
+    assert load_network(returned(tmp_path, text)).library
 
 
 @pytest.mark.parametrize(
