@@ -33,7 +33,15 @@ from timm.data import ImageNetInfo
 from torch import Tensor, nn
 
 from sing_utils.errors import SingError, reason
-from sing_utils.model_sources import BUILDING, PACKAGED, Network, imagenet_labels, load_network, parse_source
+from sing_utils.model_sources import (
+    BUILDING,
+    PACKAGED,
+    Network,
+    imagenet_labels,
+    load_network,
+    own_labels,
+    parse_source,
+)
 from sing_utils.weights import noise_picture
 
 IDENTITY_TOLERANCE = 1e-4  # max|W f + b - logits| relative to max|logits|, float32
@@ -100,17 +108,17 @@ class LinearHead:
                 raise KeyError(f"weight {tuple(weight.shape)}, bias {tuple(bias.shape)}")
         except (OSError, SafetensorError, KeyError) as error:
             raise SingError(
-                f"{path} holds no head ({' '.join(str(error).split())[:80]}), expected a safetensors file "
+                f"{path} holds no head ({reason(error, most=100)}), expected a safetensors file "
                 "with `weight` (c, m) and perhaps `bias` (c,): `sing export-head` writes one."
             ) from None
         try:
-            labels = json.loads(meta.get("labels", "null"))
+            held = json.loads(meta.get("labels", "null"))
         except ValueError:
-            labels = None  # another program's, in its own form
+            held = None  # another program's, in its own form
+        labels = own_labels(held) if isinstance(held, list | dict) and held else None
+        require_labels(str(path), labels, len(weight))
         measured = float(meta.get("identity_error", "nan"))
-        return cls(
-            weight, bias.to(weight), tuple(labels) if labels else None, meta.get("sha256", ""), measured
-        )
+        return cls(weight, bias.to(weight), labels, meta.get("sha256", ""), measured)
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +134,7 @@ class Classifier:
         sha256: of the weights.
         labels: names of the classes, or None.
         library: that built the network, with its version.
-        holds: names of the packaged networks that it contains: see `model_sources.held`.
+        signs: of its weights: see `weights.signs_of`.
         head: W and b, on the CPU.
     """
 
@@ -138,7 +146,7 @@ class Classifier:
     sha256: str
     labels: tuple[str, ...] | None = None
     library: str = ""
-    holds: tuple[str, ...] = ()
+    signs: str = ""
     head: LinearHead = field(init=False)
 
     def __post_init__(self) -> None:
@@ -182,13 +190,9 @@ class Classifier:
                 f"({reason(error, most=200)}), expected logits: let the model and its transform fit."
             ) from error
         classes = len(_matrix(found.layer)[0] if found.weight is None else found.weight)
-        if network.labels is not None and len(network.labels) != classes:
-            raise SingError(
-                f"{name} has {len(network.labels)} labels for {classes} classes, expected one each: mend "
-                "`labels`, or leave it out."
-            )
+        require_labels(name, network.labels, classes)
         rest = (network.transform, network.sha256, network.labels, network.library)
-        return cls(name, model, found, stored[found.layer], *rest, network.holds)
+        return cls(name, model, found, stored[found.layer], *rest, network.signs)
 
     @property
     def device(self) -> torch.device:
@@ -229,7 +233,7 @@ class Classifier:
             # Without the address in memory that a function's text has, which is another in each process.
             "transform": re.sub(r" at 0x[0-9a-fA-F]+", "", str(self.transform)),
             "library": self.library,
-            **({"holds": ", ".join(self.holds)} if self.holds else {}),
+            **({"signs": self.signs} if self.signs else {}),
         }
 
     def prepare(self, image: Image.Image) -> Tensor:
@@ -429,6 +433,15 @@ def _logits(out: Any, pictures: int) -> Tensor:
 
 
 # ---------------------------------------------------------------------- what a model must be
+
+
+def require_labels(name: str, labels: tuple[str, ...] | None, classes: int) -> None:
+    """Raise a SingError unless there is one label a class, or none at all."""
+    if labels is not None and len(labels) != classes:
+        raise SingError(
+            f"{name} has {len(labels)} labels for {classes} classes, expected one each: mend `labels`, or "
+            "leave it out."
+        )
 
 
 def require_finite_weights(name: str, model: nn.Module) -> None:

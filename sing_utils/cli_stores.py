@@ -49,7 +49,8 @@ def extract(
     """Extract features (or embeddings) of pictures into a resumable store."""
     from sing_utils import extraction
     from sing_utils.classifiers import load_classifier, require_classifier
-    from sing_utils.encoders import load_encoder, require_encoder
+    from sing_utils.encoders import is_tower_of, load_encoder, require_encoder
+    from sing_utils.model_sources import PACKAGED
     from sing_utils.sources import described, open_source
 
     if (classifier is None) == (encoder is None):
@@ -76,9 +77,10 @@ def extract(
         engine=chosen,
     )
     typer.echo(f"{len(store)} pictures in {out}, {len(store.rejects)} rejected.")
-    if network := store.manifest["extractor"].get("holds"):
+    identity = store.manifest["extractor"]
+    if classifier and "signs" in identity and (on := [t for t in PACKAGED if is_tower_of(t, identity)]):
         typer.echo(
-            f"{classifier} is built on {network}: the embedded encoder will judge it without that tower."
+            f"{classifier} is built on {', '.join(on)}: the embedded encoder will judge it without it."
         )
     for row in store.rejects.head(5).itertuples():
         typer.echo(f"  rejected: {row.path}: {row.reason}", err=True)

@@ -41,7 +41,8 @@ from sing_utils.classifiers import load_classifier
 from sing_utils.errors import SingError
 from sing_utils.features import FeatureStore
 from sing_utils.minilm import embed_minilm, read_checked
-from sing_utils.model_sources import PACKAGED
+from sing_utils.model_sources import PACKAGED, packaged_signs
+from sing_utils.weights import contains
 
 EMBEDDED_WEIGHTS = DATA / "embedded" / "encoder"
 _BATCH = 32  # pictures a forward pass
@@ -90,8 +91,12 @@ class Encoder(Protocol):
         """{tower: (B, n)} -> (B, n), normalised; other towers are ignored."""
         ...
 
+    def own_towers(self, classifier: str | Mapping[str, str]) -> tuple[str, ...]:
+        """The towers that a classifier is built on: see `is_tower_of`."""
+        ...
+
     def judge_of(self, classifier: str | Mapping[str, str]) -> Judge:
-        """The encoder without the classifier's own tower: see `is_tower_of`."""
+        """The encoder without those."""
         ...
 
 
@@ -110,12 +115,12 @@ class Judge:
     left_out: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        own = [t for t in self.encoder.towers if is_tower_of(t, self.classifier)]
-        if own:
+        if own := self.encoder.own_towers(self.classifier):
+            several = len(self.encoder.towers) > len(own)
             raise SingError(
-                f"the encoder {self.encoder.name!r} has the tower {own[0]!r}, which is the judged "
-                f"classifier {_name(self.classifier)!r} itself, expected an encoder without it: "
-                "use encoder.judge_of(...)."
+                f"the encoder {self.encoder.name!r} has the tower {own[0]!r}, which is the judged classifier "
+                f"{_name(self.classifier)!r} itself or what it is built on, expected an encoder without it: "
+                + ("use encoder.judge_of(...)." if several else OTHER_ENCODER)
             )
 
     def towers_alone(self) -> dict[str, Judge]:
@@ -142,7 +147,10 @@ class Judge:
         return self.encoder.encode_images(images)
 
 
-def is_tower_of(tower: str, classifier: str | Mapping[str, str]) -> bool:
+OTHER_ENCODER = "choose one that was trained apart, such as embedded, or another open_clip:MODEL/TAG."
+
+
+def is_tower_of(tower: str, classifier: str | Mapping[str, str], signs: str = "") -> bool:
     """Whether a classifier is built on a tower: by the weights that its identity speaks of.
 
     The name of one's own file says nothing; that of a published network does, however spelled.
@@ -150,9 +158,10 @@ def is_tower_of(tower: str, classifier: str | Mapping[str, str]) -> bool:
     Args:
         tower: its name.
         classifier: name of a published one, or the identity of any (`Classifier.identity`, or "extractor"
-            in the manifest of its store), which says what networks it holds.
+            in the manifest of its store), which holds signs of its weights.
+        signs: of the tower's weights; those of a packaged network are known.
 
-    >>> is_tower_of("efficientnet_lite0", {"name": "file:mine.py:build", "holds": "efficientnet_lite0"})
+    >>> is_tower_of("efficientnet_lite0", {"weights": PACKAGED["efficientnet_lite0"].sha256})
     True
     >>> is_tower_of("efficientnet_lite0", "timm/tf_efficientnet-lite0.in1k")
     True
@@ -162,8 +171,8 @@ def is_tower_of(tower: str, classifier: str | Mapping[str, str]) -> bool:
     False
     """
     identity = {"name": classifier} if isinstance(classifier, str) else classifier
-    if tower in identity.get("holds", "").split(", "):
-        return True
+    if own := identity.get("signs"):
+        return contains(own, packaged_signs(tower) if tower in PACKAGED else signs)
     if tower in PACKAGED and identity.get("weights") == PACKAGED[tower].sha256:
         return True
     if _name(identity).partition(":")[0] in ("file", "head"):
@@ -291,19 +300,24 @@ class EmbeddedEncoder:
         """The same encoder with some of its towers."""
         return replace(self, towers=tuple(self._require_tower(t) for t in towers))
 
+    def own_towers(self, classifier: str | Mapping[str, str]) -> tuple[str, ...]:
+        """The towers that a classifier is built on: see `is_tower_of`."""
+        return tuple(t for t in self.towers if is_tower_of(t, classifier))
+
     def judge_of(self, classifier: str | Mapping[str, str]) -> Judge:
         """The encoder without the classifier's own tower; all towers if it has none of its own.
 
         Args:
             classifier: name or identity, as `is_tower_of` takes it.
         """
-        kept = [t for t in self.towers if not is_tower_of(t, classifier)]
+        own = self.own_towers(classifier)
+        kept = [t for t in self.towers if t not in own]
         if not kept:
             raise SingError(
                 f"the encoder has no tower but {_name(classifier)!r} itself, expected another one to judge "
                 "it: start from the whole encoder."
             )
-        return Judge(classifier, self.only(*kept), tuple(t for t in self.towers if t not in kept))
+        return Judge(classifier, self.only(*kept), own)
 
     def _require_tower(self, tower: str) -> str:
         if tower not in self.towers:

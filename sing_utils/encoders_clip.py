@@ -24,8 +24,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from sing_utils.arrays import require_width
-from sing_utils.encoders import Judge
-from sing_utils.errors import SingError
+from sing_utils.encoders import Judge, is_tower_of
+from sing_utils.errors import SingError, reason
 from sing_utils.minilm import require_texts
 
 _BATCH = 32  # pictures or texts a forward pass
@@ -33,12 +33,13 @@ _BATCH = 32  # pictures or texts a forward pass
 
 @dataclass(frozen=True, eq=False)
 class ClipEncoder:
-    """An encoder of one piece: it shares nothing with any classifier and so judges all.
+    """An encoder of one piece: it judges every classifier but those that are built on its image tower.
 
     Attributes:
         name: what `load_encoder` was called with.
         dim: n, the width of the shared space.
-        identity: library and version, model, weights' origin and digest, transform.
+        identity: library and version, model, weights' origin and digest, transform, and `signs` of the
+            image tower (`weights.signs_of`).
         transform: PIL image -> (3, H, W).
         image_tower: (B, 3, H, W) -> (B, n), any length.
         tokenize: K texts -> (K, L); one that does not fit is a SingError.
@@ -113,8 +114,13 @@ class ClipEncoder:
         require_width(embeddings[own], self.dim, name=f"the embedding of {own}")
         return normalize(embeddings[own], dim=-1)
 
+    def own_towers(self, classifier: str | Mapping[str, str]) -> tuple[str, ...]:
+        """Its one tower, if the classifier is built on it."""
+        signs = self.identity.get("signs", "")
+        return tuple(t for t in self.towers if is_tower_of(t, classifier, signs))
+
     def judge_of(self, classifier: str | Mapping[str, str]) -> Judge:
-        """Itself, whole: it is no classifier's own network."""
+        """Itself, whole; a SingError if the classifier is built on its image tower."""
         return Judge(classifier, self)
 
 
@@ -137,10 +143,9 @@ def missing_weights(name: str, error: Exception) -> SingError:
     """What to say when the hub's cache lacks an encoder's weights and the hub can't be reached."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    reason = " ".join(str(error).split())[:120]
     return SingError(
-        f"the weights of {name} are not in {HF_HUB_CACHE} and can't be fetched now ({type(error).__name__}: "
-        f"{reason}): run `sing fetch --encoder {name}` where there is a network, or check the name."
+        f"the weights of {name} are not in {HF_HUB_CACHE} and can't be fetched now ({reason(error)}): "
+        f"run `sing fetch --encoder {name}` where there is a network, or check the name."
     )
 
 

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from sing_utils.encoders_clip import ClipEncoder, default_device, hub_commit, missing_weights, refuse_long
 from sing_utils.encoders_open_clip import require_open_clip, tokens_of_open_clip
-from sing_utils.errors import SingError
-from sing_utils.weights import tensors_only, weights_digest
+from sing_utils.errors import SingError, reason
+from sing_utils.weights import signs_of, tensors_only, weights_digest
 
 REPOSITORY = "kakaobrain/karlo-v1-alpha-image-variations"
 
@@ -57,6 +57,7 @@ def load_karlo_clip(name: str, *, rehearse: bool = False, device: torch.device |
         "pretrained": origin,
         "weights": weights_digest(towers),
         "transform": json.dumps(json.loads(processor.to_json_string()), sort_keys=True),
+        "signs": signs_of(towers["image"]),
     }
     towers.to(device)
     return ClipEncoder(
@@ -99,7 +100,7 @@ def _karlo_parts(name: str) -> tuple[dict[str, Any], str]:
         processor = CLIPImageProcessor.from_pretrained(folder / "feature_extractor")
     except (OSError, ValueError, RuntimeError, EOFError, SafetensorError) as error:
         raise SingError(
-            f"{folder} holds no CLIP of Karlo's ({' '.join(str(error).split())[:120]}), expected the folders "
+            f"{folder} holds no CLIP of Karlo's ({reason(error)}), expected the folders "
             "image_encoder, text_encoder, tokenizer and feature_extractor: run `sing fetch --encoder karlo`, "
             "or write them with `save_pretrained`."
         ) from None

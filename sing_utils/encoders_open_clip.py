@@ -30,8 +30,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from sing_utils.encoders_clip import ClipEncoder, default_device, hub_commit, missing_weights, refuse_long
-from sing_utils.errors import SingError
-from sing_utils.weights import tensors_only, weights_digest
+from sing_utils.errors import SingError, reason
+from sing_utils.weights import signs_of, tensors_only, weights_digest
 
 _PREPROCESS = ("mean", "std", "interpolation", "resize_mode")  # what weights say of their pictures
 
@@ -111,6 +111,7 @@ def load_open_clip(name: str, *, rehearse: bool = False, device: torch.device | 
         "pretrained": origin,
         "weights": weights_digest(model),
         "transform": json.dumps(preprocess, sort_keys=True),  # its own text holds addresses in memory
+        "signs": signs_of(model.visual),
     }
     model.to(device)
     return ClipEncoder(
@@ -174,13 +175,12 @@ def _build(name: str, model: str, file: str | None, options: dict[str, Any]) -> 
         except unfit as error:
             if file is None:
                 raise
-            reason = " ".join(str(error).split())
-            script = "TorchScript" in reason
+            script = "TorchScript" in str(error)
             raise SingError(
                 f"{file} is a TorchScript archive, which is a program, expected tensors only: "
                 "save its state_dict() as safetensors where you trust it."
                 if script
-                else f"{file} holds no weights of {model} ({type(error).__name__}: {reason[:120]}), expected "
+                else f"{file} holds no weights of {model} ({reason(error)}), expected "
                 "its state_dict as safetensors or written by torch.save."
             ) from None
     return built.eval().requires_grad_(False)

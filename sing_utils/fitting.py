@@ -23,10 +23,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sing_utils.encoders import Encoder, Judge
+from sing_utils.encoders import OTHER_ENCODER, Encoder, Judge
 from sing_utils.errors import SingError
 from sing_utils.features import FeatureStore
 from sing_utils.translator import RIDGES, FitReport, Translator, TranslatorFitter, choose_ridge, split_rows
+from sing_utils.weights import contains
 
 Mapper = Callable[[Callable[..., Any], Iterable[Any]], Iterable[Any]]  # like the built-in map, in order
 
@@ -185,6 +186,12 @@ def _combination(
             raise SingError(
                 f"{targets.path} holds {', '.join(targets.names)}, expected one tensor: say which encoder "
                 "(--encoder NAME) made them, so that they are combined as it does."
+            )
+        own, encoders = (s.manifest["extractor"] for s in (features, targets))
+        if contains(own.get("signs", ""), encoders.get("signs", "")):
+            raise SingError(
+                f"the encoder of {targets.path} is built on the network of {features.path}, expected another "
+                f"one to judge it: {OTHER_ENCODER}"
             )
         return tuple(targets.names), lambda towers: next(iter(towers.values()))
     return judge.encoder.towers, judge.encoder.combine

@@ -41,10 +41,11 @@ from huggingface_hub import HfApi, constants, try_to_load_from_cache
 from PIL import Image
 from timm.data import ImageNetInfo, create_transform, resolve_model_data_config
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from sing_utils.errors import SingError, reason
-from sing_utils.own_files import at_home, code_digest, files_in, needed_by
-from sing_utils.weights import file_digest, holds, state_digest, tensors_only, weights_digest
+from sing_utils.own_files import AtHome, at_home, code_digest, files_in, needed_by
+from sing_utils.weights import file_digest, signs_of, state_digest, tensors_only, weights_digest
 
 KINDS = ("timm", "torchvision", "hf", "file", "planted", "head")
 LOCAL = "local-dir:"  # timm's own word for a folder of `save_for_hf`
@@ -71,7 +72,7 @@ class Network:
         labels: names of the classes in the order of the logits, or None.
         sha256: of the weights.
         library: and its version, since the same weights under another one may compute otherwise.
-        holds: names of the packaged networks that it contains, perhaps fine-tuned: see `held`.
+        signs: of its weights, by which an encoder knows its own tower: see `weights.signs_of`.
     """
 
     model: nn.Module
@@ -79,7 +80,7 @@ class Network:
     labels: tuple[str, ...] | None
     sha256: str
     library: str
-    holds: tuple[str, ...] = ()
+    signs: str = ""
 
 
 def parse_source(spec: str) -> Source:
@@ -195,7 +196,7 @@ def load_network(spec: str, *, rehearse: bool = False) -> Network:
                 "library, whole: check the folder or the name."
             ) from error
     if source.kind not in ("package", "planted") and not rehearse:
-        network = replace(network, holds=held(network.model))
+        network = replace(network, signs=signs_of(network.model))
     network.model.eval().requires_grad_(False)
     return network
 
@@ -280,20 +281,13 @@ def packaged_file(entry: Packaged) -> Path:
     return Path(spec.origin).parent / entry.file
 
 
-def held(model: nn.Module) -> tuple[str, ...]:
-    """Names of the packaged networks that a model contains, whatever it is called and however it ends.
-
-    They are towers of the embedded encoder, which must not judge a classifier by its own features.
-    """
-    return tuple(name for name in PACKAGED if holds(model, _packaged_weights(name)))
-
-
 @cache
-def _packaged_weights(name: str) -> dict[str, Tensor]:
+def packaged_signs(name: str) -> str:
+    """`signs_of` a packaged network; "" without its package, when nobody has it as a tower either."""
     try:
-        return torch.load(packaged_file(PACKAGED[name]), weights_only=True)
+        return signs_of(_package(Source("package", name), rehearse=False).model)
     except (SingError, OSError):
-        return {}  # without the package, nobody has it as a tower either
+        return ""
 
 
 def _in_order(checkpoint: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
@@ -454,20 +448,20 @@ def _file(source: Source, rehearse: bool) -> Network:
     path, function = Path(source.name), str(source.version)
     if not path.is_file():
         raise SingError(f"{path} is no file, expected the Python file that defines {function}().")
-    code = code_digest(path)
+    code, home = code_digest(path), path.resolve().parent
     spec = importlib.util.spec_from_file_location(f"sing_own_{code}", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # so that its objects can be sent to processes that are forked
     try:
-        with at_home(path.resolve().parent), _building():
+        with at_home(home), _building(path):
             spec.loader.exec_module(module)
             build = getattr(module, function, None)
             made = build() if callable(build) else None
     except (UnpicklingError, SingError):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise SingError(
             f"{path}:{function}() stopped with {reason(error, most=300)}, expected a model: try "
             f"`python -c 'import {path.stem}; {path.stem}.{function}()'` in its folder."
@@ -480,10 +474,31 @@ def _file(source: Source, rehearse: bool) -> Network:
             f"{path}:{function}() returned a {type(made).__name__}, expected a torch module, or a pair of "
             "a module and its transform (PIL image -> (3, H, W))."
         )
+    model = _uncompiled(model)
+    if isinstance(model, torch.jit.ScriptModule):
+        raise SingError(
+            f"{path}:{function}() returned TorchScript, whose layers can't be looked into, expected a module "
+            "in Python: build its network and load the script's state_dict()."
+        )
+    if lazy := [name for name, x in model.named_parameters() if is_lazy(x)]:
+        raise SingError(
+            f"{path}:{function}() returned a model whose {lazy[0]} has no values yet, expected weights: load "
+            "them; a lazy layer takes its shape from them."
+        )
     labels = own_labels(getattr(model, "labels", None))
-    transform = transform or _own_transform(model)
+    transform = AtHome(home, transform or _own_transform(model))
     library = f"{path.name} {code} {state_digest(model, transform)}"
+    model.forward = AtHome(home, model.forward)
     return Network(model, transform, labels, weights_digest(model), library)
+
+
+def _uncompiled(model: nn.Module) -> nn.Module:
+    """Without torch.compile, which keeps addresses in a module and may leave hooks uncalled."""
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if hasattr(child, "_orig_mod"):
+                setattr(module, name, child._orig_mod)
+    return getattr(model, "_orig_mod", model)
 
 
 def own_labels(given: Any) -> tuple[str, ...] | None:
@@ -514,12 +529,19 @@ def _planted(source: Source, rehearse: bool) -> Network:
 
 
 @contextmanager
-def _building() -> Iterator[None]:
-    before = BUILDING.set(True)
+def _building(path: Path) -> Iterator[None]:
+    """While a builder of one's own is at work; what it sets for all of torch is set back."""
+    before, argv = BUILDING.set(True), sys.argv
+    dtype, device = torch.get_default_dtype(), torch.get_default_device()
+    sys.argv = [str(path)]  # a script that reads its arguments when it is imported gets none of ours
     try:
         yield
     finally:
         BUILDING.reset(before)
+        sys.argv = argv
+        torch.set_default_dtype(dtype)
+        if torch.get_default_device() != device:
+            torch.set_default_device(device)
 
 
 def _own_transform(model: nn.Module) -> Transform:

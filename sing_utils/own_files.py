@@ -18,8 +18,9 @@ import hashlib
 import os
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import chdir, contextmanager, suppress
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from modulefinder import ModuleFinder
 from pathlib import Path
@@ -32,7 +33,7 @@ _BESIDE = {
     *(".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".pkl", ".h5"),
 }
 _LIBRARIES = ("site-packages", "dist-packages")
-_imported: set[str] = set()  # names of modules that files of one's own imported from their projects
+_imported: dict[Path, dict[str, ModuleType]] = {}  # what files of one's own imported, by their folder
 
 
 def needed_by(path: Path) -> list[Path]:
@@ -93,24 +94,48 @@ def code_digest(path: Path) -> str:
 
 @contextmanager
 def at_home(folder: Path) -> Iterator[None]:
-    """In the folder of one's own file, from which it may import and read.
+    """In the folder of one's own file, from which it may import and read."""
+    for name, module in _imported.pop(folder, {}).items():  # its files may have changed
+        if sys.modules.get(name) is module:
+            del sys.modules[name]
+    with chdir(folder), _own_modules(folder):
+        yield
 
-    A module of another such file is not mistaken for one of the same name that lies here.
-    """
-    others = {name: sys.modules.pop(name) for name in _imported & sys.modules.keys()}
-    before = set(sys.modules)
+
+@contextmanager
+def _own_modules(folder: Path) -> Iterator[None]:
+    """A module of another file of one's own is not mistaken for one of the same name in this folder."""
+    own = _imported.setdefault(folder, {})
+    names = {name for place, held in _imported.items() if place != folder for name in held}
+    others = {name: sys.modules.pop(name) for name in names & sys.modules.keys()}
+    sys.modules.update(own)
+    before = sys.modules.copy()
     sys.path.insert(0, str(folder))
     try:
-        with chdir(folder):
-            yield
+        yield
     finally:
         sys.path.remove(str(folder))
-        if str(folder) not in sys.path:
-            sys.path.append(str(folder))  # for good: a model may import when it is called
-        new = {name: m for name, m in sys.modules.items() if name not in before}
-        _imported.update(name for name, m in new.items() if _is_own(name, m))
+        if len(sys.modules) > len(before):
+            new = {name: m for name, m in sys.modules.items() if name not in before and _is_own(name, m)}
+            own.update(new)
         for name, module in others.items():
             sys.modules.setdefault(name, module)
+
+
+@dataclass(frozen=True)
+class AtHome:
+    """A function of one's own file, which may import from its folder whenever it is called."""
+
+    folder: Path
+    call: Callable[..., Any]
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        """What it returns."""
+        with _own_modules(self.folder):
+            return self.call(*args, **options)
+
+    def __repr__(self) -> str:
+        return repr(self.call)
 
 
 def _is_own(name: str, module: ModuleType) -> bool:

@@ -191,6 +191,10 @@ class PlantedEncoder:
         """{tower: (B, n)} -> (B, n)."""
         return embeddings[TOWER]
 
+    def own_towers(self, classifier: str | Mapping[str, str]) -> tuple[str, ...]:
+        """None."""
+        return ()
+
     def judge_of(self, classifier: str | Mapping[str, str]) -> Judge:
         """Itself: no classifier of the planted world is a tower of it."""
         return Judge(classifier, self)

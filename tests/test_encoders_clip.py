@@ -13,9 +13,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from sing_utils.classifiers import load_classifier
 from sing_utils.encoders import Judge, load_encoder, require_encoder
 from sing_utils.errors import SingError
 from sing_utils.extraction import extract
+from sing_utils.fitting import fit_stores
+from sing_utils.weights import contains, signs_of
 
 open_clip = pytest.importorskip("open_clip")
 pytest.importorskip("diffusers")
@@ -128,6 +131,60 @@ def test_it_extracts_into_a_store_and_judges_every_classifier(encoder, pictures,
     assert (judge.targets(store) - encoder.encode_images(pictures)).abs().max() < 1e-5
     with pytest.raises(SingError, match="got embeddings of other, expected also encoder-open_clip:tiny"):
         encoder.combine({"other": torch.ones(1, 24)})
+
+
+PROBE = """
+import open_clip
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from torchvision import transforms as V
+
+def build():
+    open_clip.add_model_config("tiny.json")
+    torch.manual_seed(1)
+    clip = open_clip.create_model("tiny")
+    if {same}:
+        clip.load_state_dict(load_file("w.safetensors"))
+    return nn.Sequential(clip.visual, nn.Linear(24, 5)){half}, V.Compose([V.Resize((32, 32)), V.ToTensor()])
+"""
+
+
+@pytest.mark.parametrize("half", ["", ".half()"])
+def test_a_probe_on_its_own_image_tower_is_not_judged(tiny, encoder, pictures, tmp_path, half):
+    (tiny[0] / "probe.py").write_text(PROBE.format(same=True, half=half))
+    (tiny[0] / "apart.py").write_text(PROBE.format(same=False, half=half))
+    probe, apart = (load_classifier.__wrapped__(f"file:{tiny[0] / x}.py:build") for x in ("probe", "apart"))
+    with pytest.raises(SingError, match="built on.*trained apart"):
+        encoder.judge_of(probe.identity)
+    assert encoder.judge_of(apart.identity).encoder is encoder
+    assert load_encoder("embedded").judge_of(probe.identity).left_out == ()
+    for i, picture in enumerate(pictures):
+        (tmp_path / "pictures").mkdir(exist_ok=True)
+        picture.save(tmp_path / "pictures" / f"{i}.png")
+    stores = [
+        extract(x, tmp_path / "pictures", tmp_path / str(i), workers=0, progress=False)
+        for i, x in enumerate((probe, apart, encoder))
+    ]
+    with pytest.raises(SingError, match="built on.*trained apart"):
+        fit_stores(stores[0], stores[2], encoder=None)
+    fit_stores(stores[1], stores[2], encoder=None)
+
+
+def test_a_probe_on_karlos_image_tower_is_not_judged(karlo):
+    encoder = load_encoder(f"karlo:{karlo[0]}")
+    identity = {"name": "file:mine.py:build", "signs": signs_of(karlo[1].image_encoder.vision_model)}
+    with pytest.raises(SingError, match="trained apart"):
+        encoder.judge_of(identity)
+
+
+def test_a_clip_is_known_in_another_library():
+    """timm's names and transformers' separate q, k, v: the layers between them are alike."""
+    torch.manual_seed(0)
+    ours = torch.nn.MultiheadAttention(64, 2), torch.nn.Linear(64, 256), torch.nn.Linear(256, 64)
+    theirs = torch.nn.ModuleDict({x: torch.nn.Linear(64, 64) for x in "qkv"} | {"a": ours[1], "b": ours[2]})
+    assert contains(signs_of(theirs), signs_of(torch.nn.ModuleList(ours)))
+    assert not contains(signs_of(theirs["q"]), signs_of(torch.nn.ModuleList(ours)))
 
 
 def test_a_tag_brings_its_own_settings(monkeypatch, tiny):

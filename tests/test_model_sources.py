@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import pickle
+import re
 import textwrap
 from pathlib import Path
 
@@ -336,6 +337,23 @@ def test_labels_as_people_give_them(given):
     assert own_labels(given) == ("cat", "dog")
 
 
+@pytest.mark.parametrize(
+    ("held", "labels"),
+    [('{"1": "dog", "0": "cat"}', ("cat", "dog")), ("5", None), ('"ab"', None), ("[]", None)],
+)
+def test_labels_in_the_header_of_a_head(tmp_path, held, labels):
+    save_file({"weight": torch.ones(2, 3)}, tmp_path / "h.safetensors", metadata={"labels": held})
+    assert LinearHead.load(tmp_path / "h.safetensors").labels == labels
+
+
+def test_a_head_with_more_labels_than_rows_is_refused(tmp_path):
+    save_file(
+        {"weight": torch.ones(2, 3)}, tmp_path / "h.safetensors", metadata={"labels": '["a", "b", "c"]'}
+    )
+    with pytest.raises(SingError, match="3 labels for 2 classes"):
+        LinearHead.load(tmp_path / "h.safetensors")
+
+
 @pytest.mark.parametrize("given", [{1: "cat", 2: "dog"}, {"cat": 0, "dog": 2}, {"cat": "dog"}])
 def test_labels_with_other_numbers_are_refused(given):
     with pytest.raises(SingError, match="labels are numbered"):
@@ -485,6 +503,49 @@ def test_the_class_that_a_checkpoint_holds_is_named(tmp_path, held, named):
         torch.load(tmp_path / "x.pth", weights_only=False)
     assert "\x1b" not in str(told.value)
     assert "[1m" not in str(told.value)
+    assert "add_safe_globals" not in str(told.value)  # it is no file of one's own, where one could call it
+
+
+LOADS = """
+import argparse
+import torch
+from torch import nn
+
+def build():
+    held = torch.load("x.pth")
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2))
+    model[2].load_state_dict(held["state_dict"])
+    return model
+"""
+
+
+def test_a_class_that_one_trusts_may_be_allowed_as_the_message_says(tmp_path):
+    state = nn.Linear(3, 2).state_dict()
+    torch.save({"state_dict": state, "args": argparse.Namespace(lr=1)}, tmp_path / "x.pth")
+    (tmp_path / "mine.py").write_text(LOADS)
+    with pytest.raises(SingError) as told:
+        load_network(f"file:{tmp_path / 'mine.py'}:build")
+    call = re.search(r"torch\.serialization\.add_safe_globals\(\S+\)", str(told.value))[0]
+    (tmp_path / "mine.py").write_text(LOADS.replace("    held", f"    {call}\n    held"))
+    with torch.serialization.safe_globals([]):  # and nothing stays allowed
+        network = load_network(f"file:{tmp_path / 'mine.py'}:build")
+    assert torch.equal(network.model[2].weight, state["weight"])
+
+
+def test_a_function_is_not_offered_to_be_allowed(tmp_path):
+    torch.save({"weight": Bomb(tmp_path / "ran"), "e": exec}, tmp_path / "x.pth")
+    (tmp_path / "mine.py").write_text(LOADS)
+    with pytest.raises(SingError, match="holds more than tensors") as told:
+        load_network(f"file:{tmp_path / 'mine.py'}:build")
+    assert "add_safe_globals" not in str(told.value)
+
+
+@pytest.mark.parametrize("text", ["version https://git-lfs.github.com/spec/v1\noid x", "<!DOCTYPE html>"])
+def test_a_text_in_a_checkpoints_place_is_no_matter_of_trust(tmp_path, text):
+    (tmp_path / "x.pth").write_text(text)
+    (tmp_path / "mine.py").write_text(LOADS)
+    with pytest.raises(SingError, match=r"not written by torch\.save.*git lfs pull"):
+        load_network(f"file:{tmp_path / 'mine.py'}:build")
 
 
 def test_torchvision_weights_in_the_cache_are_not_trusted_either(tmp_path, monkeypatch):

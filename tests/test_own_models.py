@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 
 from sing_utils import SingError
 from sing_utils.classifiers import LinearHead, load_classifier
@@ -257,6 +258,24 @@ def test_two_folders_with_modules_of_one_name_are_kept_apart(tmp_path):
     assert not torch.allclose(first, second)
 
 
+def test_each_of_them_also_imports_its_own_when_it_is_called(tmp_path):
+    of_transform = replaced("my_project/parts/pictures.py", "return V", "from later import S; return S * V")
+    a = project(tmp_path / "a", of_transform | {"later.py": "S = 1"})
+    b = project(
+        tmp_path / "b", of_transform | {"later.py": "S = 2"} | replaced("late.py", "return x", "return 2 * x")
+    )
+    x, picture = torch.ones(1, 3, 4, 4), Image.new("RGB", (9, 9), "white")
+    one, two = (load_classifier.__wrapped__(spec) for spec in (a, b))
+    for _ in range(2):
+        torch.testing.assert_close(two(x).features, 2 * one(x).features)
+        assert torch.equal(two.prepare(picture), 2 * one.prepare(picture))
+
+
+def test_a_layer_may_hold_its_parent(tmp_path):
+    text = f"model = {NET}; model[2].parent = [model]; return model"
+    assert load_network(returned(tmp_path, text)).library
+
+
 @pytest.mark.parametrize(
     "file", ["my_project/parts/net.py", "my_project/power.txt", "weights/net.pth", "late.py"]
 )
@@ -287,6 +306,47 @@ def test_force_means_features_too(own_run, tmp_path):
     assert not store.exists()
     assert other.exists()  # another run's
     assert len(run.store("Mine")) == 8
+
+
+NET = "nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2))"
+
+
+def returned(folder, text):
+    return own_file(folder, f"import sys\nimport torch\nfrom torch import nn\ndef build():\n    {text}")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (f"return torch.jit.trace({NET}, torch.zeros(1, 3, 2, 2))", "TorchScript.*load the script's state_"),
+        ("return nn.Sequential(nn.Flatten(), nn.LazyLinear(2))", r"whose 1\.weight has no values yet"),
+        ("sys.exit('set DATA first')", "stopped with SystemExit: set DATA first"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_what_is_no_network_with_weights_is_refused(tmp_path, text, message):
+    with pytest.raises(SingError, match=message):
+        load_network(returned(tmp_path, text))
+
+
+@pytest.mark.parametrize("part", [NET, "nn.Linear(3, 2)"])
+def test_a_compiled_network_is_the_same_each_time(tmp_path, part):
+    """torch.compile keeps in a module what is another at each call, and may leave hooks uncalled."""
+    spec = returned(tmp_path, f"return {NET.replace(part, f'torch.compile({part})')}")
+    one, other = load_network(spec), load_network(spec)
+    assert one.library == other.library
+    assert not [name for name in one.model.state_dict() if "_orig_mod" in name]
+
+
+def test_what_a_builder_sets_for_everybody_is_set_back(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["sing", "extract", "--classifier"])
+    text = (
+        "assert len(sys.argv) == 1; torch.set_default_dtype(torch.float64); torch.set_default_device('meta')"
+    )
+    load_network(returned(tmp_path, f"model = {NET}\n    {text}\n    return model, lambda image: 0"))
+    assert sys.argv == ["sing", "extract", "--classifier"]
+    assert torch.zeros(1).dtype == torch.float32
+    assert torch.zeros(1).device.type == "cpu"
 
 
 def test_labels_must_be_as_many_as_classes(tmp_path):
