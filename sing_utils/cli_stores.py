@@ -147,6 +147,8 @@ def fit(
     )
     if left := T.meta.get("left out"):
         typer.echo(f"Left out of the encoder: {left}, on which this classifier is built.")
+    elif store.unsaid:
+        typer.echo(store.unsaid)
 
 
 def pack(
@@ -187,6 +189,8 @@ def pack(
     store = FeatureStore.from_arrays(out, {tensor: array}, index, name=name or file.stem, dtype=dtype)
     labels = index["label"].nunique() if "label" in index else 0
     typer.echo(f"{len(store)} rows of {store.width(tensor)} numbers in {out}, of {labels} labels.")
+    if store.unsaid:
+        typer.echo(store.unsaid)
 
 
 def analyze(

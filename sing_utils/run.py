@@ -32,7 +32,7 @@ from sing_utils import adamw, beyond, findings, refits, translator
 from sing_utils.beyond import BeyondLogits
 from sing_utils.classifiers import Classifier, LinearHead, load_classifier
 from sing_utils.decoding import read_picture
-from sing_utils.encoders import Encoder, Judge, load_encoder
+from sing_utils.encoders import Encoder, Judge, judge_of_stores, load_encoder
 from sing_utils.errors import SingError, unknown
 from sing_utils.extraction import extract_cached
 from sing_utils.features import FeatureStore, feature_cache, open_stored, require_one_network
@@ -211,7 +211,7 @@ class Run:
 
     def judge(self, name: str) -> Judge:
         """The encoder without the classifier's own tower."""
-        return self.encoder.judge_of(self.store(name).manifest["extractor"])
+        return judge_of_stores(self.encoder, self.store(name), self.store(self.profile.encoder))
 
     def translator(self, name: str, method: Literal["ridge", "adamw"] = "ridge") -> Translator:
         """A classifier's translator, fitted if the run has none for these photos and settings.

@@ -205,6 +205,9 @@ def _require_inputs(root: Path, profile: Profile, names: dict[str, str], progres
             open_stored(root / str(profile.features), safe_name(name), safe_name(profile.source_of(name)))
             for name in stores
         ]
+        for store in opened if progress else ():
+            if store.unsaid:
+                print(store.unsaid, flush=True)
         labels = set(opened[0].index["label"])
     labels -= {""}
     if not labels:
