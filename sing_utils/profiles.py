@@ -32,6 +32,9 @@ from sing_utils.errors import SingError
 from sing_utils.model_sources import LOCAL
 from sing_utils.pictures import require_backend
 
+# What tables with a column a classifier call their others.
+_COLUMNS = {"class", "classifier", "label", "measure", "path", "photo", "prompt", "score", "target"}
+
 
 class Profile(BaseModel):
     """Every parameter of a run. Unknown keys are errors.
@@ -146,8 +149,13 @@ class Profile(BaseModel):
     @field_validator("classifiers")
     @classmethod
     def _different(cls, names: list[str]) -> list[str]:
-        if len({safe_name(name) for name in names}) < len(names):
-            raise ValueError("a classifier is named twice, or two names differ in signs alone")
+        # Files are named by them, also on disks that take Mine and mine for one.
+        if len({safe_name(name).casefold() for name in names}) < len(names):
+            raise ValueError("a classifier is named twice, or two names differ in signs or capitals alone")
+        if taken := [name for name in names if name in _COLUMNS]:
+            raise ValueError(
+                f"tables have a column called {taken[0]!r}, expected another name for a classifier"
+            )
         return names
 
     @field_validator("classes")
@@ -160,8 +168,14 @@ class Profile(BaseModel):
 
     @model_validator(mode="after")
     def _known_classifiers(self) -> Profile:
+        encoders = {safe_name(name).casefold() for name in (self.encoder, self.second_encoder) if name}
         for name in self.classifiers:
             require_classifier(self.source_of(name))
+            if safe_name(name).casefold() in encoders:
+                raise SingError(
+                    f"parameter classifiers: {name!r} is the encoder's name, under which its features are "
+                    "kept, expected another name."
+                )
         return self
 
     @field_validator("encoder", "second_encoder")
