@@ -16,7 +16,9 @@ from sing_utils.shards import require_place, write_whole
 def extract(
     images: Annotated[
         str,
-        typer.Option(help="A folder, a .csv of labels, ImageNet, .tar shards or hf:NAME[@REVISION][#SPLIT]."),
+        typer.Option(
+            help="A folder, .csv of labels, ImageNet, .tar, .parquet or hf:NAME[@REVISION][#SPLIT]."
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Folder of the feature store.")],
     classifier: Annotated[

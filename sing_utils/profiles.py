@@ -365,7 +365,7 @@ def _rooted_values(values: dict[str, Any], root: Path) -> dict[str, Any]:
     images = values.get("images")
     if isinstance(images, str) and images.startswith("hf:"):
         folder, hash_, split = images.removeprefix("hf:").partition("#")
-        values["images"] = f"hf:{root / folder}{hash_}{split}" if (root / folder).is_dir() else images
+        values["images"] = f"hf:{root / folder}{hash_}{split}" if (root / folder).exists() else images
     return values
 
 

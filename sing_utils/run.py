@@ -339,10 +339,12 @@ class Run:
             )
         require_one_network({f"the head of {name}": self.head(name).sha256, "the store": own.network})
         names = self.class_names
-        index = own.index.assign(evaluation=_evaluation(own.index))
-        index["class"] = index["label"].map(names)
-        numbers = index["label"].map({label: i for i, label in enumerate(names)})
+        numbers = own.index["label"].map({label: i for i, label in enumerate(names)})
         chosen = numbers.notna()
+        # A split of which no class is asked for, such as one without labels, evaluates nothing.
+        kept = _evaluation(own.index[chosen]).reindex(own.index.index, fill_value=False)
+        index = own.index.assign(evaluation=kept)
+        index["class"] = index["label"].map(names)
         classes = torch.tensor(numbers.fillna(-1).to_numpy(dtype=int))
         photos = Photos(own.read("features"), self.judge(name).targets(targets), classes, index).rows(chosen)
         missing = [label for label in names if not (photos.index["label"] == label).any()]
@@ -755,11 +757,11 @@ def all_pictures(root: Path, profile: Profile) -> PictureSource:
 
 
 def run_pictures(root: Path, profile: Profile) -> PictureSource:
-    """The pictures that a profile names, of its classes where it names some, and as many as it says."""
+    """The pictures that a profile names, of its classes, else of all labels, and as many as it says."""
     source = all_pictures(root, profile)
-    return source.select(
-        labels=list(profile.classes) if profile.classes else None, per_label=profile.per_class
-    )
+    known = {*source.index["label"]}
+    labels = list(profile.classes or (known - {""} if "" in known else ())) or None
+    return source.select(labels=labels, per_label=profile.per_class)
 
 
 def _evaluation(index: pd.DataFrame) -> pd.Series:

@@ -196,9 +196,10 @@ def _require_inputs(root: Path, profile: Profile, names: dict[str, str], progres
         read_photo(root, photo)
     if profile.pictures is not None:
         source = all_pictures(root, profile)
-        if progress:
-            print(described(source), flush=True)
         labels = set(source.index["label"])
+        if progress:
+            unused = "Pictures without a label are not used." if "" in labels and len(labels) > 1 else ""
+            print(f"{described(source)} {unused}".rstrip(), flush=True)
     else:
         stores = (*profile.classifiers, *filter(None, (profile.encoder, profile.second_encoder)))
         opened = [
