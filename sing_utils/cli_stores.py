@@ -234,9 +234,11 @@ def export_head(
     out: Annotated[Path, typer.Option(help="File to write, such as head.safetensors.")],
 ) -> None:
     """Write a classifier's last linear layer, for `sing analyze`."""
-    from sing_utils.classifiers import load_classifier
+    from sing_utils.classifiers import load_classifier, require_classifier
+    from sing_utils.speed import head_bytes
 
-    require_place(out)
+    require_classifier(classifier)
+    require_place(out, size=2**20 + head_bytes(classifier))  # before its weights are fetched
     head = load_classifier(classifier).head
     write_whole(out, head.save)
     typer.echo(f"{out}: {head.weight.shape[0]} classes x {head.weight.shape[1]} features of {classifier}.")

@@ -179,6 +179,10 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     """As `written`, for what writes to a path, such as a tensor's or a table's own way to save it."""
     with written(path) as file:
         write(Path(file.name))
+        # safetensors puts a file of its own in its place, which nobody else may read.
+        os.chmod(file.name, os.fstat(file.fileno()).st_mode)
+        with open(file.name, "rb") as made:
+            os.fsync(made.fileno())
 
 
 def require_place(out: Path, *, size: int = _ROOM) -> None:
