@@ -135,9 +135,9 @@ class FeatureStore:
         if self.network or "features" not in self.names:
             return ""
         return (
-            f"{self.path} does not say which network made it, but calls it "
-            f"{self.manifest['extractor'].get('name')}: an encoder's own features are known when they are "
-            "compared with its embeddings; for a changed copy of such a network, `sing pack --name TOWER`."
+            f"{self.path} does not say which network made it (called "
+            f"{self.manifest['extractor'].get('name')!r}): it is compared with the encoder's towers, but if "
+            "it was fine-tuned from one, say so: `sing pack --name`, such as efficientnet_lite0."
         )
 
     @cached_property
