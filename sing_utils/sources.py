@@ -376,7 +376,7 @@ def _unwrapped(
         below = [p[1:] for p in inside.values()]
         holds_splits = all(x and split_name(x[0]) for x in below) and any(x[1:] for x in below)
         named = top.strip().lower() in _WRAPPERS or top == beside
-        if not top or (split_name(top) and beside is None) or not (named or holds_splits):
+        if not top or not (named or holds_splits):
             break
         inside, wrapper = {f: p[1:] for f, p in inside.items()}, f"{wrapper or ' in '}{top}/"
     return inside, wrapper

@@ -86,6 +86,8 @@ def test_layouts(tmp_path, path, label, split):
 @pytest.mark.parametrize(
     ("paths", "expected"),
     [
+        (["train/test/cat/a.png", "train/train/cat/b.png"], [("cat", "test"), ("cat", "train")]),
+        (["train/train/cat/a.png", "train/train/dog/b.png"], [("cat", "train"), ("dog", "train")]),
         (["valid/a.png", "invalid/a.png"], [("invalid", ""), ("valid", "")]),
         (["train/a.png", "car/a.png", "test/a.png"], [("car", ""), ("test", ""), ("train", "")]),
         (["train/cat/a.png", "Test/b.png"], [("", "test"), ("cat", "train")]),
