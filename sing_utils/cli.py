@@ -59,14 +59,18 @@ def run(
         run_dir = run_dir or f"_build/runs/{loaded.name}-rehearsal"
         made = rehearsal_parameters(root, loaded)
         overrides = made | {k: v for k, v in overrides.items() if k not in GENERATED}
-    done = run_profile(
-        root,
-        profile,
-        overrides=overrides,
-        only=only or [],
-        run_dir=run_dir,
-        force=force,
-    )
+    try:
+        done = run_profile(
+            root,
+            profile,
+            overrides=overrides,
+            only=only or [],
+            run_dir=run_dir,
+            force=force,
+        )
+    except KeyboardInterrupt:
+        typer.echo("\nStopped. What is finished stays; the same command goes on from there.", err=True)
+        raise typer.Exit(130) from None
     ran = sum(e.ran for e in done)
     typer.echo(f"{ran} of {len(done)} notebooks ran, {len(done) - ran} were up to date.")
     folder = done[0].path.parent.parent

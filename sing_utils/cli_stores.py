@@ -16,7 +16,9 @@ from sing_utils.shards import require_place, write_whole
 def extract(
     images: Annotated[
         str,
-        typer.Option(help="A folder, a .csv of labels, ImageNet, .tar shards or hf:NAME[@REVISION][#SPLIT]."),
+        typer.Option(
+            help="A folder, .csv of labels, ImageNet, .tar, .parquet or hf:NAME[@REVISION][#SPLIT]."
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Folder of the feature store.")],
     classifier: Annotated[
@@ -149,6 +151,8 @@ def fit(
     )
     if left := T.meta.get("left out"):
         typer.echo(f"Left out of the encoder: {left}, on which this classifier is built.")
+    elif store.unsaid:
+        typer.echo(store.unsaid)
 
 
 def pack(
@@ -189,6 +193,8 @@ def pack(
     store = FeatureStore.from_arrays(out, {tensor: array}, index, name=name or file.stem, dtype=dtype)
     labels = index["label"].nunique() if "label" in index else 0
     typer.echo(f"{len(store)} rows of {store.width(tensor)} numbers in {out}, of {labels} labels.")
+    if store.unsaid:
+        typer.echo(store.unsaid)
 
 
 def analyze(
@@ -230,9 +236,11 @@ def export_head(
     out: Annotated[Path, typer.Option(help="File to write, such as head.safetensors.")],
 ) -> None:
     """Write a classifier's last linear layer, for `sing analyze`."""
-    from sing_utils.classifiers import load_classifier
+    from sing_utils.classifiers import load_classifier, require_classifier
+    from sing_utils.speed import head_bytes
 
-    require_place(out)
+    require_classifier(classifier)
+    require_place(out, size=2**20 + head_bytes(classifier))  # before its weights are fetched
     head = load_classifier(classifier).head
     write_whole(out, head.save)
     typer.echo(f"{out}: {head.weight.shape[0]} classes x {head.weight.shape[1]} features of {classifier}.")

@@ -46,6 +46,7 @@ from sing_utils.weights import contains
 
 EMBEDDED_WEIGHTS = DATA / "embedded" / "encoder"
 _BATCH = 32  # pictures a forward pass
+_COMPARED = 256  # pictures that tell a tower's features from others
 
 
 class Encoder(Protocol):
@@ -179,6 +180,43 @@ def is_tower_of(tower: str, classifier: str | Mapping[str, str], signs: str = ""
         return False
     plain_tower, plain = (re.sub(r"[^a-z0-9]", "", s.lower()) for s in (tower, _name(identity)))
     return re.search(plain_tower + r"(?!\d)", plain) is not None  # lite1 is not lite10
+
+
+def judge_of_stores(encoder: Encoder, features: FeatureStore, embeddings: FeatureStore) -> Judge:
+    """The encoder without the towers that the network of `features` is built on.
+
+    Where a store does not say which network made it (`FeatureStore.from_arrays`), its features are compared
+    with what each tower made of the same pictures.
+
+    Args:
+        encoder: whole.
+        features: of a classifier.
+        embeddings: of the encoder, of the same pictures.
+    """
+    identity = features.manifest["extractor"]
+    if not features.network:
+        f, towers = next(features.batches("features"))[:_COMPARED], set(encoder.towers) & {*embeddings.names}
+        found = {t: next(embeddings.batches(t))[:_COMPARED] for t in sorted(towers)}
+        own = [t for t, z in found.items() if _comes_from(encoder, t, f, z)]
+        identity = identity | {"holds": ", ".join(own)}
+    return encoder.judge_of(identity)
+
+
+def _comes_from(encoder: Encoder, tower: str, f: Tensor, z: Tensor) -> bool:
+    """Whether features (B, m) give a tower's embeddings (B, n) of the same pictures, whatever their scale.
+
+    On photographs the towers' own features give 1.00, with noise of half their spread 0.9, and those of other
+    networks at most 0.5.
+    """
+    f, z = f[: len(z)].double(), normalize(z[: len(f)].double(), dim=-1)
+    basis = [f] if f.shape[1] == z.shape[1] else []  # the embedding itself, before it was normalised
+    if isinstance(encoder, EmbeddedEncoder) and f.shape[1] == encoder.heads[tower].weight.shape[1]:
+        A, a = encoder.heads[tower].weight.double(), encoder.heads[tower].bias.double()
+        basis = [f @ A.mT, a.expand_as(z)]
+    if not basis:
+        return False
+    Q = torch.linalg.qr(torch.stack(basis, -1)).Q  # (B, n, 1 or 2)
+    return float((Q.mT @ z[..., None]).norm(dim=1).mean()) > 0.8
 
 
 def _name(classifier: str | Mapping[str, str]) -> str:

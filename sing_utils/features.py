@@ -75,7 +75,8 @@ class FeatureStore:
                 of an encoder. Arrays of a memory-mapped file are read a shard at a time.
             index: N rows: path, each once; where known label, split and sha256 (of the picture). Two stores
                 are of the same pictures if their rows have the same sha256; without it the path stands in.
-            name: of the model that computed them.
+            name: of the model that computed them; the tower's, if it was fine-tuned from an encoder's tower,
+                since no encoder may judge its own network.
             dtype: as in `extract`.
             shard_rows: rows a shard.
 
@@ -127,6 +128,17 @@ class FeatureStore:
     def network(self) -> str:
         """SHA-256 of the weights of the network that it was extracted with; "" if it does not say."""
         return str(self.manifest["extractor"].get("weights", ""))
+
+    @property
+    def unsaid(self) -> str:
+        """What to know of features that do not say which network made them; "" of others."""
+        if self.network or "features" not in self.names:
+            return ""
+        return (
+            f"{self.path} does not say which network made it (called "
+            f"{self.manifest['extractor'].get('name')!r}): it is compared with the encoder's towers, but if "
+            "it was fine-tuned from one, say so: `sing pack --name`, such as efficientnet_lite0."
+        )
 
     @cached_property
     def index(self) -> pd.DataFrame:

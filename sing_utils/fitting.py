@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sing_utils.encoders import OTHER_ENCODER, Encoder, Judge
+from sing_utils.encoders import OTHER_ENCODER, Encoder, Judge, judge_of_stores
 from sing_utils.errors import SingError
 from sing_utils.features import FeatureStore
 from sing_utils.translator import RIDGES, FitReport, Translator, TranslatorFitter, choose_ridge, split_rows
@@ -120,7 +120,7 @@ def fit_stores(
         seed=seed,
         **details,
     )
-    return Translator(weight, report, _meta(features, targets, judge_of_stores(features, encoder)))
+    return Translator(weight, report, _meta(features, targets, _judge(features, targets, encoder)))
 
 
 def _merged(
@@ -144,11 +144,10 @@ def _meta(features: FeatureStore, targets: FeatureStore, judge: Judge | None) ->
     return meta
 
 
-def judge_of_stores(features: FeatureStore, encoder: Encoder | Judge | None) -> Judge | None:
-    """The encoder without the towers that the network of `features` is built on; None without an encoder."""
+def _judge(features: FeatureStore, targets: FeatureStore, encoder: Encoder | Judge | None) -> Judge | None:
     if encoder is None or isinstance(encoder, Judge):
         return encoder
-    return encoder.judge_of(features.manifest["extractor"])
+    return judge_of_stores(encoder, features, targets)
 
 
 # ------------------------------------------------------------------------------ the rows
@@ -180,7 +179,7 @@ def _combination(
     features: FeatureStore, targets: FeatureStore, encoder: Encoder | Judge | None
 ) -> tuple[tuple[str, ...], Callable[[dict[str, Tensor]], Tensor]]:
     """Names of the towers to read, and how they become one embedding."""
-    judge = judge_of_stores(features, encoder)
+    judge = _judge(features, targets, encoder)
     if judge is None:
         if len(targets.names) != 1:
             raise SingError(

@@ -33,6 +33,9 @@ from sing_utils.errors import SingError
 from sing_utils.model_sources import LOCAL
 from sing_utils.pictures import require_backend
 
+# What tables with a column a classifier call their others.
+_COLUMNS = {"class", "classifier", "label", "measure", "path", "photo", "prompt", "score", "target"}
+
 
 class Profile(BaseModel):
     """Every parameter of a run. Unknown keys are errors.
@@ -147,8 +150,13 @@ class Profile(BaseModel):
     @field_validator("classifiers")
     @classmethod
     def _different(cls, names: list[str]) -> list[str]:
-        if len({safe_name(name) for name in names}) < len(names):
-            raise ValueError("a classifier is named twice, or two names differ in signs alone")
+        # Files are named by them, also on disks that take Mine and mine for one.
+        if len({safe_name(name).casefold() for name in names}) < len(names):
+            raise ValueError("a classifier is named twice, or two names differ in signs or capitals alone")
+        if taken := [name for name in names if name in _COLUMNS]:
+            raise ValueError(
+                f"tables have a column called {taken[0]!r}, expected another name for a classifier"
+            )
         return names
 
     @field_validator("classes")
@@ -161,8 +169,14 @@ class Profile(BaseModel):
 
     @model_validator(mode="after")
     def _known_classifiers(self) -> Profile:
+        encoders = {safe_name(name).casefold() for name in (self.encoder, self.second_encoder) if name}
         for name in self.classifiers:
             require_classifier(self.source_of(name))
+            if safe_name(name).casefold() in encoders:
+                raise SingError(
+                    f"parameter classifiers: {name!r} is the encoder's name, under which its features are "
+                    "kept, expected another name."
+                )
         return self
 
     @field_validator("encoder", "second_encoder")
@@ -335,7 +349,7 @@ def _rooted_values(values: dict[str, Any], root: Path) -> dict[str, Any]:
     images = values.get("images")
     if isinstance(images, str) and images.startswith("hf:"):
         folder, hash_, split = images.removeprefix("hf:").partition("#")
-        values["images"] = f"hf:{root / folder}{hash_}{split}" if (root / folder).is_dir() else images
+        values["images"] = f"hf:{root / folder}{hash_}{split}" if (root / folder).exists() else images
     return values
 
 

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from sing_utils.profiles import Profile
+from sing_utils.profiles import Profile, safe_name
 from sing_utils.shards import written
 
 COUNTS = {"fit": 2, "evaluate": 2}  # generated pictures a class; a class that is steered needs two
@@ -41,7 +43,8 @@ def rehearsal_parameters(root: Path, profile: Profile) -> dict[str, Any]:
     folder = root / "_build" / "rehearsal"
     wanted = [*(profile.concept_classes or []), *filter(None, [profile.source_class])]
     classes = rehearsal_classes(profile.classes or {"disc": "disc", "stripes": "stripes"}, wanted)
-    pictures = generate_pictures(folder / "pictures" / "-".join(classes), list(classes))
+    classes = dict(zip(_folders(classes), classes.values(), strict=True))
+    pictures = generate_pictures(folder / "pictures" / safe_name("-".join(classes)), list(classes))
     values: dict[str, Any] = {
         "rehearse": True,
         "images": str(pictures.relative_to(root)),
@@ -90,6 +93,15 @@ def rehearsal_classes(classes: dict[str, str], wanted: list[str]) -> dict[str, s
     others = [label for label in classes if label not in named]
     chosen = (named + others)[: max(CLASSES, len(named))]
     return {label: name for label, name in classes.items() if label in chosen}
+
+
+def _folders(labels: Iterable[str]) -> list[str]:
+    """Labels as names of folders: numbered where one is none, or where capitals alone tell two apart."""
+    times = Counter(x.casefold() for x in labels)
+    return [
+        x if x == safe_name(x) and times[x.casefold()] == 1 else f"{i}-{safe_name(x)}"
+        for i, x in enumerate(labels)
+    ]
 
 
 def generate_pictures(folder: Path, labels: list[str]) -> Path:

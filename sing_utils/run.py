@@ -33,7 +33,7 @@ from sing_utils.beyond import BeyondLogits
 from sing_utils.checkout import project_root
 from sing_utils.classifiers import Classifier, LinearHead, load_classifier
 from sing_utils.decoding import read_picture
-from sing_utils.encoders import Encoder, Judge, load_encoder
+from sing_utils.encoders import Encoder, Judge, judge_of_stores, load_encoder
 from sing_utils.errors import SingError, unknown
 from sing_utils.extraction import extract_cached
 from sing_utils.features import FeatureStore, feature_cache, open_stored, require_one_network
@@ -212,7 +212,7 @@ class Run:
 
     def judge(self, name: str) -> Judge:
         """The encoder without the classifier's own tower."""
-        return self.encoder.judge_of(self.store(name).manifest["extractor"])
+        return judge_of_stores(self.encoder, self.store(name), self.store(self.profile.encoder))
 
     def translator(self, name: str, method: Literal["ridge", "adamw"] = "ridge") -> Translator:
         """A classifier's translator, fitted if the run has none for these photos and settings.
@@ -340,10 +340,12 @@ class Run:
             )
         require_one_network({f"the head of {name}": self.head(name).sha256, "the store": own.network})
         names = self.class_names
-        index = own.index.assign(evaluation=_evaluation(own.index))
-        index["class"] = index["label"].map(names)
-        numbers = index["label"].map({label: i for i, label in enumerate(names)})
+        numbers = own.index["label"].map({label: i for i, label in enumerate(names)})
         chosen = numbers.notna()
+        # A split of which no class is asked for, such as one without labels, evaluates nothing.
+        kept = _evaluation(own.index[chosen]).reindex(own.index.index, fill_value=False)
+        index = own.index.assign(evaluation=kept)
+        index["class"] = index["label"].map(names)
         classes = torch.tensor(numbers.fillna(-1).to_numpy(dtype=int))
         photos = Photos(own.read("features"), self.judge(name).targets(targets), classes, index).rows(chosen)
         missing = [label for label in names if not (photos.index["label"] == label).any()]
@@ -756,11 +758,11 @@ def all_pictures(root: Path, profile: Profile) -> PictureSource:
 
 
 def run_pictures(root: Path, profile: Profile) -> PictureSource:
-    """The pictures that a profile names, of its classes where it names some, and as many as it says."""
+    """The pictures that a profile names, of its classes, else of all labels, and as many as it says."""
     source = all_pictures(root, profile)
-    return source.select(
-        labels=list(profile.classes) if profile.classes else None, per_label=profile.per_class
-    )
+    known = {*source.index["label"]}
+    labels = list(profile.classes or (known - {""} if "" in known else ())) or None
+    return source.select(labels=labels, per_label=profile.per_class)
 
 
 def _evaluation(index: pd.DataFrame) -> pd.Series:

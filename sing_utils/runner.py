@@ -10,21 +10,25 @@ import difflib
 import hashlib
 import importlib.metadata
 import json
+import logging
 import os
 import shutil
+import signal
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+from weakref import WeakSet
 
 import papermill
+from jupyter_client.manager import AsyncKernelManager
 from papermill.exceptions import PapermillExecutionError
 
 from sing_utils.checkout import package_files
 from sing_utils.encoders import load_encoder
-from sing_utils.errors import SingError
+from sing_utils.errors import SingError, reason
 from sing_utils.features import feature_cache, open_stored
 from sing_utils.model_sources import files_of
 from sing_utils.own_files import files_in
@@ -51,6 +55,7 @@ _NOT_INPUTS = {
     *("results.py", "records.py", "compare_runs.py", "downloads.py", "cli_results.py"),
     *("reproduction_page.py", "summary.py"),
 }
+logging.getLogger("papermill").addHandler(logging.NullHandler())  # what it tells is in its exceptions
 _JOBS = 2  # notebooks side by side: each has a network's or a decoder's memory
 _LONG_TEXT = 200  # characters
 _LIBRARIES = (
@@ -67,6 +72,26 @@ _LIBRARIES = (
     "papermill",
 )
 _MORE_LIBRARIES = ("scipy", "pyarrow")  # noted in the record of a run
+
+
+class _Kernel(AsyncKernelManager):
+    """Known by whoever has to stop it: a notebook may be in the middle of minutes of work."""
+
+    started: ClassVar[WeakSet[_Kernel]] = WeakSet()
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.started.add(self)
+
+    @classmethod
+    def stop_until(cls, waiting: Sequence[Future[Any]]) -> None:
+        """End every kernel, with the processes that it started, until nothing is left to wait for."""
+        while wait(waiting, timeout=0.1).not_done:
+            for kernel in list(cls.started):
+                process = getattr(kernel.provisioner, "process", None)
+                if process is not None and process.poll() is None:
+                    group = getattr(kernel.provisioner, "pgid", None)
+                    process.kill() if group in (None, os.getpgrp()) else os.killpg(group, signal.SIGKILL)
 
 
 @dataclass(frozen=True)
@@ -150,6 +175,11 @@ def _run_notebooks(
             executed = [future.result() for future in waiting]
             if chosen == notebooks and all(e.ran for e in executed):
                 _forget_tables(folder, start)
+        except KeyboardInterrupt:
+            for future in waiting:
+                future.cancel()
+            _Kernel.stop_until(waiting)
+            raise
         finally:  # also after a failure: tables may be new
             for future in waiting:
                 future.cancel()
@@ -197,15 +227,19 @@ def _require_inputs(root: Path, profile: Profile, names: dict[str, str], progres
         read_photo(root, photo)
     if profile.pictures is not None:
         source = all_pictures(root, profile)
-        if progress:
-            print(described(source), flush=True)
         labels = set(source.index["label"])
+        if progress:
+            unused = "Pictures without a label are not used." if "" in labels and len(labels) > 1 else ""
+            print(f"{described(source)} {unused}".rstrip(), flush=True)
     else:
         stores = (*profile.classifiers, *filter(None, (profile.encoder, profile.second_encoder)))
         opened = [
             open_stored(root / str(profile.features), safe_name(name), safe_name(profile.source_of(name)))
             for name in stores
         ]
+        for store in opened if progress else ():
+            if store.unsaid:
+                print(store.unsaid, flush=True)
         labels = set(opened[0].index["label"])
     labels -= {""}
     if not labels:
@@ -322,6 +356,7 @@ def _execute(
             resources={"metadata": {"path": str(notebook.parent)}},  # cwd= would move the whole process
             kernel_name="python3",
             language="python",
+            kernel_manager_class=_Kernel,
             progress_bar=False,
             log_output=False,
             # The kernel would greet each run with a warning on loopback traffic and end it with an error.
@@ -331,6 +366,12 @@ def _execute(
         raise SingError(
             f"{notebook.name} stopped in cell {error.cell_index}: {error.ename}: {error.evalue} "
             f"(the whole traceback is in {attempt.resolve()})."
+        ) from None
+    except RuntimeError as error:  # its kernel died, or never began
+        raise SingError(
+            f"{notebook.name} stopped because its process was ended ({reason(error)}), expected it to live: "
+            "memory may be full; close other programs, or run it alone with --only "
+            f"{notebook.stem.partition('_')[0]}."
         ) from None
     os.replace(attempt, out)
     stamp.write_text(key)

@@ -70,7 +70,7 @@ def pack(name: str, x: Tensor, dtype: str) -> dict[str, Tensor]:
         SingError: for a number that is finite and would be stored as infinite.
     """
     if dtype != "uint8":
-        stored = x.to(DTYPES[dtype])
+        stored = x.to(DTYPES[dtype]).contiguous()  # columns or a transposed array are not
         if not bool(stored.isfinite().all()) and bool(x.isfinite().all()):
             raise SingError(
                 f"{name} go up to {float(x.abs().max()):.3g}, which --dtype {dtype} can't hold (at most "
@@ -79,7 +79,7 @@ def pack(name: str, x: Tensor, dtype: str) -> dict[str, Tensor]:
         return {name: stored}
     low, high = x.amin(0), x.amax(0)  # (d,)
     scale = ((high - low) / 255).clamp_min(torch.finfo(torch.float32).tiny)
-    levels = ((x - low) / scale).round().clamp(0, 255).to(torch.uint8)
+    levels = ((x - low) / scale).round().clamp(0, 255).to(torch.uint8).contiguous()
     return {name: levels, f"{name}.scale": scale, f"{name}.low": low}
 
 
@@ -179,6 +179,10 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     """As `written`, for what writes to a path, such as a tensor's or a table's own way to save it."""
     with written(path) as file:
         write(Path(file.name))
+        # safetensors puts a file of its own in its place, which nobody else may read.
+        os.chmod(file.name, os.fstat(file.fileno()).st_mode)
+        with open(file.name, "rb") as made:
+            os.fsync(made.fileno())
 
 
 def require_place(out: Path, *, size: int = _ROOM) -> None:

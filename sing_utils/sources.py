@@ -377,7 +377,7 @@ def _unwrapped(
         below = [p[1:] for p in inside.values()]
         holds_splits = all(x and split_name(x[0]) for x in below) and any(x[1:] for x in below)
         named = top.strip().lower() in _WRAPPERS or top == beside
-        if not top or (split_name(top) and beside is None) or not (named or holds_splits):
+        if not top or not (named or holds_splits):
             break
         inside, wrapper = {f: p[1:] for f, p in inside.items()}, f"{wrapper or ' in '}{top}/"
     return inside, wrapper
@@ -393,7 +393,9 @@ def _strays(folder: Path) -> str:
     )
     if not names:
         return ""
-    readable = next((n for n in names if n.lower().endswith((".tar", ".csv", ".tsv"))), None)
+    readable = next(
+        (n for n in names if n.lower().endswith((".tar", *_TABLES)) and not n.endswith(".jsonl")), None
+    )
     packed = any(n.lower().endswith(_ARCHIVES) for n in names)
     elsewhere = "unpack it into a folder of its own" if packed else "move it into a folder of its own"
     how = f"give {folder / readable}" if readable else f"{elsewhere} and give that"
@@ -445,7 +447,8 @@ def open_source(spec: str | Path) -> PictureSource:
               (`sing_utils.sources_imagenet`); .tar shards; or Parquet files with pictures
             - LABELS.csv beside its pictures (`sing_utils.sources_csv`)
             - WebDataset shards: `x.tar`, `x-{000..009}.tar`, `folder/*.tar` (`sing_utils.sources_tar`)
-            - hf:NAME[@REVISION][#SPLIT], a data set by name (`sing_utils.sources_hub`)
+            - hf:NAME[@REVISION][#SPLIT], a data set by name, or a .parquet or .arrow file
+              (`sing_utils.sources_hub`)
             - planted:COUNT[@SEED], drawn scenes of the planted world (`sing_utils.planted`)
 
     Raises:
@@ -471,9 +474,11 @@ def open_source(spec: str | Path) -> PictureSource:
         return sources_csv.read_label_table(path)
     if sources_tar.looks_like_shards(text):
         return sources_tar.open_shards(text)
+    if path.is_file() and path.suffix.lower() in sources_hub.FILES:
+        return sources_hub.open_dataset(f"hf:{text}")
     raise SingError(
-        f"{text} is not a folder, expected a folder of pictures, a .csv file of labels, .tar shards or "
-        "hf:NAME: check the path."
+        f"{text} is not a folder, expected a folder of pictures, a .csv file of labels, .tar shards, a "
+        ".parquet file or hf:NAME: check the path, or unpack it."
     )
 
 

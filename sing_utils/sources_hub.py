@@ -19,8 +19,9 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from sing_utils.errors import SingError
-from sing_utils.sources import Source, clean_label, clean_split, picture_table
+from sing_utils.sources import Source, clean_label, clean_split, picture_table, split_name
 
+FILES = {".parquet": "parquet", ".arrow": "arrow"}  # what a single file is read as
 _LABELS = ("label", "labels", "class", "fine_label", "wnid")
 
 
@@ -86,7 +87,7 @@ class HubSource(Source):
 
 
 def parse_dataset(spec: str) -> DatasetName:
-    """hf:NAME[@REVISION][#SPLIT] in its parts; NAME may be a folder.
+    """hf:NAME[@REVISION][#SPLIT] in its parts; NAME may be a folder, or a Parquet or Arrow file.
 
     Raises:
         SingError: if it is not like that.
@@ -152,6 +153,9 @@ def _load(wanted: DatasetName, spec: str) -> dict[str, Any]:
             if wanted.split is not None and wanted.split not in parts:
                 raise KeyError(f"it holds the splits {', '.join(parts)}")
             return {k: v for k, v in parts.items() if wanted.split in (None, k)}
+        if (file := Path(wanted.name)).is_file() and wanted.split is None:
+            data = datasets.load_dataset(FILES[file.suffix.lower()], data_files=str(file), split="train")
+            return {split_name(file.stem.partition("-")[0]): data}  # as in train-00000-of-00002.parquet
         data = datasets.load_dataset(wanted.name, revision=wanted.revision, split=wanted.split)
     except (OSError, ValueError, RuntimeError, KeyError, datasets.exceptions.DatasetsError) as error:
         reason = " ".join(str(error).split())[:200]
@@ -164,16 +168,23 @@ def _load(wanted: DatasetName, spec: str) -> dict[str, Any]:
 
 def _pictures(data: Any, spec: str) -> Any:
     """The data set with its column of pictures alone, as bytes."""
-    from datasets import Image
+    from datasets import Image, Value
 
-    columns = [name for name, feature in data.features.items() if isinstance(feature, Image)]
+    features = data.features.items()
+    columns = [name for name, feature in features if isinstance(feature, Image)]
+    # Whoever writes Parquet with pandas has bytes.
+    columns = columns or [name for name, feature in features if _is_bytes(feature, Value("binary"))]
     if not columns:
         raise SingError(
             f"{spec} has the columns {', '.join(data.column_names)}, none of pictures, expected one: "
-            "choose a data set of pictures."
+            "choose a data set of pictures, or give a list of files as .csv."
         )
     column = "image" if "image" in columns else columns[0]
     return data.select_columns([column]).cast_column(column, Image(decode=False))
+
+
+def _is_bytes(feature: Any, binary: Any) -> bool:
+    return feature == binary or (isinstance(feature, dict) and feature.get("bytes") == binary)
 
 
 def _labels(data: Any) -> list[str]:

@@ -20,12 +20,14 @@ import numpy as np
 import torch
 import torchvision
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from sing_utils.decoding import read_picture
 from sing_utils.model_sources import Network, load_network, parse_source
 from sing_utils.profiles import Profile
+
+_COUNTED = ("package", "timm", "torchvision")  # sources whose architecture is known without a download
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ def work_of(profile: Profile) -> list[Work]:
     """Operations and widths of each classifier, and of the encoder's image tower."""
     work = []
     for name in profile.classifiers:
-        if parse_source(profile.source_of(name)).kind in ("package", "timm", "torchvision"):
+        if parse_source(profile.source_of(name)).kind in _COUNTED:
             network = blank_network(profile.source_of(name))
             work.append(_count(name, network.model, network.transform))
     if profile.encoder.partition(":")[0] not in ("embedded", "planted"):
@@ -108,10 +110,20 @@ def _flops(name: str, model: nn.Module, side: int) -> Work:
         out = model(torch.empty(1, 3, side, side))
     by_kind = {str(op): n for op, n in counter.get_flop_counts()["Global"].items()}
     convolutions = sum(n for op, n in by_kind.items() if "conv" in op)
-    linear = [x for x in model.modules() if isinstance(x, nn.Linear | nn.Conv2d)]
     is_clip = name == "encoder"
-    width = out.shape[-1] if is_clip else linear[-1].weight.shape[1]
+    width = out.shape[-1] if is_clip else _last_weight(model).shape[1]
     return Work(name, int(width), float(convolutions), float(sum(by_kind.values()) - convolutions))
+
+
+def _last_weight(model: nn.Module) -> Tensor:
+    return [x.weight for x in model.modules() if isinstance(x, nn.Linear | nn.Conv2d)][-1]
+
+
+def head_bytes(spec: str) -> int:
+    """About how large a classifier's head is as float32, if that is known before its weights are; else 0."""
+    if parse_source(spec).kind not in _COUNTED:
+        return 0
+    return 4 * _last_weight(blank_network(spec).model).numel()
 
 
 def measure(seconds: float = 10.0) -> Rates:

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from io import BytesIO
 from pathlib import Path
 
 import fakes
@@ -509,6 +510,24 @@ def test_a_place_that_takes_nothing_is_said_before_the_work(numbers, root, monke
     assert isinstance(found, SingError), found
     assert os.strerror(code) in str(found)
     assert not [p for p in folder.rglob("x*") if p.is_file()]
+
+
+@pytest.mark.parametrize(
+    ("spec", "numbers"),
+    [("efficientnet_lite0", 1280), ("torchvision:resnet18", 512), ("timm:vit_tiny_patch16_224", 192)],
+)
+def test_room_for_a_head_is_tried_before_it_is_loaded(tmp_path, monkeypatch, spec, numbers):
+    written = []
+
+    class Place(BytesIO):
+        def write(self, data):
+            written.append(len(data))
+
+    monkeypatch.setattr("sing_utils.shards.tempfile.TemporaryFile", lambda **_: Place())
+    load = "sing_utils.classifiers.load_classifier"
+    monkeypatch.setattr(load, lambda *_: (_ for _ in ()).throw(SingError("it is loaded now")))
+    assert "loaded now" in str(sing("export-head", "--classifier", spec, "--out", tmp_path / "h"))
+    assert 4000 * numbers < sum(written) < 4000 * numbers + (2 << 20)
 
 
 # ------------------------------------------------------------------------------ arrays as a store

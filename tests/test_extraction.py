@@ -17,6 +17,7 @@ import torch
 from fakes import Fake, contents, run
 from PIL import Image
 from safetensors import SafetensorError
+from safetensors.torch import save_file
 from test_sources import shard
 
 from sing_utils import SingError, digests
@@ -566,6 +567,20 @@ def test_a_file_is_whole_or_as_it_was(tmp_path, error):
     with pytest.raises(KeyError if isinstance(error, KeyError) else SingError):
         write_whole(file, fail)
     assert contents(tmp_path) == {"a.bin": b"old"}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="files have other rights there")
+@pytest.mark.parametrize(
+    "save", [lambda f: save_file({"a": torch.ones(2)}, f), lambda f: f.write_bytes(b"1")]
+)
+def test_what_libraries_save_is_synced_and_as_readable_as_any_file(tmp_path, monkeypatch, save):
+    """safetensors puts a new file in the place of the one that it is given."""
+    synced, fsync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda f: (synced.append(os.fstat(f).st_ino), fsync(f))[1])
+    write_whole(tmp_path / "a", save)
+    (tmp_path / "b").write_bytes(b"")
+    assert (tmp_path / "a").stat().st_mode == (tmp_path / "b").stat().st_mode
+    assert (tmp_path / "a").stat().st_ino in synced
 
 
 @pytest.mark.parametrize("out", ["", "no/file", "file/below"])

@@ -164,3 +164,12 @@ def test_derive_refuses_stores_of_different_pictures(photos, tmp_path, make_pict
     make_picture(photos / "fit" / "c0" / "new.png", seed=99)
     with pytest.raises(SingError, match="the stores hold different pictures"):
         derive([a, run(photos, tmp_path / "b")], tmp_path / "c")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "uint8"])
+@pytest.mark.parametrize("view", [lambda x: x.T, lambda x: x[:, ::2], lambda x: x.numpy().T])
+def test_arrays_may_be_views(tmp_path, view, dtype):
+    x = view(torch.arange(24.0).reshape(4, 6))
+    rows = pd.DataFrame({"path": range(len(x))})
+    store = FeatureStore.from_arrays(tmp_path, x, rows, name="Mine", dtype=dtype)
+    assert torch.allclose(store.read("features"), torch.as_tensor(x), atol=0.1)

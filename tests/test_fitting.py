@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import pickle
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +13,7 @@ import torch
 from PIL import Image
 
 from sing_utils import SingError, Translator, TranslatorFitter
-from sing_utils.encoders import load_encoder
+from sing_utils.encoders import Judge, judge_of_stores, load_encoder
 from sing_utils.extraction import extract
 from sing_utils.features import FeatureStore
 from sing_utils.fitting import Shard, fit_stores, gram_of_shards, grams_of_shard
@@ -166,6 +169,59 @@ def test_no_classifier_is_fitted_to_its_own_tower(pictures, tmp_path):
         assert T.meta["left out"] == own
     with pytest.raises(SingError, match="holds efficientnet_lite0, .*expected one tensor: say which encoder"):
         fit_stores(features, towers)
+
+
+EMBEDDED = Path(__file__).parents[1] / "data" / "embedded" / "features"
+
+
+@pytest.fixture(scope="module")
+def towers(tmp_path_factory):
+    """Embeddings of the embedded encoder's towers of 64 photographs."""
+    whole, index = FeatureStore.open(EMBEDDED / "embedded"), shown(64)
+    z = {name: whole.read(name)[:64] for name in whole.names}
+    return FeatureStore.from_arrays(tmp_path_factory.mktemp("z"), z, index, name="embedded")
+
+
+def shown(n):
+    return FeatureStore.open(EMBEDDED / "embedded").index[:n].astype(str)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda f: f, id="as they are"),
+        pytest.param(lambda f: f.half().float(), id="rounded"),
+        pytest.param(lambda f: 3 * f / f.norm(dim=1, keepdim=True), id="normalised"),
+        pytest.param(lambda f: f + 0.2 * f.std() * f.flip(0).sign(), id="changed a little"),
+    ],
+)
+def test_a_towers_features_are_known_without_its_name(towers, tmp_path, change):
+    name = "efficientnet_lite1"
+    f = change(FeatureStore.open(EMBEDDED / name).read("features")[:64])
+    mine = FeatureStore.from_arrays(tmp_path, f, shown(64), name="Mine")
+    judge = judge_of_stores(load_encoder("embedded"), mine, towers)
+    assert (judge.left_out, judge.encoder.towers) == ((name,), ("efficientnet_lite0", "efficientnet_lite2"))
+    assert fit_stores(mine, towers, encoder=load_encoder("embedded")).meta["left out"] == name
+    assert "which network" in mine.unsaid
+
+
+@pytest.mark.parametrize("change", [lambda f: f.flip(1), lambda f: f[:, :300], lambda f: f.roll(1, 0)])
+def test_other_features_are_judged_by_all_towers(towers, tmp_path, change):
+    f = change(FeatureStore.open(EMBEDDED / "efficientnet_lite1").read("features")[:64])
+    mine = FeatureStore.from_arrays(tmp_path, f, shown(64), name="Mine")
+    assert judge_of_stores(load_encoder("embedded"), mine, towers).left_out == ()
+
+
+def test_an_encoders_own_embeddings_are_not_judged_by_it(tmp_path, towers):
+    """A head on an encoder's image features, as in a linear probe."""
+    z = towers.read("efficientnet_lite0")
+    clip = FeatureStore.from_arrays(tmp_path / "z", {"clip": z}, shown(64), name="clip")
+    encoder = SimpleNamespace(name="clip", towers=("clip",))
+    encoder.judge_of = lambda identity: Judge(identity, encoder)
+    for x, own in ((2 * z, True), (z.roll(1, 0), False)):
+        mine = FeatureStore.from_arrays(tmp_path / f"{own}", x, shown(64), name="Mine")
+        with pytest.raises(SingError, match="is the judged") if own else nullcontext():
+            judge_of_stores(encoder, mine, clip)
 
 
 def test_stores_of_different_pictures_are_refused(stores, pictures, tmp_path):

@@ -95,11 +95,22 @@ def test_a_wrong_source_names_the_nearest(small):
         load_profile("small", root=small, classifiers={"Mine": "torchvision:resnet19"})
 
 
-def test_two_names_that_would_be_one_file_are_refused(small):
+@pytest.mark.parametrize("names", [("a b", "a/b"), ("Mine", "mine"), ("ResNet-50", "Resnet 50")])
+def test_two_names_that_would_be_one_file_are_refused(small, names):
+    sources = ("torchvision:resnet18", "torchvision:resnet34")
     with pytest.raises(SingError, match="a classifier is named twice"):
-        load_profile(
-            "small", root=small, classifiers={"a b": "torchvision:resnet18", "a/b": "torchvision:resnet34"}
-        )
+        load_profile("small", root=small, classifiers=dict(zip(names, sources, strict=True)))
+
+
+@pytest.mark.parametrize(
+    "name", ["prompt", "class", "path", "photo", "label", "classifier", "measure", "embedded", "Embedded"]
+)
+def test_names_that_mean_something_else_are_refused(small, name):
+    """A column of a table, or the encoder, whose features lie beside."""
+    with pytest.raises(SingError, match=f"classifiers: .*{name!r}.*expected another name"):
+        load_profile("small", root=small, classifiers={name: "torchvision:resnet18"})
+    with pytest.raises(SingError, match="expected another name"):
+        load_profile("small", root=small, classifiers={"Planted": "efficientnet_lite0"}, encoder="planted")
 
 
 def test_own_photos_stand_for_pictures(small):

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from sing_utils.cli import app
 from sing_utils.profiles import load_profile
 from sing_utils.rehearsal import generate_pictures, rehearsal_classes, rehearsal_parameters
+from sing_utils.sources import list_pictures
 
 
 def test_the_classes_that_a_profile_names_elsewhere_are_kept(root):
@@ -34,6 +35,18 @@ def test_generated_pictures_are_the_same_each_time_and_differ_from_each_other(tm
     assert {p.split("/")[0] for p in first} == {"fit", "evaluate"}
     assert all(np.array_equal(first[p], second[p]) for p in first)
     assert len({x.tobytes() for x in first.values()}) == 8
+
+
+@pytest.mark.parametrize(
+    "labels", [["Mine", "mine"], ["a/b", "../a"], ["x" * 240, "x" * 239 + "y"], ["CON.", " 猫", "猫"]]
+)
+def test_classes_whatever_they_are_called_are_rehearsed(root, tmp_path, labels):
+    profile = load_profile("embedded", root=root, classes={x: f"name {i}" for i, x in enumerate(labels)})
+    values = rehearsal_parameters(tmp_path, profile)
+    found = list_pictures(tmp_path / values["images"])
+    assert sorted(found["label"].unique()) == sorted(values["classes"])
+    assert len({x.casefold() for x in found["path"]}) == 4 * len(labels)
+    assert list(values["classes"].values()) == list(profile.classes.values())
 
 
 @pytest.mark.parametrize("name", ["embedded", "paper", "planted", "workshop"])

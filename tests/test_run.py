@@ -15,9 +15,13 @@ from filelock import FileLock
 from small_run import CLASSES, NAMES, small_run
 
 from sing_utils import SingError, Translator
+from sing_utils.features import FeatureStore
 from sing_utils.findings import Finding
 from sing_utils.profiles import load_profile, save_profile
-from sing_utils.run import claim_folder, open_run
+from sing_utils.run import Run, claim_folder, open_run
+from sing_utils.sources import list_pictures
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +79,29 @@ def test_a_finding_is_one_row_however_often_it_is_said(run):
     assert rows.loc["equation-2", "verdict"] == "holds"
     with pytest.raises(SingError, match=r"no claim 'equation-1', .*did you mean 'equation-"):
         run.say(Finding("x"), claim="equation-1")
+
+
+@pytest.mark.parametrize("flat", ["val", "test", "train"])
+@pytest.mark.parametrize("stored", [False, True])
+def test_a_flat_split_beside_class_folders_is_left_out(tmp_path, make_picture, monkeypatch, flat, stored):
+    """Pictures without labels, as in train/cat beside val/: the others are divided anew."""
+    labelled = "val" if flat == "train" else "train"
+    for i in range(8):
+        make_picture(tmp_path / "p" / labelled / f"c{i % 2}" / f"{i}.png", seed=i)
+        make_picture(tmp_path / "p" / flat / f"{i}.png", seed=100 + i)
+    profile = load_profile("embedded", images=str(tmp_path / "p"), classifiers=[NAMES[0]])
+    run = Run(profile, ROOT, tmp_path / "run")
+    index = run.pictures.index
+    assert set(index["label"]) == {"c0", "c1"}
+    if stored:
+        index = list_pictures(tmp_path / "p")
+    rows = FeatureStore.from_arrays(tmp_path / "f", torch.rand(len(index), 1280), index, name=NAMES[0])
+    z = {t: torch.rand(len(index), 320) for t in run.encoder.towers}
+    targets = FeatureStore.from_arrays(tmp_path / "z", z, index, name="embedded")
+    monkeypatch.setattr(Run, "store", lambda _, name: targets if name == "embedded" else rows)
+    photos = run.photos(NAMES[0], "all").index
+    assert set(photos["class"]) == {"c0", "c1"}
+    assert photos.groupby("class")["evaluation"].agg(["size", "sum"]).to_numpy().tolist() == [[4, 2], [4, 2]]
 
 
 # ------------------------------------------------------------------------ whose folder it is

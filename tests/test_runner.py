@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import nbformat
+import psutil
 import pytest
 import torch
 import yaml
@@ -129,6 +132,51 @@ def test_a_run_with_a_real_kernel_and_what_a_failure_leaves(project):
     # The failure is not remembered as a success, also where its source is as it was.
     source.write_text(before)
     assert run(project) == [False, True]
+
+
+AT_WORK = """
+import pathlib, subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"])
+pathlib.Path("../pid").write_text(str(child.pid))
+time.sleep(300)
+"""
+COMMAND = """
+import sys
+from sing_utils import cli
+sys.argv = ["sing", "run", "--profile", "small"]
+cli.main()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is no signal there")
+def test_ctrl_c_ends_what_is_at_work_and_keeps_what_is_finished(project):
+    source = project / "notebooks" / "01_two.ipynb"
+    write_notebook(source, AT_WORK)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    process = subprocess.Popen(
+        [sys.executable, "-c", COMMAND], cwd=project, env=environment, text=True, stderr=subprocess.PIPE
+    )
+    executed = project / "_build" / "runs" / "small" / "executed"
+    while not ((project / "pid").exists() and (executed / ".00_one.key").exists()):
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
+    time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    told = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert "Traceback" not in told
+    assert "Stopped" in told
+    assert [p.name for p in executed.glob("*.ipynb")] == ["00_one.ipynb"]
+    child = int((project / "pid").read_text())  # what the notebook began, too
+    assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
+    write_notebook(source)
+    assert run(project) == [False, True]
+
+
+def test_a_kernel_that_is_killed_is_one_sentence(project):
+    write_notebook(project / "notebooks" / "01_two.ipynb", "import os\nos._exit(1)")
+    with pytest.raises(SingError, match="01_two.ipynb .*memory"):
+        run(project)
 
 
 # ---------------------------------------------------------------------------- what reruns

@@ -13,6 +13,7 @@ import tarfile
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from fakes import Fake, run
 from PIL import Image
@@ -85,6 +86,8 @@ def test_layouts(tmp_path, path, label, split):
 @pytest.mark.parametrize(
     ("paths", "expected"),
     [
+        (["train/test/cat/a.png", "train/train/cat/b.png"], [("cat", "test"), ("cat", "train")]),
+        (["train/train/cat/a.png", "train/train/dog/b.png"], [("cat", "train"), ("dog", "train")]),
         (["valid/a.png", "invalid/a.png"], [("invalid", ""), ("valid", "")]),
         (["train/a.png", "car/a.png", "test/a.png"], [("car", ""), ("test", ""), ("train", "")]),
         (["train/cat/a.png", "Test/b.png"], [("", "test"), ("cat", "train")]),
@@ -753,6 +756,42 @@ def test_what_save_to_disk_wrote_is_read(tmp_path, hub):
     check_reading(open_source(f"hf:{tmp_path / 'two'}#validation"), [encoded(4), encoded(5)])
     with pytest.raises(SingError, match="train, validation"):
         open_source(f"hf:{tmp_path / 'two'}#test")
+
+
+@pytest.mark.parametrize("hf", ["hf:", ""])
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [("test-00000-of-00001.parquet", "test"), ("flowers.parquet", ""), ("Mine.PARQUET", "")],
+)
+def test_a_single_parquet_file(tmp_path, hub, hf, name, split):
+    made = as_parquet(hub, tmp_path / "flowers") / "test-00000-of-00001.parquet"
+    file = made.rename(tmp_path / name)
+    source = open_source(f"{hf}{file}")
+    assert [r[1:] for r in rows(source)] == [("rose", split), ("tulip", split)]
+    check_reading(source, [encoded(4), encoded(5)])
+    assert all(f.is_file() for f in source.files)
+    with pytest.raises(SingError, match="#train"):
+        open_source(f"hf:{file}#train")
+
+
+@pytest.mark.parametrize("cell", [lambda i: encoded(i), lambda i: {"bytes": encoded(i), "path": "x"}])
+@pytest.mark.parametrize("column", ["image", "jpg"])
+def test_parquet_as_pandas_writes_it(tmp_path, hub, cell, column):
+    table = pd.DataFrame({"label": ["a", "b"], column: [cell(0), cell(1)]})
+    table.to_parquet(tmp_path / "x.parquet")
+    source = open_source(tmp_path / "x.parquet")
+    assert [r[1] for r in rows(source)] == ["a", "b"]
+    check_reading(source, [encoded(0), encoded(1)])
+
+
+@pytest.mark.parametrize("text", [b"", b"PAR1", b"no Parquet at all"])
+def test_parquet_without_pictures_is_answered(tmp_path, hub, text):
+    (tmp_path / "x.parquet").write_bytes(text)
+    with pytest.raises(SingError, match="can't be loaded"):
+        open_source(tmp_path / "x.parquet")
+    pd.DataFrame({"path": ["a.png"], "label": ["a"]}).to_parquet(tmp_path / "y.parquet")
+    with pytest.raises(SingError, match="none of pictures.*csv"):
+        open_source(tmp_path / "y.parquet")
 
 
 def test_an_empty_cell_is_an_empty_picture(tmp_path, hub):
