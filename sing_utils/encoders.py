@@ -172,6 +172,8 @@ def is_tower_of(tower: str, classifier: str | Mapping[str, str], signs: str = ""
     False
     """
     identity = {"name": classifier} if isinstance(classifier, str) else classifier
+    if tower in identity.get("holds", "").split(", "):  # found by `judge_of_stores`
+        return True
     if own := identity.get("signs"):
         return contains(own, packaged_signs(tower) if tower in PACKAGED else signs)
     if tower in PACKAGED and identity.get("weights") == PACKAGED[tower].sha256:
