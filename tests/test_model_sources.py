@@ -222,6 +222,15 @@ def test_a_model_that_returns_no_logits_says_what_it_returned():
         find_head(Pair(), torch.rand(2, 3, 4, 4))
 
 
+def test_logits_are_one_row_a_picture():
+    class Mean(nn.Module):
+        def forward(self, images):
+            return images.mean((0, 2, 3))  # over the batch as well
+
+    with pytest.raises(SingError, match=r"shape \(3,\) for 2 pictures.*one row a picture"):
+        find_head(Mean(), torch.rand(2, 3, 4, 4))
+
+
 # ------------------------------------------------------------------------- transformers
 
 

@@ -249,6 +249,13 @@ def test_code_that_is_imported_by_a_computed_name_counts(tmp_path, how):
     assert code_digest(tmp_path / "mine.py") != before
 
 
+def test_another_version_of_a_library_is_other_code(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text("import numpy")
+    before = code_digest(tmp_path / "mine.py")
+    monkeypatch.setattr("sing_utils.own_files.version", lambda name: f"next {name}")
+    assert code_digest(tmp_path / "mine.py") != before
+
+
 def test_two_folders_with_modules_of_one_name_are_kept_apart(tmp_path):
     """The second model imports its own `settings`, not the first one's, and so does the first one again."""
     a, b = project(tmp_path / "a"), project(tmp_path / "b", replaced("settings.py", "2", "3"))
