@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from sing_utils import SingError, Translator, TranslatorFitter
-from sing_utils.encoders import Judge, judge_of_stores, load_encoder
+from sing_utils.encoders import Judge, is_tower_of, judge_of_stores, load_encoder
 from sing_utils.extraction import extract
 from sing_utils.features import FeatureStore
 from sing_utils.fitting import Shard, fit_stores, gram_of_shards, grams_of_shard
@@ -217,6 +217,7 @@ def test_an_encoders_own_embeddings_are_not_judged_by_it(tmp_path, towers):
     z = towers.read("efficientnet_lite0")
     clip = FeatureStore.from_arrays(tmp_path / "z", {"clip": z}, shown(64), name="clip")
     encoder = SimpleNamespace(name="clip", towers=("clip",))
+    encoder.own_towers = lambda identity: tuple(t for t in encoder.towers if is_tower_of(t, identity))
     encoder.judge_of = lambda identity: Judge(identity, encoder)
     for x, own in ((2 * z, True), (z.roll(1, 0), False)):
         mine = FeatureStore.from_arrays(tmp_path / f"{own}", x, shown(64), name="Mine")
