@@ -24,6 +24,7 @@ from sing_utils.rehearsal import GENERATED, generate_pictures, rehearsal_paramet
 from sing_utils.run import open_run
 from sing_utils.runner import _forget_models, _inputs_key
 from sing_utils.sources import open_source
+from sing_utils.weights import state_digest, weights_digest
 
 OWN = """
 import numpy as np
@@ -247,6 +248,25 @@ def test_code_that_is_imported_by_a_computed_name_counts(tmp_path, how):
     before = code_digest(tmp_path / "mine.py")
     (tmp_path / "late.py").write_text("A = 2")
     assert code_digest(tmp_path / "mine.py") != before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda net: net.mean.add_(1),  # a buffer that is not saved
+        lambda net: net.more[0].weight.data.add_(1),  # a layer in a list, which is not saved either
+        lambda net: net.sizes["a"].append(3),
+    ],
+)
+def test_state_that_neither_code_nor_saved_weights_hold_counts(change):
+    net = torch.nn.Linear(2, 2)
+    net.register_buffer("mean", torch.zeros(2), persistent=False)
+    net.more, net.sizes = [torch.nn.Linear(2, 2)], {"a": [2]}
+    weights, before = weights_digest(net), state_digest(net)
+    assert state_digest(net) == before
+    change(net)
+    assert weights_digest(net) == weights
+    assert state_digest(net) != before
 
 
 def test_another_version_of_a_library_is_other_code(tmp_path, monkeypatch):
