@@ -31,11 +31,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sing_utils.arrays import as_tensor
+from sing_utils.arrays import as_tensor, require_plain
 from sing_utils.errors import SingError
 from sing_utils.features import FeatureStore
 from sing_utils.shards import written
-from sing_utils.sources_csv import _COLUMNS
+from sing_utils.sources_csv import _COLUMNS, column_numbers, read_lines
 
 _ROWS = 8192  # rows at a time of a single file
 
@@ -150,6 +150,7 @@ def open_array(path: Path, name: str = "features") -> Any:
             f"{path} holds no {name} (its arrays: {listed or 'none'}), expected one of that name or a file "
             "of one array alone: save it so."
         )
+    require_plain(found, name=f"{name} of {path}")
     if len(found.shape) != 2:
         raise SingError(
             f"{path} holds {name} of shape {tuple(found.shape)}, expected (N, m): one row a picture."
@@ -187,14 +188,16 @@ def read_rows(file: Path) -> pd.DataFrame:
         if file.suffix.lower() == ".parquet":
             rows = pd.read_parquet(file)
         else:
-            sep = "\t" if file.suffix.lower() == ".tsv" else ","
-            rows = pd.read_csv(file, sep=sep, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+            (_, columns), *lines = read_lines(file) or [(1, [])]
+            rows = pd.DataFrame([x for _, x in lines], columns=columns, dtype=str)
+    except SingError:
+        raise
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:100]
         raise SingError(
             f"{file} can't be read as a table ({reason}), expected columns path, label."
         ) from None
-    rows.columns = [str(c).strip().lower() for c in rows]
+    rows.columns = list(column_numbers(file, [str(c) for c in rows]))
     for name, others in _COLUMNS.items():
         if found := next((c for c in others if c in rows), None):
             rows[name] = rows[found]

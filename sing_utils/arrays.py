@@ -27,9 +27,19 @@ def as_tensor(x: Any, *, name: str) -> Tensor:
             raise SingError(
                 f"{name} is a {type(x).__name__}, expected an array of numbers: pass a tensor or numpy array."
             ) from None
+    require_plain(x, name=name)
     if x.is_complex() or x.dtype == torch.bool:
         raise SingError(f"{name} has dtype {x.dtype}, expected real numbers: convert it to float32.")
     return x if x.is_floating_point() else x.to(torch.float64)
+
+
+def require_plain(x: Any, *, name: str) -> None:
+    """Raise a SingError for a tensor that is sparse, quantised, or on the device meta."""
+    if isinstance(x, Tensor) and (x.is_meta or x.is_quantized or x.layout != torch.strided):
+        raise SingError(
+            f"{name} is sparse, quantised or without values, expected plain numbers: use to_dense() or "
+            "dequantize() before it is saved."
+        )
 
 
 def like(x: Tensor, original: Any) -> Any:

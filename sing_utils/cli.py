@@ -13,8 +13,12 @@ import yaml
 
 from sing_utils import cli_results, cli_stores
 from sing_utils.errors import SingError
+from sing_utils.own_files import with_home
 
-_PLACES = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}  # a disk that is full, or can only be read
+_PLACES = {  # a disk that is full, a place that can't be written, a path that is something else
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM),
+    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP),
+}
 
 app = typer.Typer(
     add_completion=False,
@@ -290,6 +294,7 @@ def parse_parameters(pairs: list[str]) -> dict[str, Any]:
 
 def main() -> None:
     """Entry point of the `sing` command."""
+    sys.argv[1:] = [with_home(x) for x in sys.argv[1:]]
     try:
         app()
     except SingError as error:
@@ -300,7 +305,7 @@ def main() -> None:
             raise
         where = f" {error.filename}" if error.filename else ""
         print(
-            f"sing: cannot write{where} ({error.strerror}): free some space or choose another.",
+            f"sing: cannot use{where} ({error.strerror}): free some space, or choose another place.",
             file=sys.stderr,
         )
         raise SystemExit(2) from None

@@ -191,7 +191,7 @@ def pack(
         array = array if table is None else array[rows_like(read_rows(table), other)]
     index = read_rows(table) if other is None else other.index  # type: ignore[arg-type]
     store = FeatureStore.from_arrays(out, {tensor: array}, index, name=name or file.stem, dtype=dtype)
-    labels = index["label"].nunique() if "label" in index else 0
+    labels = store.index["label"].nunique()
     typer.echo(f"{len(store)} rows of {store.width(tensor)} numbers in {out}, of {labels} labels.")
     if store.unsaid:
         typer.echo(store.unsaid)

@@ -34,6 +34,7 @@ from sing_utils.assembly import write_tables
 from sing_utils.digests import digest_file, digest_files
 from sing_utils.errors import SingError
 from sing_utils.shards import FORMAT, locked, pack, require_dtype, shard_name, tensor_names, write_bytes
+from sing_utils.sources import clean_split, label_text
 
 
 @dataclass(frozen=True)
@@ -307,8 +308,8 @@ def _rows_of(index: pd.DataFrame) -> pd.DataFrame:
             "in each row: name what each row shows."
         )
     rows = pd.DataFrame({"path": index["path"].astype(str)})
-    for key in ("label", "split"):
-        rows[key] = index[key].fillna("").astype(str) if key in index else ""
+    for key, clean in (("label", label_text), ("split", lambda x: clean_split(label_text(x)))):
+        rows[key] = [clean(x) for x in index[key]] if key in index else ""
     by_path = [hashlib.sha256(path.encode()).hexdigest() for path in rows["path"]]
     rows["sha256"] = index["sha256"].astype(str) if "sha256" in index else by_path
     return rows.reset_index(drop=True)

@@ -186,11 +186,12 @@ def load_network(spec: str, *, rehearse: bool = False) -> Network:
         torch.manual_seed(zlib.crc32(spec.encode()))
         try:
             network = load[source.kind](source, rehearse)
+            network.model.eval().requires_grad_(False)
         except (SingError, UnpicklingError):  # `tensors_only` says what the latter means
             raise
-        except (OSError, ConnectionError) as error:
-            raise SingError(_missing(spec, error)) from None
         except Exception as error:  # whatever a library says of a damaged file or folder
+            if isinstance(error, OSError) and not Path(source.name.removeprefix(LOCAL)).exists():
+                raise SingError(_missing(spec, error)) from None
             raise SingError(
                 f"{spec} can't be loaded ({reason(error, most=200)}), expected an image classifier of that "
                 "library, whole: check the folder or the name."
@@ -389,17 +390,30 @@ def _hf(source: Source, rehearse: bool) -> Network:
     _require_folder_or_repository(source)
     if source.version:
         options["revision"] = source.version
+    told: dict[str, Any] = {}
     try:
         if rehearse:
             config = AutoConfig.from_pretrained(source.name, **options)
             model = AutoModelForImageClassification.from_config(config)
         else:
-            model = AutoModelForImageClassification.from_pretrained(source.name, dtype="auto", **options)
+            options["output_loading_info"] = True
+            model, told = AutoModelForImageClassification.from_pretrained(
+                source.name, dtype="auto", **options
+            )
+            del options["output_loading_info"]
     except ValueError as error:  # a configuration of another task
         raise SingError(
             f"hf:{source.name} is no image classifier of transformers ({reason(error)}), expected one: "
             "choose a repository of the task image-classification."
         ) from None
+    # transformers would draw them at random, with no more than a warning.
+    drawn = sorted(k for k in told.get("missing_keys", ()) if not k.endswith("num_batches_tracked"))
+    if drawn:
+        raise SingError(
+            f"hf:{source.name} holds no weights for {len(drawn)} tensors of its classifier, such as "
+            f"{drawn[-1]}, expected all: a backbone without a head can't be analysed; save the "
+            "fine-tuned model as a whole."
+        )
     try:
         processor = AutoImageProcessor.from_pretrained(source.name, **options)
     except (OSError, ValueError):
@@ -461,7 +475,7 @@ def _file(source: Source, rehearse: bool) -> Network:
             made = build() if callable(build) else None
     except (UnpicklingError, SingError):
         raise
-    except (Exception, SystemExit) as error:
+    except (Exception, SystemExit) as error:  # the latter of a script that reads its own command line
         raise SingError(
             f"{path}:{function}() stopped with {reason(error, most=300)}, expected a model: try "
             f"`python -c 'import {path.stem}; {path.stem}.{function}()'` in its folder."
@@ -474,31 +488,42 @@ def _file(source: Source, rehearse: bool) -> Network:
             f"{path}:{function}() returned a {type(made).__name__}, expected a torch module, or a pair of "
             "a module and its transform (PIL image -> (3, H, W))."
         )
-    model = _uncompiled(model)
+    given, model = getattr(model, "labels", None), _unwrapped(model)
     if isinstance(model, torch.jit.ScriptModule):
         raise SingError(
             f"{path}:{function}() returned TorchScript, whose layers can't be looked into, expected a module "
             "in Python: build its network and load the script's state_dict()."
         )
-    if lazy := [name for name, x in model.named_parameters() if is_lazy(x)]:
-        raise SingError(
-            f"{path}:{function}() returned a model whose {lazy[0]} has no values yet, expected weights: load "
-            "them; a lazy layer takes its shape from them."
-        )
-    labels = own_labels(getattr(model, "labels", None))
+    if torch.get_default_device().type != "meta":  # where it is only counted
+        _require_values(f"{path}:{function}()", model)
+        model.cpu()  # where it is looked at; a GPU gets it afterwards
+    labels = own_labels(given if given is not None else getattr(model, "labels", None))
     transform = AtHome(home, transform or _own_transform(model))
     library = f"{path.name} {code} {state_digest(model, transform)}"
     model.forward = AtHome(home, model.forward)
     return Network(model, transform, labels, weights_digest(model), library)
 
 
-def _uncompiled(model: nn.Module) -> nn.Module:
-    """Without torch.compile, which keeps addresses in a module and may leave hooks uncalled."""
-    for module in list(model.modules()):
-        for name, child in module.named_children():
-            if hasattr(child, "_orig_mod"):
-                setattr(module, name, child._orig_mod)
-    return getattr(model, "_orig_mod", model)
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """Without DataParallel and torch.compile, under which hooks that come later are not called."""
+    parallel = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    inner = model.module if isinstance(model, parallel) else getattr(model, "_orig_mod", None)
+    if isinstance(inner, nn.Module):
+        return _unwrapped(inner)
+    model._compiled_call_impl = None
+    for name, child in model.named_children():
+        if (plain := _unwrapped(child)) is not child:
+            setattr(model, name, plain)
+    return model
+
+
+def _require_values(name: str, model: nn.Module) -> None:
+    empty = [k for k, x in model.named_parameters() if x.is_meta or is_lazy(x)]
+    if empty:
+        raise SingError(
+            f"{name} returned a module whose weights have no values (such as {empty[0]}; it is lazy, or on "
+            "the device meta), expected numbers: load them first, with load_state_dict(..., assign=True)."
+        )
 
 
 def own_labels(given: Any) -> tuple[str, ...] | None:
@@ -507,6 +532,10 @@ def own_labels(given: Any) -> tuple[str, ...] | None:
     >>> own_labels(["cat", "dog"]), own_labels({1: "dog", 0: "cat"}), own_labels({"dog": 1, "cat": 0})
     (('cat', 'dog'), ('cat', 'dog'), ('cat', 'dog'))
     """
+    if isinstance(given, set | frozenset):
+        raise SingError(
+            "labels are a set, whose order is another each time, expected a list in that of the logits."
+        )
     if not isinstance(given, Mapping):
         return None if given is None else tuple(str(x) for x in given)
     try:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import sys
 import sysconfig
 from collections.abc import Callable, Iterator
@@ -40,6 +41,16 @@ def needed_by(path: Path) -> list[Path]:
     """Files on which a model in a Python file may depend: its code, and weights and settings around it."""
     beside = [f for f in path.parent.iterdir() if f.is_file()]
     return sorted({*code_of(path)[0].values(), *beside, *_below(path.parent)})
+
+
+def with_home(text: str) -> str:
+    """A path, or an option or a name of a classifier with one, whose ~/ no shell has replaced.
+
+    >>> with_home("--images=~/photos").endswith("~/photos"), with_home("a ~/b")
+    (False, 'a ~/b')
+    """
+    match = re.match(r"(--[\w-]+=)?(\w+:)?(?=~/)", text)
+    return match[0] + os.path.expanduser(text[match.end() :]) if match else text
 
 
 def files_in(path: Path) -> list[Path]:

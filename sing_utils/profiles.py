@@ -31,6 +31,7 @@ from sing_utils.classifiers import require_classifier
 from sing_utils.encoders import require_encoder
 from sing_utils.errors import SingError
 from sing_utils.model_sources import LOCAL
+from sing_utils.own_files import with_home
 from sing_utils.pictures import require_backend
 
 # What tables with a column a classifier call their others.
@@ -414,7 +415,7 @@ def _meant(value: Any, key: str | None, *, inside: bool = False) -> Any:
     if not inside and text in ("", "~", "null", "Null", "NULL"):
         return None
     if "str" in kinds or "Literal" in kinds:
-        return text
+        return with_home(text)
     if "bool" in kinds and text.lower() in _TRUTHS:
         return _TRUTHS[text.lower()]
     if re.fullmatch(r"[-+]?[0-9]+", text):

@@ -65,6 +65,7 @@ _WRAPPERS = {
     "jpg",
     "jpegimages",
 }
+_THUMBNAILS = {"@eaDir", "__MACOSX"}  # of a Synology disk, of a zip file's maker
 _CHUNK = 8192  # rows that are Python objects at one time
 
 
@@ -137,6 +138,17 @@ def clean_label(text: str) -> str:
     return unicodedata.normalize("NFC", text).strip()
 
 
+def label_text(value: Any) -> str:
+    """A label that is no text yet; whole numbers have no point, which tables add where some are missing.
+
+    >>> [label_text(x) for x in ("cat", 3, 3.0, None, float("nan"))]
+    ['cat', '3', '3', '', '']
+    """
+    if value is None or value != value:
+        return ""
+    return clean_label(str(int(value) if isinstance(value, float) and value.is_integer() else value))
+
+
 def clean_split(text: str) -> str:
     """The name of a split however it was written; other text only without blanks around it.
 
@@ -172,6 +184,8 @@ def described(source: PictureSource) -> str:
     if alike:
         pair = " and ".join(x for x in classes if x.casefold() == alike[0])
         line += f" {pair} are taken as different classes."
+    if classes and all(x.isdecimal() for x in classes):
+        line += " Labels are numbers, which texts would name: a run takes names as classes={0: cat, 1: dog}."
     return f"{line} {source.aside}".rstrip()
 
 
@@ -376,7 +390,9 @@ def _unwrapped(
         top = next(iter(tops))
         below = [p[1:] for p in inside.values()]
         holds_splits = all(x and split_name(x[0]) for x in below) and any(x[1:] for x in below)
-        named = top.strip().lower() in _WRAPPERS or top == beside
+        inner = {x[0] if x else "" for x in below}  # flowers/rose, flowers/tulip: one class would be none
+        alone = beside is None and len(inner) > 1 and all(x and not split_name(x) for x in inner)
+        named = (alone and not split_name(top)) or top.strip().lower() in _WRAPPERS or top == beside
         if not top or not (named or holds_splits):
             break
         inside, wrapper = {f: p[1:] for f, p in inside.items()}, f"{wrapper or ' in '}{top}/"
@@ -421,10 +437,12 @@ def walk(
         found = sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
     for entry in found:
         if entry.is_dir():
+            if entry.name in _THUMBNAILS:
+                continue
             inner = walk(folder / entry.name, (*above, here), left)
             yield from (f"{entry.name}/{path}" for path in inner)
-        elif is_picture(entry.name) and entry.is_file():
-            yield entry.name
+        elif is_picture(entry.name) and (entry.is_file() or entry.is_symlink()):
+            yield entry.name  # a link that leads nowhere is rejected where it is read, with the reason
         elif left is not None and (suffix := os.path.splitext(entry.name)[1].lower()) in UNREAD:
             left[suffix] += 1
 

@@ -33,13 +33,13 @@ def read_label_table(file: Path) -> FileSource:
         SingError: for other columns, missing files, a picture listed twice, or a path that leaves
             the folder.
     """
-    lines = _read_lines(file)
-    names = {name.strip().lower(): i for i, name in enumerate(lines[0][1])} if lines else {}
+    lines = read_lines(file)
+    names = column_numbers(file, lines[0][1] if lines else [])
     for options in _COLUMNS.values():
         if not any(name in names for name in options):
             raise SingError(
                 f"{file} has the columns {', '.join(names) or '(none)'}, expected {' or '.join(options)} "
-                "among them: name them in its first line."
+                "among them: name them in its first line, with commas between."
             )
     path_at, label_at = (next(names[n] for n in options if n in names) for options in _COLUMNS.values())
     split_at = names.get("split")
@@ -55,14 +55,29 @@ def read_label_table(file: Path) -> FileSource:
     return FileSource(str(file), picture_table(rows), file.parent, rule=f"the columns of {file.name}")
 
 
-def _read_lines(file: Path) -> list[tuple[int, list[str]]]:
+def column_numbers(file: Path, columns: list[str]) -> dict[str, int]:
+    """Name -> number of each column, in small letters.
+
+    Raises:
+        SingError: if two have one name.
+    """
+    names = [name.strip().lower() for name in columns]
+    name, times = Counter(names).most_common(1)[0] if names else ("", 1)
+    if name and times > 1:
+        raise SingError(f"{file} has {times} columns {name!r}, expected one: rename the others.")
+    return {name: i for i, name in enumerate(names)}
+
+
+def read_lines(file: Path) -> list[tuple[int, list[str]]]:
     """Number and fields of each line that is not empty; all have as many fields as the first."""
     try:
         with open(file, newline="", encoding="utf-8-sig") as text:
             reader = csv.reader(text, delimiter="\t" if file.suffix.lower() == ".tsv" else ",", strict=True)
             lines = [(reader.line_num, fields) for fields in reader if fields]
     except (OSError, ValueError, csv.Error) as error:
-        raise SingError(f"{file} can't be read as a table ({error}), expected columns path, label.") from None
+        raise SingError(
+            f"{file} can't be read as a table ({error}), expected UTF-8 and columns path, label."
+        ) from None
     for number, fields in lines:
         if len(fields) != len(lines[0][1]):
             raise SingError(

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from sing_utils.errors import SingError
-from sing_utils.sources import Source, clean_label, clean_split, picture_table, split_name
+from sing_utils.sources import Source, clean_label, clean_split, label_text, picture_table, split_name
 
 FILES = {".parquet": "parquet", ".arrow": "arrow"}  # what a single file is read as
 _LABELS = ("label", "labels", "class", "fine_label", "wnid")
@@ -109,9 +109,11 @@ def open_dataset(spec: str) -> HubSource:
             without pictures.
     """
     parts = _load(parse_dataset(spec), spec)
-    tables, part, row = [], [], []
+    tables, part, row, columns = [], [], [], set()
     for number, (split, data) in enumerate(parts.items()):
-        labels = _labels(data)
+        column = _label_column(data)
+        columns |= {column or ""}
+        labels = _labels(data, column, spec)
         name = clean_split(split)
         tables += [(f"{split or 'rows'}/{i:08d}", clean_label(x), name) for i, x in enumerate(labels)]
         part.append(np.full(len(labels), number, np.int32))
@@ -121,7 +123,11 @@ def open_dataset(spec: str) -> HubSource:
     raw = tuple(_pictures(data, spec) for data in parts.values())
     index, name = picture_table(tables), parse_dataset(spec).name
     places = np.concatenate(part), np.concatenate(row)
-    return HubSource(spec, index, raw, *places, _roots(name), rule="the data set's own labels and splits")
+    named = " and ".join(sorted(columns - {""}))
+    rule = (
+        f"the data set's own splits, labels of its column {named}" if named else "the data set's own splits"
+    )
+    return HubSource(spec, index, raw, *places, _roots(name), rule=rule)
 
 
 def is_saved(folder: Path) -> bool:
@@ -168,34 +174,54 @@ def _load(wanted: DatasetName, spec: str) -> dict[str, Any]:
 
 def _pictures(data: Any, spec: str) -> Any:
     """The data set with its column of pictures alone, as bytes."""
-    from datasets import Image, Value
+    from datasets import Image
 
     features = data.features.items()
     columns = [name for name, feature in features if isinstance(feature, Image)]
-    # Whoever writes Parquet with pandas has bytes.
-    columns = columns or [name for name, feature in features if _is_bytes(feature, Value("binary"))]
+    columns = columns or [name for name, feature in features if _is_bytes(feature)]
     if not columns:
         raise SingError(
             f"{spec} has the columns {', '.join(data.column_names)}, none of pictures, expected one: "
             "choose a data set of pictures, or give a list of files as .csv."
         )
+    if len(columns) > 1 and "image" not in columns:
+        raise SingError(
+            f"{spec} has pictures in {' and '.join(columns)}, expected one such column, or one called image: "
+            "rename it, or leave the others out."
+        )
     column = "image" if "image" in columns else columns[0]
     return data.select_columns([column]).cast_column(column, Image(decode=False))
 
 
-def _is_bytes(feature: Any, binary: Any) -> bool:
-    return feature == binary or (isinstance(feature, dict) and feature.get("bytes") == binary)
+def _is_bytes(feature: Any) -> bool:
+    """Whether a column may hold pictures, as other programs than `datasets` write them to Parquet."""
+    if isinstance(feature, dict):
+        return set(feature) == {"bytes", "path"}
+    return getattr(feature, "dtype", "") in ("binary", "large_binary")
 
 
-def _labels(data: Any) -> list[str]:
-    """The label of each row as text: its name where the data set has names, else "" or the value."""
+def _label_column(data: Any) -> str | None:
+    """The column of labels: by its name, else the only one whose values have names."""
     from datasets import ClassLabel
 
     named = [n for n, f in data.features.items() if isinstance(f, ClassLabel)]
-    column = next((n for n in _LABELS if n in named), None) or next(iter(named), None)
-    if column is not None:
+    known = [n for n in _LABELS if n in data.column_names]
+    return next((n for n in known if n in named), None) or next(iter([*known, *named]), None)
+
+
+def _labels(data: Any, column: str | None, spec: str) -> list[str]:
+    """The label of each row as text: its name where the data set has names, else "" or the value."""
+    from datasets import ClassLabel
+
+    if column is None:
+        return [""] * len(data)
+    if isinstance(data.features[column], ClassLabel):
         names = data.features[column].names
         # -1 and None are how data sets say "unknown"
         return ["" if i is None or i < 0 else names[i] for i in data[column]]
-    column = next((n for n in _LABELS if n in data.column_names), None)
-    return [""] * len(data) if column is None else ["" if x is None else str(x) for x in data[column]]
+    if any(isinstance(x, list | dict) for x in data[column]):
+        raise SingError(
+            f"{spec} has more than one label a picture in its column {column}, expected one: make a column "
+            "of one each, or leave it out."
+        )
+    return [label_text(x) for x in data[column]]

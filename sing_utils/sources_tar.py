@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 
 from sing_utils.errors import SingError
-from sing_utils.sources import Source, by_folders, clean_label, is_picture, picture_table, split_name
+from sing_utils.sources import Source, by_folders, is_picture, label_text, picture_table, split_name
 
 _LABEL_SIZE = 1 << 20  # bytes; a longer label file is none
 _LABELS = (".cls", ".json")
@@ -170,20 +170,26 @@ class _Sample:
 def _samples(tar: Path) -> tuple[list[_Sample], bool]:
     """The pictures of a tar in its order, each with the label of its key; and whether files tell labels."""
     samples: dict[str, _Sample] = {}
-    told = False
+    told, doubled, loose = False, "", False
     for member in _members(tar):
         key, dot, suffix = _split_name(member.name)
         sample = samples.setdefault(key, _Sample())
         if is_picture(member.name):
             if sample.path:
-                raise SingError(
-                    f"{tar} holds {sample.path} and {member.name}, expected one picture a key: "
-                    "keep one of them, or give them different names before the first dot."
-                )
+                doubled = doubled or f"{sample.path} and {member.name}"
+                again = samples.setdefault(member.name, _Sample())
+                flat = "/" not in member.name.removeprefix("./")
+                loose = loose or flat or member.name in (sample.path, again.path)
+                sample = again
             sample.path, sample.offset, sample.size = member.name, member.offset_data, member.size
         elif dot + suffix in _LABELS:
-            told = True
             sample.label = _label(tar, member) or sample.label
+            told = told or bool(sample.label)
+    if doubled and (told or loose):  # in class folders names may have dots: no label goes by them
+        raise SingError(
+            f"{tar} holds {doubled}, expected one picture a key: keep one of them, or give them different "
+            "names before the first dot."
+        )
     return [s for s in samples.values() if s.path], told
 
 
@@ -198,6 +204,9 @@ def _members(tar: Path) -> Iterator[tarfile.TarInfo]:
                     raise SingError(f"{tar} is damaged or cut short at {member.name!r}: fetch it again.")
                 last = member.offset_data
                 after = -(-(last + member.size) // 512) * 512
+                # As in a folder, hidden files are left out: a Mac's tar puts ._0017.jpg beside 0017.jpg.
+                if PurePosixPath(member.name).name.startswith("."):
+                    continue
                 if is_picture(member.name) or member.name.endswith(_LABELS):
                     _require_plain(tar, member)
                     yield member
@@ -247,4 +256,4 @@ def _label(tar: Path, member: tarfile.TarInfo) -> str:
         raise SingError(f"{tar} holds {member.name!r}, which is no label, expected text or JSON.") from None
     if isinstance(value, dict):
         value = next((value[k] for k in _KEYS if k in value), "")
-    return clean_label(str(value)) if isinstance(value, str | int) else ""
+    return label_text(value) if isinstance(value, str | int | float) else ""

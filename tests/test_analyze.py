@@ -589,7 +589,7 @@ def test_two_packed_files_of_the_same_rows_are_fitted(arrays):
         ("path,label\na,x\n", "6 .*|1 rows"),
         ("name,label\n" + "a,x\n" * 6, "expected `path`"),
         ("path\n" + "a\n" * 6, "different in each row"),
-        ("", "can't be read as a table"),
+        ("", "has 0 rows of no column"),
         ('path\n"a\n', "can't be read as a table"),
         (None, "nothing says what the 6 rows"),
     ],
@@ -602,6 +602,45 @@ def test_tables_that_do_not_fit_the_rows_are_answered(arrays, table, message):
     assert isinstance(found, SingError), found
     assert re.search(message, str(found))
     assert not (folder / "s" / "manifest.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        (pd.Categorical(["cat", None, " dog "]), ["cat", "", "dog"]),
+        ([0, 1, None], ["0", "1", ""]),
+        ([1.5, 2.0, 3.0], ["1.5", "2", "3"]),
+    ],
+)
+def test_labels_of_tables_are_read_as_those_of_pictures(tmp_path, labels, expected):
+    np.save(tmp_path / "f.npy", np.eye(3))
+    rows = pd.DataFrame({"path": list("abc"), "label": labels, "split": ["Train", " VAL", "testing"]})
+    rows.to_parquet(tmp_path / "f.parquet")
+    assert sing("pack", "--features", tmp_path / "f.npy", "--out", tmp_path / "s")[0] == 0
+    index = FeatureStore.open(tmp_path / "s").index
+    assert index["label"].tolist() == expected
+    assert index["split"].tolist() == ["train", "val", "test"]
+
+
+@pytest.mark.parametrize("text", ["path,label\na,0,x\nb,1,x\nc,2,x\n", "path,label\na,0\nb\nc,2\n"])
+def test_no_column_of_a_table_is_shifted(tmp_path, text):
+    np.save(tmp_path / "f.npy", np.eye(3))
+    (tmp_path / "f.csv").write_text(text)
+    said = sing("pack", "--features", tmp_path / "f.npy", "--out", tmp_path / "s")
+    assert "fields, expected 2" in str(said)
+
+
+@pytest.mark.parametrize(
+    "x",
+    [
+        torch.eye(3).to_sparse(),
+        torch.eye(3, device="meta"),
+    ],
+)
+def test_numbers_that_are_none_yet_are_answered(tmp_path, x):
+    torch.save(x, tmp_path / "f.pt")
+    with pytest.raises(SingError, match="sparse, quantised or without values"):
+        files.open_array(tmp_path / "f.pt")
 
 
 def test_pictures_that_the_table_lacks_and_bad_calls(arrays):

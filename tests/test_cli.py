@@ -434,3 +434,21 @@ def test_parse_parameters_takes_the_last_of_a_key():
 def test_parse_parameters_refuses(pair):
     with pytest.raises(SingError, match="parameter "):
         parse_parameters([pair])
+
+
+def test_a_path_from_home_that_no_shell_replaced(sing, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    found = sing("extract", "--images=~/gone", "--out", "x", "--classifier", "efficientnet_lite0")
+    assert_refused(found, f"{tmp_path}/gone is not a folder")
+    assert parse_parameters(["images=~/photos", "classifiers=[file:~/m.py:build]"]) == {
+        "images": f"{tmp_path}/photos",
+        "classifiers": [f"file:{tmp_path}/m.py:build"],
+    }
+
+
+def test_a_name_that_is_too_long_is_answered(sing, tmp_path, make_picture):
+    make_picture(tmp_path / "photos" / "a.png")
+    found = extract(sing, tmp_path / "photos", "a" * 300)
+    assert found.code == 2
+    assert "too long" in found.err
+    assert "Traceback" not in found.err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import pickle
 import re
 import textwrap
@@ -13,7 +14,7 @@ import timm
 import torch
 import yaml
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from timm.data import ImageNetInfo
 from torch import nn
 from torchvision.models import VisionTransformer
@@ -319,6 +320,28 @@ def test_a_missing_preprocessor_is_no_matter_of_weights(tmp_path):
         load_network(small_resnet(tmp_path))
 
 
+@pytest.mark.parametrize("lost", ["classifier.", "encoder.stages.1.", ""])
+def test_weights_that_transformers_would_draw_at_random_are_refused(tmp_path, lost):
+    """Such as of a backbone that was saved without a head, or under DataParallel."""
+    spec = small_resnet(tmp_path, num_labels=4)
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    assert any(lost in name for name in weights)
+    kept = {f"module.{k}" if not lost else k: x for k, x in weights.items() if not lost or lost not in k}
+    save_file(kept, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(SingError, match=rf"holds no weights for \d+ tensors .*{lost}"):
+        load_network(spec)
+
+
+def test_a_folder_that_lacks_a_shard_is_not_a_matter_of_the_network(tmp_path):
+    spec = small_resnet(tmp_path, num_labels=4)
+    index = {"metadata": {}, "weight_map": {"classifier.1.weight": "model-00001-of-00002.safetensors"}}
+    (tmp_path / "model.safetensors").unlink()
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(SingError, match=r"can't be loaded .*model-00001-of-00002"):
+        load_network(spec)
+
+
 @pytest.mark.parametrize("kind", ["hf:", "timm:local-dir:"])
 def test_a_folder_of_timms_own(tmp_path, kind):
     torch.manual_seed(0)
@@ -363,6 +386,12 @@ def test_a_head_with_more_labels_than_rows_is_refused(tmp_path):
         LinearHead.load(tmp_path / "h.safetensors")
 
 
+def test_labels_without_an_order_are_refused():
+    with pytest.raises(SingError, match="labels are a set"):
+        own_labels({"cat", "dog"})
+    assert own_labels(dict.fromkeys(["cat", "dog"]).keys()) == ("cat", "dog")
+
+
 @pytest.mark.parametrize("given", [{1: "cat", 2: "dog"}, {"cat": 0, "dog": 2}, {"cat": "dog"}])
 def test_labels_with_other_numbers_are_refused(given):
     with pytest.raises(SingError, match="labels are numbered"):
@@ -389,6 +418,47 @@ OWN = """
 
     def number():
         return 3
+
+    def program():
+        return torch.jit.script(build()[0])
+
+    def blank():
+        with torch.device("meta"):
+            return build()[0]
+
+    def lazy():
+        return nn.Sequential(nn.Flatten(), nn.LazyLinear(2))
+
+    def script():
+        raise SystemExit(2)
+
+    def compiled():
+        model, transform = build()
+        model = torch.compile(model.eval().requires_grad_(False), backend="eager")
+        with torch.inference_mode():
+            model(torch.zeros(2, 3, 5, 5))
+        return model, transform
+
+    def inside():
+        model, transform = compiled()
+        return nn.Sequential(model), transform
+
+    def in_place():
+        model, transform = build()
+        model.eval().requires_grad_(False).compile(backend="eager")
+        with torch.inference_mode():
+            model(torch.zeros(2, 3, 5, 5))
+        return model, transform
+
+    def parallel():
+        model, transform = build()
+        wrapped = nn.DataParallel(model)
+        wrapped.labels = model.__dict__.pop("labels")
+        return wrapped, transform
+
+    def traced():
+        model, transform = build()
+        return torch.fx.symbolic_trace(nn.Sequential(*[nn.ReLU() for _ in range(400)], *model)), transform
 """
 
 
@@ -415,11 +485,25 @@ def test_ones_own_file(own):
     [
         ("number", "number.* returned a int, expected a torch module"),
         ("nothing", "defines no function 'nothing'"),
+        ("program", "TorchScript"),
+        ("blank", "weights have no values"),
+        ("lazy", "weights have no values"),
+        ("script", "stopped with SystemExit"),
     ],
 )
 def test_a_file_without_a_model_says_so(own, function, message):
     with pytest.raises(SingError, match=message):
         load_network(f"file:{own}:{function}")
+
+
+@pytest.mark.parametrize("function", ["compiled", "inside", "in_place", "parallel", "traced"])
+def test_a_module_in_a_wrapper_is_the_module(own, function):
+    plain, found = (load_classifier.__wrapped__(f"file:{own}:{f}") for f in ("build", function))
+    x = torch.rand(2, 3, 5, 5, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(found(x).features, plain(x).features)
+    assert found.head.weight.equal(plain.head.weight)
+    if function == "parallel":
+        assert found.labels == plain.labels
 
 
 def test_a_missing_file_says_so(tmp_path):

@@ -97,6 +97,8 @@ def test_layouts(tmp_path, path, label, split):
         (["d/train/cat/a.png", "d/val/cat /a.png"], [("cat", "train"), ("cat", "val")]),
         (["cat/a.png", "preview.png"], [("cat", ""), ("", "")]),
         (["train/train/cat/a.png", "val/cat/a.png"], [("cat", "train"), ("cat", "val")]),
+        (["flowers/rose/a.png", "flowers/tulip/a.png"], [("rose", ""), ("tulip", "")]),
+        (["cat/2019/a.png", "dog/2020/a.png"], [("cat", ""), ("dog", "")]),
     ],
 )
 def test_a_split_is_one_only_where_all_beside_it_are(tmp_path, paths, expected):
@@ -314,6 +316,29 @@ def test_pictures_that_are_left_out_are_counted(tmp_path, names):
     assert all(f"{suffixes.count(x)} {x} files" in described(source) for x in suffixes)
 
 
+@pytest.mark.parametrize("thumbnails", ["cat/@eaDir/a.png/SYNOPHOTO_THUMB_M.jpg", "__MACOSX/cat/b.png"])
+def test_thumbnails_of_a_disk_are_no_pictures(tmp_path, thumbnails):
+    picture(tmp_path / "cat" / "a.png")
+    picture(tmp_path / thumbnails)
+    assert list(rows(open_source(tmp_path))) == [("cat/a.png", "cat", "")]
+
+
+def test_a_link_that_leads_nowhere_is_a_picture_that_cannot_be_read(tmp_path):
+    picture(tmp_path / "cat" / "a.png")
+    (tmp_path / "cat" / "b.png").symlink_to(tmp_path / "gone.png")
+    store = run(tmp_path / "cat", tmp_path / "out")
+    assert store.index["path"].tolist() == ["a.png"]
+    assert store.rejects["path"].tolist() == ["b.png"]
+    assert "No such file" in store.rejects["reason"].item()
+
+
+@pytest.mark.parametrize(("labels", "told"), [(("0", "10"), True), (("0", "cat"), False)])
+def test_labels_that_are_numbers_are_told(tmp_path, labels, told):
+    for label in labels:
+        picture(tmp_path / label / "a.png")
+    assert ("names as classes=" in described(open_source(tmp_path))) == told
+
+
 def test_a_flat_folder_of_imagenets_names_needs_no_list(tmp_path):
     flat_val(tmp_path / "val", n=2)
     for folder in (tmp_path / "val", tmp_path / "renamed"):
@@ -354,6 +379,8 @@ def test_labels_that_look_like_numbers_or_nothing_stay_as_they_are(tmp_path):
         ("", "has the columns \\(none\\), expected path"),
         ("path,label\na.png,tabby, cat\n", r"line 2, has 3 fields, expected 2.*between quotes"),
         ('path,label\na.png,"x\n', "can't be read as a table"),
+        ("path,label,Label\na.png,x,y\n", "has 2 columns 'label'"),
+        ("path;label\na.png;x\n", "path;label.*commas"),
     ],
 )
 def test_bad_tables(tmp_path, text, message):
@@ -559,6 +586,22 @@ def test_braces(tmp_path):
             expand_braces(bad)
 
 
+@pytest.mark.parametrize(
+    ("members", "expected"),
+    [
+        ([("./._0.png", b"x"), ("./0.png", None), ("./._0.cls", b"\0"), ("./0.cls", b"cat")], ["cat"]),
+        ([("cat/a.1.png", None), ("cat/a.2.png", None), ("dog/a.1.png", None)], ["cat", "cat", "dog"]),
+        ([("set/cat/._a.png", b"x"), ("set/cat/a.png", None), ("set/dog/a.png", None)], ["cat", "dog"]),
+        ([("cat/0.png", None), ("cat/0.json", b'{"caption": "x"}')], ["cat"]),
+        ([("0.png", None), ("0.json", b'{"label": 3.0}')], ["3"]),
+        ([("0.png", None), ("0.json", b'{"label": 2.5}')], ["2.5"]),
+    ],
+)
+def test_labels_of_tars_as_people_make_them(tmp_path, members, expected):
+    write_tar(tmp_path / "x.tar", [(n, encoded(0) if data is None else data) for n, data in members])
+    assert open_source(tmp_path / "x.tar").index["label"].tolist() == expected
+
+
 def info(name, kind=tarfile.REGTYPE, link=""):
     member = tarfile.TarInfo(name)
     member.type, member.linkname = kind, link
@@ -576,6 +619,8 @@ def info(name, kind=tarfile.REGTYPE, link=""):
         ([(info("a.cls", tarfile.CHRTYPE), b"")], "as a link, device or sparse file"),
         ([("a.png", b"x"), ("a.png", b"y")], "holds a.png and a.png, expected one picture a key"),
         ([("a.left.png", b"x"), ("a.right.png", b"y")], "expected one picture a key"),
+        ([("c/a.1.png", b"x"), ("c/a.2.png", b"y"), ("c/a.cls", b"y")], "expected one picture a key"),
+        ([("c/a.1.png", b"x"), ("c/a.2.png", b"y"), ("c/a.2.png", b"y")], "expected one picture a key"),
         ([("a.png", b"x"), ("a.json", b"{")], "holds 'a.json', which is no label"),
         ([("a.png", b"x"), ("a.cls", b"\xff")], "holds 'a.cls', which is no label"),
         ([("a.txt", b"x")], "holds no picture"),
@@ -667,6 +712,46 @@ def hub(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     datasets.disable_progress_bars()
     return datasets
+
+
+@pytest.mark.parametrize(
+    ("columns", "kinds", "labels"),
+    [
+        ({"label": ["cat", "dog"], "site": [0, 0]}, {"label": "string"}, ["cat", "dog"]),
+        ({"class": [3.0, None], "site": [0, 0]}, {"class": "float32"}, ["3", ""]),
+        ({"kind": ["cat", "dog"], "site": [1, 0]}, {"kind": "string"}, ["Y", "X"]),
+        ({"label": [1, 0], "fine_label": [0, 0]}, {"label": None, "fine_label": None}, ["Y", "X"]),
+    ],
+)
+def test_the_column_of_labels_goes_by_its_name(hub, tmp_path, columns, kinds, labels):
+    named = hub.ClassLabel(names=["X", "Y"])
+    types = {k: hub.Value(kinds[k]) if kinds.get(k) else named for k in columns}
+    table = {"image": [{"bytes": encoded(i), "path": None} for i in range(2)], **columns}
+    features = hub.Features({"image": hub.Image(), **types})
+    hub.Dataset.from_dict(table, features=features).save_to_disk(tmp_path / "d")
+    assert open_source(tmp_path / "d").index["label"].tolist() == labels
+
+
+@pytest.mark.parametrize("wrap", [lambda x: x, lambda x: {"bytes": x, "path": None}], ids=["bytes", "struct"])
+def test_parquet_that_another_program_wrote(hub, tmp_path, wrap):
+    table = pd.DataFrame({"picture": [wrap(encoded(i)) for i in range(2)], "label": ["cat", "dog"]})
+    table.to_parquet(tmp_path / "x.parquet")
+    source = open_source(tmp_path)
+    assert source.index["label"].tolist() == ["cat", "dog"]
+    check_reading(source, [encoded(0), encoded(1)])
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"label": [["a"], ["a", "b"]]}, "more than one label a picture in its column label"),
+        ({"mask": [encoded(0)] * 2}, "pictures in photo and mask, expected one"),
+    ],
+)
+def test_a_data_set_that_could_be_read_in_two_ways(hub, tmp_path, columns, message):
+    pd.DataFrame({"photo": [encoded(0), encoded(1)], **columns}).to_parquet(tmp_path / "x.parquet")
+    with pytest.raises(SingError, match=message):
+        open_source(tmp_path)
 
 
 def as_parquet(datasets, folder, *, names=("rose", "tulip"), label="label"):
