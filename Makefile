@@ -54,25 +54,26 @@ serve: ## show the built book on http://127.0.0.1:8000 (PORT=8000)
 	@echo "http://127.0.0.1:$(PORT)   (Ctrl-C ends)"
 	@$(BIN)/python -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)
 
-lint: setup ## ruff (lint and format) and mypy
+lint: setup ## ruff (lint and format), mypy, and which room may import which
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache | tail -n 6
 
 format: setup ## mend what ruff can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 check-notebooks: setup ## no outputs, the method in sight, the parameters of the profile
-	$(BIN)/python -m pytest -q tests/test_notebooks.py -k "not alone and not own and not planted_profile"
+	$(BIN)/python -m pytest -q tests/whole/test_notebooks.py -k "not alone and not own and not planted_profile"
 
 bench: setup ## compare speeds; prints ratios measured in one run
-	$(BIN)/python -m tests.bench
-	$(BIN)/python -m tests.bench_pages
-	$(BIN)/python -m tests.bench_extraction
+	$(BIN)/python -m tests.tools.bench
+	$(BIN)/python -m tests.tools.bench_pages
+	$(BIN)/python -m tests.tools.bench_extraction
 
 torture: setup ## kill, damage and crowd feature stores; writes book/torture.md
-	$(BIN)/python tests/torture.py
+	$(BIN)/python tests/tools/torture.py
 
 lock: setup ## resolve requirements.lock anew from pyproject.toml
 	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --upgrade \

@@ -99,7 +99,7 @@ def is_wide(spec: dict[str, Any]) -> bool:
 
 
 def widget_html(model_id: str) -> str:
-    """The place of a widget whose first state a chart shows, see `sing_utils.widgets.Explorer`.
+    """The place of a widget whose first state a chart shows, see `sing_utils.live.widgets.Explorer`.
 
     The outer ``div`` is left open for the picture of that chart.
     """

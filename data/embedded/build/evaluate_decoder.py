@@ -22,13 +22,13 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from sing_utils.classifiers import imagenet_wnids, load_classifier
-from sing_utils.encoders import EmbeddedEncoder, load_embedded
-from sing_utils.features import FeatureStore
-from sing_utils.mini import MiniUnCLIP
-from sing_utils.pictures import MINI_WEIGHTS
-from sing_utils.profiles import load_profile
-from sing_utils.scores import angle
+from sing_utils.features.store import FeatureStore
+from sing_utils.method.scores import angle
+from sing_utils.models.classifiers import imagenet_wnids, load_classifier
+from sing_utils.models.encoders import EmbeddedEncoder, load_embedded
+from sing_utils.pictures.base import MINI_WEIGHTS
+from sing_utils.pictures.mini import MiniUnCLIP
+from sing_utils.runs.profiles import load_profile
 
 FEATURES = Path(__file__).parents[1] / "features"
 WITNESS = "efficientnet_lite2"

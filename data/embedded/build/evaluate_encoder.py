@@ -16,11 +16,11 @@ from photos import TOWERS, Rows, split_rows, stores_of
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from sing_utils.classifiers import imagenet_names, load_classifier
-from sing_utils.encoders import EmbeddedEncoder, load_embedded
-from sing_utils.features import FeatureStore
-from sing_utils.head import HeadSpaces
-from sing_utils.scores import attribute_score, image_score
+from sing_utils.features.store import FeatureStore
+from sing_utils.method.head import HeadSpaces
+from sing_utils.method.scores import attribute_score, image_score
+from sing_utils.models.classifiers import imagenet_names, load_classifier
+from sing_utils.models.encoders import EmbeddedEncoder, load_embedded
 
 PROMPT = "a photo of a {}."
 CONCEPTS = (

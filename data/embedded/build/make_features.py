@@ -15,14 +15,14 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from sing_utils.classifiers import available_classifiers, load_classifier
-from sing_utils.encoders import load_embedded
-from sing_utils.extraction import extract
-from sing_utils.features import FeatureStore, derive
-from sing_utils.head import HeadSpaces
-from sing_utils.profiles import load_profile
-from sing_utils.scores import attribute_score, image_score
-from sing_utils.translator import Translator
+from sing_utils.features.extraction import extract
+from sing_utils.features.store import FeatureStore, derive
+from sing_utils.method.head import HeadSpaces
+from sing_utils.method.scores import attribute_score, image_score
+from sing_utils.method.translator import Translator
+from sing_utils.models.classifiers import available_classifiers, load_classifier
+from sing_utils.models.encoders import load_embedded
+from sing_utils.runs.profiles import load_profile
 
 OUT = Path(__file__).parents[1] / "features"
 

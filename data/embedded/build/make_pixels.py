@@ -15,11 +15,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from sing_utils.decoding import read_picture
-from sing_utils.pixels import STEPS, as_image
-from sing_utils.run import Run, open_run
-from sing_utils.tables_pictures import choose_pairs, photo_scores
-from sing_utils.tables_pixels import (
+from sing_utils.measure.pictures import choose_pairs, photo_scores
+from sing_utils.measure.pixels import (
     REMOVAL,
     SHOWN,
     STEP,
@@ -29,6 +26,9 @@ from sing_utils.tables_pixels import (
     searches,
     settings,
 )
+from sing_utils.pictures.pixels import STEPS, as_image
+from sing_utils.runs.run import Run, open_run
+from sing_utils.sources.decoding import read_picture
 
 OUT = Path(__file__).parents[1] / "pixels"
 FEW = 8  # photos of the side questions

@@ -21,9 +21,9 @@ from texts import read_captions
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from sing_utils.classifiers import imagenet_wnids, load_classifier
-from sing_utils.extraction import extract
-from sing_utils.features import FeatureStore
+from sing_utils.features.extraction import extract
+from sing_utils.features.store import FeatureStore
+from sing_utils.models.classifiers import imagenet_wnids, load_classifier
 
 TOWERS = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
 SOURCES = {

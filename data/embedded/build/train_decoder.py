@@ -24,9 +24,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import mse_loss, normalize, pixel_unshuffle
 
-from sing_utils.encoders import load_embedded
-from sing_utils.extraction import extract
-from sing_utils.features import FeatureStore
+from sing_utils.features.extraction import extract
+from sing_utils.features.store import FeatureStore
+from sing_utils.models.encoders import load_embedded
 
 OUT = Path(__file__).parents[1] / "decoder"
 PATCH, COMPONENTS = 4, 12  # of 48 numbers a patch; 98 % of the variance, and no pixel noise to learn

@@ -24,8 +24,8 @@ from texts import class_texts
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, dropout, log_softmax, normalize
 
-from sing_utils.classifiers import Classifier, load_classifier
-from sing_utils.encoders import EMBEDDED_WEIGHTS, embed_minilm
+from sing_utils.models.classifiers import Classifier, load_classifier
+from sing_utils.models.encoders import EMBEDDED_WEIGHTS, embed_minilm
 
 DIM = 320  # n, the shared space
 WHITENING = 0.25  # the text head scales a principal axis by (its variance)^-WHITENING

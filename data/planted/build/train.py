@@ -20,8 +20,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn.functional import cross_entropy, normalize
 
-from sing_utils.planted import FACTORS, WORDINGS, Scenes, caption
-from sing_utils.planted_models import (
+from sing_utils.planted.networks import (
     BACKBONES,
     ENCODERS,
     WEIGHTS,
@@ -33,6 +32,7 @@ from sing_utils.planted_models import (
     load_planted_encoder,
     pooled,
 )
+from sing_utils.planted.scenes import FACTORS, WORDINGS, Scenes, caption
 
 SIZES = [len(v) for v in FACTORS.values()]
 FIT, TEST = 30_000, 2_000
@@ -150,7 +150,7 @@ def retrieval(encoder: PlantedEncoder) -> dict[str, float]:
     same, truth = z @ t.mT, torch.arange(1000)
     out = {"image to caption, top-1 of 1000": float((same.argmax(1) == truth).float().mean()),
            "caption to image, top-1 of 1000": float((same.argmax(0) == truth).float().mean())}  # fmt: skip
-    from sing_utils.planted import phrase
+    from sing_utils.planted.scenes import phrase
 
     for k, (f, levels) in enumerate(FACTORS.items()):
         prompts = encoder.encode_text([phrase(f, v) for v in levels])

@@ -1,0 +1,1 @@
+"""Build the book's pages from a run, and serve them beside JupyterLab."""

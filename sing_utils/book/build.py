@@ -1,0 +1,390 @@
+"""Render the executed notebooks and the prose of ``book/`` into ``_build/html``.
+
+Jupyter Book never sees the project's root: it would walk ``.venv``, ``node_modules`` and
+``_build``. A clean copy of what the book is made of is staged in ``_build/book/`` instead, and
+only what changed is copied, so that Sphinx rebuilds incrementally.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sing_utils.book import claims_page as reproduction_page
+from sing_utils.book import downloads
+from sing_utils.book.scripts import fetch_page_js, page_js_key
+from sing_utils.book.summary import summary
+from sing_utils.checkout import package_files
+from sing_utils.errors import SingError
+from sing_utils.features.shards import locked
+from sing_utils.runs.results import find_run
+
+__all__ = ["build_book"]
+
+_PICTURES = {".jpg", ".png", ".svg"}  # a page outside book/ brings those that lie beside it
+_STAMP = ".stamp"
+_INTRODUCTION = "book/intro.md"
+_SHORT, _PICTURE = "<!-- in short -->", "<!-- planted-picture -->"  # in it, of the run
+#: Distributions whose version changes what the pages look like.
+_TOOLS = (
+    "jupyter-book", "sphinx", "myst-nb", "myst-parser", "sphinx-book-theme",
+    "pydata-sphinx-theme", "sphinxcontrib-bibtex", "vl-convert-python", "altair",
+)  # fmt: skip
+_WARNING = re.compile(r"\b(WARNING|ERROR|CRITICAL|SEVERE|Exception occurred)\b")
+#: Something in an output that would make the page ask the network, e.g. Altair's default renderer.
+_REMOTE = re.compile(r"""<(?:script|link|img|iframe)\b[^>]*\b(?:src|href)\s*=\s*["']?https?://""")
+
+
+def build_book(root: Path, profile: str, *, quiet: bool = False) -> Path:
+    """Build the HTML book of a finished run and return the path of its first page.
+
+    The notebooks named in ``_toc.yml`` are taken, executed, from
+    ``_build/runs/<profile>/executed/``; nothing is executed here. If nothing has changed since the
+    last build, the book is returned at once. A build that fails leaves ``_build/html`` as it was.
+
+    Parameters
+    ----------
+    root
+        The project's folder, which holds ``_config.yml``, ``_toc.yml`` and ``book/``.
+    profile
+        The run that is shown: name of its folder in ``_build/runs``, or the folder.
+    quiet
+        Print nothing; the log is always in ``_build/book.log``.
+
+    Returns
+    -------
+    Path
+        ``_build/html/index.html``, which opens the introduction.
+
+    Raises
+    ------
+    SingError
+        If there is no such run, a page or notebook is missing, a notebook failed or was not run, a
+        page script cannot be installed, or Jupyter Book warns about anything.
+    """
+    root = Path(root).resolve()
+    build = root / "_build"
+    html = build / "html"
+    profile = _require_run(root, profile)
+    files = _staged_files(root, profile)
+    stamp = _stamp(root, files)
+    if (html / _STAMP).is_file() and (html / _STAMP).read_text() == stamp:
+        _say(quiet, "The book is up to date.")
+        return html / "index.html"
+
+    with locked(build):  # of two books at once, the pages would be mixed
+        _say(quiet, f"Building the book from the {profile!r} run ...")
+        vendor = fetch_page_js(root)
+        for path in (p for p in vendor.rglob("*") if p.is_file()):
+            files[f"book/_static/vendor/{path.relative_to(vendor).as_posix()}"] = path.read_bytes()
+        _stage(build / "book", files)
+        made = _run_jupyter_book(root)
+        _publish(made, html, stamp)
+    _say(quiet, f"The book is in {html.relative_to(root).as_posix()}/.")
+    return html / "index.html"
+
+
+def _say(quiet: bool, line: str) -> None:
+    if not quiet:
+        print(line, flush=True)
+
+
+def _require_run(root: Path, run: str) -> str:
+    """The run's name in `_build/runs`, or its folder elsewhere; `Path.__truediv__` takes either."""
+    folder = root / "_build" / "runs"
+    found = find_run(root, run, "executed")
+    if found is None:
+        runs = sorted(path.parent.name for path in folder.glob("*/executed"))
+        known = f"one of {', '.join(runs)}" if runs else "one, but there is none yet"
+        raise SingError(
+            f"there is no run {run!r} in _build/runs, expected {known}, or a run's folder: make one with "
+            "`sing run --profile PROFILE`, where `--run-dir _build/runs/NAME` gives it another name."
+        )
+    return found.name if found.parent == folder else str(found)
+
+
+# What the book is made of
+
+
+def _staged_files(root: Path, profile: str) -> dict[str, bytes]:
+    """Return {path in the staged folder: contents}, with every page of the table of contents."""
+    for name in ("_config.yml", "_toc.yml", "book"):
+        if not (root / name).exists():
+            raise SingError(f"{name} is missing in {root.name}/, so there is no book to build.")
+    files = {
+        path.relative_to(root).as_posix(): path.read_bytes()
+        for path in sorted((root / "book").rglob("*"))
+        if path.is_file() and path.parent.name != "__pycache__"
+    }
+    files["_config.yml"] = _config(root, profile)
+    files["_toc.yml"] = (root / "_toc.yml").read_bytes()
+    if (root / "CHANGELOG.md").is_file():
+        files["CHANGELOG.md"] = (root / "CHANGELOG.md").read_bytes()
+    pages = list(_toc_pages(files["_toc.yml"]))
+    files |= downloads.table_files(downloads.run_results(root, profile))
+    executed = root / "_build" / "runs" / profile / "executed"
+    made = _generated_pages(root, profile, pages)
+    for page in pages:
+        if page.startswith("notebooks/"):
+            notebook = _notebook(executed / f"{page.split('/', 1)[1]}.ipynb", profile)
+            files[f"{page}.ipynb"] = _with_downloads(notebook, files, all_tables="book/tables" in pages)
+        elif f"{page}.md" in made:
+            files[f"{page}.md"] = made[f"{page}.md"]
+        elif (root / f"{page}.md").is_file():  # such as data/embedded/README, where the data are
+            files[f"{page}.md"] = (root / f"{page}.md").read_bytes()
+            beside = [p for p in (root / page).parent.iterdir() if p.suffix in _PICTURES]
+            files |= {p.relative_to(root).as_posix(): p.read_bytes() for p in sorted(beside)}
+        elif not {page, f"{page}.md"} & set(files):
+            raise SingError(f"_toc.yml names the page {page!r}, but there is no {page}.md.")
+    if _INTRODUCTION in files:
+        files[_INTRODUCTION] = _introduction(files[_INTRODUCTION].decode(), root, profile).encode()
+    return files
+
+
+def _generated_pages(root: Path, profile: str, pages: list[str]) -> dict[str, bytes]:
+    """{path in the staged folder: contents} of those pages that are made from the run's results."""
+    named = {f"{page}.md" for page in pages}
+    return {page: make(root, profile).encode() for page, make in GENERATED.items() if page in named}
+
+
+def _tables_page(root: Path, profile: str) -> str:
+    """All tables of the run, with the notebooks of the table of contents that make them."""
+    results = downloads.run_results(root, profile)
+    executed = root / "_build" / "runs" / profile / "executed"
+    made_in: dict[str, str] = {}
+    for page in _toc_pages((root / "_toc.yml").read_bytes()):
+        file = executed / f"{page.removeprefix('notebooks/')}.ipynb"
+        if page.startswith("notebooks/") and file.is_file():
+            saved = downloads.saved_tables(json.loads(_notebook(file, profile)))
+            made_in |= dict.fromkeys(saved, file.stem)
+    return downloads.tables_page(results, downloads.table_files(results), made_in)
+
+
+def _reproduction_page(root: Path, profile: str) -> str:
+    """The paper's claims beside this run's numbers."""
+    return reproduction_page.page(downloads.run_results(root, profile), root=root)
+
+
+def _introduction(page: str, root: Path, profile: str) -> str:
+    """The introduction with what the run found and, where the run has drawn one, with its picture."""
+    results = downloads.run_results(root, profile)
+    drawn = results.folder / "intro_picture.html"
+    picture = drawn.read_text(encoding="utf-8") if drawn.is_file() else ""
+    shown = f"``````{{raw}} html\n{picture.strip()}\n``````" if picture else ""
+    return page.replace(_SHORT, summary(results)).replace(_PICTURE, shown)
+
+
+#: Pages that are made from the run's results and need no source file: path in the staged folder ->
+#: function of the project's folder and the run's name that returns Markdown.
+GENERATED: dict[str, Callable[[Path, str], str]] = {
+    "book/tables.md": _tables_page,
+    "book/reproduction.md": _reproduction_page,
+}
+
+
+def _config(root: Path, profile: str) -> bytes:
+    """``_config.yml`` plus what a page may say of the run: ``{{ profile }}``, its name."""
+    config = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8")) or {}
+    config.setdefault("parse", {}).setdefault("myst_substitutions", {})["profile"] = f"`{Path(profile).name}`"
+    return yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode()  # scripts have an order
+
+
+def _toc_pages(toc: bytes) -> Iterator[str]:
+    """Yield every page that a table of contents names, in order."""
+    todo: list[Any] = [yaml.safe_load(toc)]
+    while todo:
+        item = todo.pop(0)
+        if isinstance(item, list):
+            todo = item + todo
+        elif isinstance(item, dict):
+            yield from (str(item[key]) for key in ("root", "file") if key in item)
+            parts = [item[key] for key in ("parts", "chapters", "sections") if key in item]
+            todo = parts + todo
+
+
+def _notebook(path: Path, profile: str) -> bytes:
+    """Read an executed notebook, refuse a broken one, and drop what differs from run to run."""
+    name = f"notebooks/{path.name}"
+    if not path.is_file():
+        raise SingError(
+            f"{name} is in the table of contents, but the {profile!r} run has not executed it: "
+            "run the notebooks of this profile first."
+        )
+    try:
+        notebook = json.loads(path.read_text(encoding="utf-8"))
+        cells = notebook["cells"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise SingError(f"{name} of the {profile!r} run is not a notebook: {error}.") from None
+    code = [cell for cell in cells if cell["cell_type"] == "code" and "".join(cell["source"])]
+    for cell in code:
+        _check_outputs(cell, f"cell {cells.index(cell) + 1} of {name}")
+    if code and all(cell.get("execution_count") is None for cell in code):
+        raise SingError(f"{name} of the {profile!r} run has no outputs: it was never executed.")
+    for output in (o for cell in code for o in cell.get("outputs", [])):
+        if html := output.get("data", {}).get("text/html"):
+            # pandas' table heads above row names are empty: no heads, for those who hear the page.
+            output["data"]["text/html"] = "".join(html).replace("<th></th>", "<td></td>")
+    # Papermill notes times and paths of this machine; equal results should give equal pages.
+    for part in (notebook, *cells):
+        if "injected-parameters" in part.get("metadata", {}).get("tags", []):
+            part["metadata"]["tags"].append(
+                "remove-cell"
+            )  # the run's name and folder say nothing to a reader
+        for key in ("papermill", "execution"):
+            part.get("metadata", {}).pop(key, None)
+    return json.dumps(notebook, ensure_ascii=False, indent=1, sort_keys=True).encode()
+
+
+def _with_downloads(notebook: bytes, files: dict[str, bytes], *, all_tables: bool) -> bytes:
+    """A notebook with links to the tables that it saves, at its end."""
+    loaded = json.loads(notebook)
+    cell = downloads.download_cell(downloads.saved_tables(loaded), files, all_tables=all_tables)
+    if cell is None:
+        return notebook
+    loaded["cells"].append(cell)
+    return json.dumps(loaded, ensure_ascii=False, indent=1, sort_keys=True).encode()
+
+
+def _check_outputs(cell: dict[str, Any], where: str) -> None:
+    for output in cell.get("outputs", []):
+        if output["output_type"] == "error":
+            message = f"{output.get('ename', 'error')}: {output.get('evalue', '')}".strip(": ")
+            raise SingError(f"{where[0].upper()}{where[1:]} failed with {message.rstrip('.')}.")
+        data = output.get("data", {})
+        shown = "".join(data.get("text/html", "")) if not _has_chart(data) else ""
+        if _REMOTE.search(shown):
+            raise SingError(
+                f"{where[0].upper()}{where[1:]} shows something that loads from the network, "
+                "which the book must not: import sing_utils.show.charts before showing Altair charts."
+            )
+
+
+def _has_chart(data: dict[str, Any]) -> bool:
+    return any(key.startswith("application/vnd.vegalite.") for key in data)
+
+
+def _stamp(root: Path, files: dict[str, bytes]) -> str:
+    """Hash of all that the finished book depends on: pages, package sources, tools, scripts."""
+    digest = hashlib.sha256()
+    # The API page is made from the package's docstrings.
+    sources = {name: path.read_bytes() for name, path in package_files(root).items()}
+    for name, content in sorted((files | sources).items()):
+        digest.update(f"{name}\0{len(content)}\0".encode() + content)
+    for tool in _TOOLS:
+        digest.update(f"{tool} {metadata.version(tool)}\n".encode())
+    digest.update(f"{page_js_key(root)} {sys.version}".encode())
+    return digest.hexdigest()
+
+
+# Staging, building, publishing
+
+
+def _stage(folder: Path, files: dict[str, bytes]) -> None:
+    """Make `folder` hold exactly `files`, leaving unchanged ones alone (Sphinx goes by mtime)."""
+    if folder.is_dir():
+        for path in sorted(folder.rglob("*"), reverse=True):
+            if path.is_dir():
+                if not any(path.iterdir()):
+                    path.rmdir()
+            elif path.relative_to(folder).as_posix() not in files:
+                path.unlink()
+    for name, content in files.items():
+        path = folder / name
+        if not path.is_file() or path.read_bytes() != content:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+
+
+def _run_jupyter_book(root: Path) -> Path:
+    """Run Jupyter Book on the staged folder with warnings as errors; return the HTML folder."""
+    build = root / "_build"
+    work, log = build / "sphinx", build / "book.log"
+    main = "from jupyter_book.cli.main import main; main()"  # it has no __main__
+    command = [sys.executable, "-c", main, "build", str(build / "book")]
+    command += ["--path-output", str(work), "-W", "-n", "--keep-going"]
+    # The API page documents the package beside the book, wherever Python was started.
+    paths = [str(root), *filter(None, [os.environ.get("PYTHONPATH")])]
+    env = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(paths),
+        "PYTHONDONTWRITEBYTECODE": "1",  # no __pycache__ in the staged folder
+        "NO_COLOR": "1",
+    }
+    try:
+        done = subprocess.run(
+            command,
+            check=False,
+            cwd=root,
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+        )
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+    log.write_text(done.stdout, encoding="utf-8")
+    made = work / "_build" / "html"
+    _copy_tables(build / "book" / downloads.STAGED, made / "_static" / "tables")
+    if done.returncode != 0 or not (made / "index.html").is_file():
+        # Sphinx keeps pages that it warned about; the next build would use them without a word.
+        shutil.rmtree(work, ignore_errors=True)
+        raise SingError(_failure(done.stdout, build / "book"))
+    return made
+
+
+def _copy_tables(staged: Path, shown: Path) -> None:
+    """The tables as they are staged: Sphinx copies none where no page changed, and never removes one."""
+    shutil.rmtree(shown, ignore_errors=True)
+    if staged.is_dir():
+        shutil.copytree(staged, shown)
+
+
+def _failure(output: str, staged: Path) -> str:
+    """One sentence for a failed build, with the first thing that Jupyter Book complained about."""
+    lines = [
+        re.sub(r"\x1b\[[0-9;]*m", "", line).replace(f"{staged}{os.sep}", "").strip()
+        for line in output.splitlines()
+    ]
+    found = list(dict.fromkeys(line for line in lines if _WARNING.search(line)))
+    if not found:
+        return "Jupyter Book could not build the book; see _build/book.log."
+    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+    return f"Jupyter Book could not build the book: {found[0]}{more}; see _build/book.log."
+
+
+def _publish(made: Path, html: Path, stamp: str) -> None:
+    """Replace `html` by a complete copy of `made` in one step, stamped as valid."""
+    fresh, old = html.with_name("html.new"), html.with_name("html.old")
+    for folder in (fresh, old):
+        shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(made, fresh, ignore=shutil.ignore_patterns(".buildinfo"))
+    _name_icon(fresh / "index.html")
+    (fresh / _STAMP).write_text(stamp)
+    if html.exists():
+        html.rename(old)
+    fresh.rename(html)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _name_icon(index: Path) -> None:
+    """Give the page that only leads to the first one an icon that needs no request.
+
+    Without one a browser may ask for a default one; the load of a real one fails as the page moves on.
+    """
+    text = index.read_text(encoding="utf-8")
+    if 'http-equiv="Refresh"' in text and 'rel="icon"' not in text:
+        index.write_text(f'<link rel="icon" href="data:," />\n{text}', encoding="utf-8")

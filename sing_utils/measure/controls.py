@@ -1,0 +1,548 @@
+"""Tidy tables of the controls, one row an observation, angles in degrees (notebooks 02b and 04).
+
+What each control does is in `sing_utils.evidence`; here they meet a run's classifiers, photos and texts.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy import stats
+from torch import Tensor
+
+from sing_utils.evidence.controls import (
+    SOFTMAX,
+    STATISTICS,
+    SUBSPACES,
+    Removed,
+    at_energy,
+    energy_share,
+    other_names,
+    rank_rules,
+    remove_null,
+    remove_random,
+    score_wordings,
+)
+from sing_utils.evidence.intervals import chance_p, false_discovery, percentile, permutation_p, sure_mean
+from sing_utils.evidence.refits import scored
+from sing_utils.evidence.translators import blind_scores, translator_parts
+from sing_utils.measure.cases import Case, cases, open_case
+from sing_utils.measure.tables import refitted
+from sing_utils.method.scores import text_angles
+from sing_utils.method.translator import quality
+from sing_utils.models.judges import Judge
+from sing_utils.runs.profiles import worded
+from sing_utils.runs.run import Run
+from sing_utils.show.findings import SIGNIFICANCE, between
+
+ALL = "all photos"  # of the column `of`, which holds no name of a user's
+UNITS = {
+    "|AS|": "median |AS| (°)",
+    "AS": "mean AS (°)",
+    "contrast": "mean contrast (°)",
+    "IS": "median IS (°)",
+}
+
+
+# ------------------------------------------------------------------------------ at a glance
+
+
+def summary(
+    run: Run,
+    *,
+    differences: pd.DataFrame,
+    subspaces: pd.DataFrame | None,
+    translators: pd.DataFrame | None,
+    prompts: pd.DataFrame | None,
+    encoders: pd.DataFrame | None,
+    ranks: pd.DataFrame | None,
+    classes: pd.DataFrame,
+    planted: pd.DataFrame | None = None,
+) -> pd.DataFrame:
+    """One row a control that was run: what it asks, what it says, the verdict, and that of the planted world.
+
+    Args:
+        run: whose classifiers.
+        differences, subspaces, translators, prompts, encoders, ranks, classes: the tables of this module;
+            None for a control that is turned off.
+        planted: of `sing_utils.measure.planted_controls.planted_controls`.
+    """
+    k, rows = len(run.classifiers), []
+
+    def add(control: str, asks: str, says: str, verdict: str, known: str = "") -> None:
+        rows.append(
+            {"control": control, "asks": asks, "says": says, "verdict": verdict, "planted world": known}
+        )
+
+    if "q by class" in differences:
+        own = differences[differences["statistic"] == "mean contrast (°)"]
+        add(
+            "other classes",
+            "Would other classes and translators part the classifiers in contrast?",
+            between(own["difference"], digits=2, sign=True),
+            f"{int((own['q by class'] < SIGNIFICANCE).sum())} of {len(own)} pairs differ",
+        )
+    if subspaces is not None:
+        for kind in SUBSPACES:
+            own = subspaces[subspaces["kind"] == kind]
+            for statistic in ("IS", "contrast"):
+                one = own[own["statistic"] == statistic].dropna(subset="percentile")
+                if one.empty:  # a single class has no contrast
+                    continue
+                asks = f"Is {statistic} higher than by random subspaces?"
+                says = f"percentile {_list(one['percentile'], '.0f')}"
+                add(kind, asks, says, _beside_chance(one), _planted(planted, kind, statistic))
+    if translators is not None:
+        IS, nothing = (translators[f"{x}median IS (°)"] for x in ("", "blind: "))
+        contrasts = between(translators["blind: mean contrast (°)"], sign=True)
+        says = f"IS {between(nothing, digits=1)}, contrast {contrasts}"
+        verdict = f"IS is {between(IS / nothing, '', 1)} times that"
+        add("blind worlds", "What is found where nothing is?", says, verdict)
+    if prompts is not None:
+        least, most = prompts["mean AS (°), least"], prompts["mean AS (°), most"]
+        flips = int(((least < 0) & (most > 0)).sum())
+        says = between([*least, *most], sign=True)
+        add(
+            "other words",
+            "Does the sign of mean AS hang on the wording?",
+            says,
+            f"it does for {flips} of {k}",
+        )
+        if "q of the names" in prompts:
+            says = f"p = {_list(prompts['q of the names'], '.2f')}, corrected"
+            asks = "Would other classes' names give the same AS?"
+            known = int((prompts["q of the names"] < SIGNIFICANCE).sum())
+            add("other names", asks, says, f"they would not for {known} of {k}")
+    if encoders is not None:
+        first = encoders.groupby("classifier")["encoder"].transform("first")
+        rho = encoders.loc[encoders["encoder"] != first, "rank correlation of classes"].dropna()
+        if len(rho):
+            verdict = f"above 0.8 for {int((rho > 0.8).sum())} of {len(rho)}"
+            asks = "Is the order of classes by |AS| the same?"
+            add("other encoders", asks, f"ρ = {between(rho, '')}", verdict)
+    if ranks is not None:
+        soft, book = ranks[ranks["rule"] == SOFTMAX], ranks.groupby("classifier", sort=False).first()
+        says = f"energy {between(soft['energy (%)'], ' %', 0)}, IS {between(soft['median IS (°)'], digits=1)}"
+        more = int((soft["energy (%)"].to_numpy() > book["energy (%)"].to_numpy() + 1).sum())
+        asks = "How much is ignored with that direction counted in?"
+        add("what softmax ignores", asks, says, f"clearly more for {more} of {k}")
+    for tail, where in (("", ""), (" beyond", ", beyond the logits")):
+        tested = classes.dropna(subset=f"q{tail}")
+        if len(tested):
+            asks = f"Which classes' contrasts differ from 0{where}?"
+            apart = tested[tested[f"q{tail}"] < SIGNIFICANCE]
+            says = between(tested[f"contrast{tail}"], sign=True)
+            if 0 < len(apart) < 5:
+                names = (f"{r['class']} ({run.short[r['classifier']]})" for _, r in apart.iterrows())
+                says += f"; {', '.join(names)}"
+            add(f"class by class{where}", asks, says, f"{len(apart)} of {len(tested)}")
+    return pd.DataFrame(rows, columns=["control", "asks", "says", "verdict", "planted world"])
+
+
+def _list(values: Iterable[float], number: str) -> str:
+    return ", ".join(f"{x:{number}}" for x in values)
+
+
+def _beside_chance(own: pd.DataFrame) -> str:
+    apart = own[own["q"] < SIGNIFICANCE]
+    more = int((apart["null space"] > apart["chance"]).sum())
+    parts = {"higher": more, "lower": len(apart) - more, "indistinguishable": len(own) - len(apart)}
+    return ", ".join(f"{word} for {n}" for word, n in parts.items() if n)
+
+
+def _planted(planted: pd.DataFrame | None, control: str, score: str) -> str:
+    """What a control says of two heads that ignore nothing and part of the shape: medians over worlds."""
+    if planted is None:
+        return ""
+    own = planted[(planted["control"] == control) & (planted["score"] == score)]
+    places = own["percentile"].fillna(own["value"]).groupby(own["head"], sort=False).median()
+    number = ".0f" if own["percentile"].notna().all() else ".2f"
+    return ", ".join(f"{head} {x:{number}}" for head, x in places.items())
+
+
+# ------------------------------------------------------------------------ random subspaces
+
+
+def subspace_draws(run: Run) -> pd.DataFrame:
+    """Scores after removing random subspaces, and after null removal (draw -1): one row a draw.
+
+    classifier, kind, draw, |AS|, AS, contrast, IS (degrees), energy (percent of |f|² that was removed). Those
+    of the same energy hold about as much of it as the null space; their scores are moved to just as much.
+    """
+    frames = []
+    for case in cases(run):
+        null = remove_null(case.f, case.T, case.spaces, case.texts, case.own).statistics()
+        energy = energy_share(case.f.double(), case.spaces.null_basis)
+        options: dict[str, Any] = {"dim": case.spaces.null_dim, "draws": run.profile.control_draws}
+        options["seed"] = run.profile.seed
+        given = (case.f, case.T, case.texts, case.own)
+        uniform = remove_random(*given, **options)
+        matched = remove_random(*given, **options, like=case.fit[0], energy=energy)
+        matched = at_energy(matched, null["energy"])
+        for kind, drawn in zip(SUBSPACES, (uniform, matched), strict=True):
+            both = pd.concat([pd.DataFrame([{"draw": -1, **null}]), drawn], ignore_index=True)
+            frames.append(both.assign(classifier=case.name, kind=kind))
+    return pd.concat(frames, ignore_index=True)
+
+
+def subspace_control(draws: pd.DataFrame) -> pd.DataFrame:
+    """Where the null space stands among random subspaces: one row a classifier, kind and statistic.
+
+    Columns: null space, chance (median over draws), low and high (their middle 95 %), percentile, draws and p
+    (two-sided).
+
+    Args:
+        draws: of `subspace_draws`.
+    """
+    rows = []
+    for (name, kind), own in draws.groupby(["classifier", "kind"], sort=False):
+        null, chance = own[own["draw"] < 0].iloc[0], own[own["draw"] >= 0]
+        for statistic in STATISTICS:
+            drawn = chance[statistic].dropna()
+            low, middle, high = drawn.quantile([0.025, 0.5, 0.975])
+            known = len(drawn) > 0 and np.isfinite(null[statistic])
+            rows.append(
+                {
+                    "classifier": name,
+                    "kind": kind,
+                    "statistic": statistic,
+                    "null space": null[statistic],
+                    "chance": middle,
+                    "low": low,
+                    "high": high,
+                    "percentile": percentile(null[statistic], drawn) if known else np.nan,
+                    "p": chance_p(null[statistic], drawn) if known else np.nan,
+                    "draws": len(drawn),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+# ---------------------------------------------------------------------------- the translator
+
+
+def translator_control(run: Run) -> pd.DataFrame:
+    """What each translator knows of null directions, and what one finds where they mean nothing.
+
+    One row a classifier: R² by parts (`translator_parts`), and beyond the logits; medians of |AS| and IS and
+    the mean contrast, here and in worlds where null directions mean nothing (`blind_scores`), degrees.
+    """
+    rows = []
+    for case in cases(run):
+        row: dict[str, Any] = {"classifier": case.name, "photos to fit": len(case.fit[0])}
+        row |= translator_parts(case.T, case.spaces, case.fit, case.held_out)
+        row["beyond the logits, share of the rest"] = _share_beyond(run, case.name)
+        given = (case.T, case.ridge, case.spaces, case.fit, case.held_out, case.texts, case.own)
+        blind = blind_scores(*given, draws=_BLIND, seed=run.profile.seed)
+        seen = remove_null(case.f, case.T, case.spaces, case.texts, case.own)
+        row |= named_statistics(seen)
+        worlds = pd.DataFrame([named_statistics(world) for world in blind]).mean()
+        rows.append(row | {f"blind: {k}": v for k, v in worlds.items()} | {"blind worlds": _BLIND})
+    return pd.DataFrame(rows)
+
+
+def _share_beyond(run: Run, name: str) -> float:
+    """Of what the logits leave of embeddings of evaluation photos, the share that the feature explains."""
+    B, new = run.beyond(name), run.photos(name)
+    z_whole, z_logits = B(new.f)
+    left = (new.z - z_logits).square().sum()
+    return float(1 - (new.z - z_whole).square().sum() / left) if B.gamma.shape[1] else float("nan")
+
+
+_BLIND = 5  # worlds, each with a fit: their means are sure enough
+
+
+def photo_curve(run: Run, *, parts: Sequence[int] = (8, 4, 2, 1)) -> pd.DataFrame:
+    """Scores by translators that were fitted on fewer photos: means over the parts of a random division.
+
+    One row a classifier, number of photos to fit on, and score; also beyond the logits, where the photos are
+    more than the features' numbers. The ridges are those of all photos; the shrinkage is chosen each time.
+
+    Args:
+        run: whose classifiers.
+        parts: into how many parts the photos are divided.
+    """
+    rows = []
+    for name in run.classifiers:
+        halves, new, texts = run.halves(name), run.photos(name), run.texts(name, run.prompts)
+        x, every = new.f.double() @ halves.basis, torch.arange(len(halves.x_held))
+        for count in parts:
+            found = [
+                scored(maps(x), halves.shrinkages(maps, every), texts, new.own, len(texts))
+                for maps in halves.parts(count, seed=run.seed)
+            ]
+            own = [AS.gather(1, new.own[:, None]) for AS in (s["AS"] for s in found)]
+            scores = {
+                "median IS": [s["IS"].quantile(0.5) for s in found],
+                "median |AS|": [AS.abs().quantile(0.5) for AS in own],
+                "mean contrast": [s["contrast"].mean() for s in found],
+                "median IS, beyond the logits": [s["IS_beyond"].quantile(0.5) for s in found],
+            }
+            known = {"classifier": name, "photos": len(halves.x) // count}
+            rows += [known | {"score": k, "value": float(np.mean(v))} for k, v in scores.items()]
+    return pd.DataFrame(rows).dropna(subset="value").reset_index(drop=True)
+
+
+def class_medians(values: Tensor, own: Tensor) -> np.ndarray:
+    """Median of each class: (N,), (N,) -> (C,)."""
+    return pd.Series(values.numpy()).groupby(own.numpy()).median().to_numpy()
+
+
+def rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
+    """Spearman's; NaN for fewer than 3 classes."""
+    return float(stats.spearmanr(x, y).statistic) if len(x) > 2 else float("nan")
+
+
+# ------------------------------------------------------------------------------- the prompts
+
+
+def wording_scores(run: Run) -> pd.DataFrame:
+    """One row a classifier, wording and class, and one of all its photos: AS and contrast.
+
+    Columns: of ("class" or "all photos"; class is then missing: no name may mean all), median |AS|, mean AS,
+    mean contrast (degrees), photos.
+    """
+    frames = []
+    for case in cases(run):
+        texts = wording_texts(run, case.judge, case.classes)  # (R, C, n)
+        AS, contrasts = score_wordings(case.Tf, case.Tf_tilde, texts, case.own)  # (N, R) each
+        for r, wording in enumerate(run.profile.wordings):
+            photos = pd.DataFrame(
+                {"AS": AS[:, r], "contrast": contrasts[:, r], "class": [case.classes[i] for i in case.own]}
+            )
+            whole = photos.assign(**{"class": None}, of=ALL)
+            grouped = pd.concat([whole, photos.assign(of="class")]).groupby(
+                ["of", "class"], sort=False, dropna=False
+            )
+            table = pd.DataFrame(
+                {
+                    "median |AS| (°)": grouped["AS"].agg(lambda x: x.abs().median()),
+                    "mean AS (°)": grouped["AS"].mean(),
+                    "mean contrast (°)": grouped["contrast"].mean(),
+                    "photos": grouped.size(),
+                }
+            ).reset_index()
+            frames.append(table.assign(classifier=case.name, wording=wording))
+    return pd.concat(frames, ignore_index=True)
+
+
+def wording_texts(run: Run, judge: Judge, names: list[str]) -> Tensor:
+    """Embeddings of names in all wordings of the prompt, (R, K, n)."""
+    wordings = run.profile.wordings
+    flat = judge.encode_text([worded(w, n) for w in wordings for n in names])
+    return flat.reshape(len(wordings), len(names), -1)
+
+
+def prompt_control(run: Run, wordings: pd.DataFrame) -> pd.DataFrame:
+    """The profile's prompt against other wordings and other names: one row a classifier.
+
+    Each score with its least and largest value over the wordings; mean AS if each class is called by the
+    name of a random other one (median and middle 95 % of the exchanges), and the p value of the true names.
+    """
+    rows = []
+    every = wordings[wordings["of"] == ALL]
+    for case in cases(run):
+        own = every[every["classifier"] == case.name]
+        row: dict[str, Any] = {"classifier": case.name, "wordings": len(own)}
+        for what in ("median |AS| (°)", "mean AS (°)", "mean contrast (°)"):
+            row |= {
+                what: own[what].iloc[0],
+                f"{what}, least": own[what].min(),
+                f"{what}, most": own[what].max(),
+            }
+        rows.append(row | _exchanged(case, run))
+    return pd.DataFrame(rows)
+
+
+def _exchanged(case: Case, run: Run) -> dict[str, float]:
+    if len(case.classes) < 2:
+        return {}
+    AS = text_angles(case.Tf, case.texts) - text_angles(case.Tf_tilde, case.texts)  # (N, C)
+    options = {"permutations": run.profile.permutations, "seed": run.profile.seed}
+    drawn = other_names(AS, case.own, **options).numpy()
+    low, middle, high = np.quantile(drawn, [0.025, 0.5, 0.975])
+    true = float(AS.gather(1, case.own[:, None]).mean())
+    return {
+        "mean AS, other names (°)": float(middle),
+        "other names, low": float(low),
+        "other names, high": float(high),
+        "p of the names": permutation_p(true, drawn),
+        "exchanges": len(drawn),
+    }
+
+
+# ---------------------------------------------------------------------------- other encoders
+
+
+def encoder_control(run: Run) -> pd.DataFrame:
+    """The same scores read by other encoders: one row a classifier and encoder.
+
+    The profile's encoder first; each of its towers alone, where it has several that may judge the
+    classifier; and the profile's second encoder. Each has a translator of its own.
+    """
+    rows = []
+    for name in run.profile.classifiers:
+        first: np.ndarray | None = None
+        for label, case in _read_by(run, name):
+            found = remove_null(case.f, case.T, case.spaces, case.texts, case.own)
+            medians = class_medians(found.AS.abs(), case.own)
+            first = medians if first is None else first
+            rows.append(
+                {
+                    "classifier": name,
+                    "encoder": label,
+                    "cosine of Tf and z": quality(case.Tf, case.z).cosine,
+                    "R²": quality(case.Tf, case.z).r2,
+                    **named_statistics(found),
+                    "rank correlation of classes": rank_correlation(first, medians),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def _read_by(run: Run, name: str) -> Iterator[tuple[str, Case]]:
+    judge, p = run.judge(name), run.profile
+    yield f"{p.encoder} (the profile's)", open_case(run, name, judge, run.translator(name))
+    for tower, alone in judge.towers_alone().items():
+        yield f"{tower} alone", open_case(run, name, alone)
+    if p.second_encoder is not None:
+        other = run.with_encoder(p.second_encoder)
+        yield p.second_encoder, open_case(other, name, other.judge(name))
+
+
+def named_statistics(found: Removed) -> dict[str, float]:
+    """`Removed.statistics` under the names of columns, with units."""
+    return {UNITS[k]: v for k, v in found.statistics().items() if k in UNITS}
+
+
+# ------------------------------------------------------------------------- the rule of rank
+
+
+def rank_control(run: Run) -> pd.DataFrame:
+    """Scores by several rules of where the null space begins: one row a classifier and rule.
+
+    gap: σ_r / σ_{r+1}, infinite where the head has no further singular value. logits moved: see
+    `Certificate.relative_change`; with what softmax ignores, of the logits about their mean.
+    """
+    rows = []
+    for case in cases(run):
+        bias, known = run.head(case.name).bias, {}
+        for rule, spaces in rank_rules(case.spaces).items():
+            key = (spaces.rank, rule == SOFTMAX)
+            if key not in known:  # most rules agree
+                found = remove_null(case.f, case.T, spaces, case.texts, case.own)
+                proof = spaces.certificate(case.f, bias=bias)
+                known[key] = {
+                    "rank": spaces.rank,
+                    "null dimension": spaces.null_dim,
+                    "gap": spaces.gap,
+                    "energy (%)": found.statistics()["energy"],
+                    **named_statistics(found),
+                    "logits moved": proof.relative_change,
+                    "top-1 changes": proof.top1_changes,
+                }
+            rows.append({"classifier": case.name, "rule": rule, **known[key]})
+    return pd.DataFrame(rows)
+
+
+# ------------------------------------------------------------------- classes and classifiers
+
+
+def class_scores(run: Run, scores: pd.DataFrame, wordings: pd.DataFrame | None) -> pd.DataFrame:
+    """AS and contrast of each classifier and class, with intervals and p values.
+
+    Intervals and p ("the mean contrast is 0"; p beyond: beyond the logits) hold the errors of photos and of
+    the translator.
+
+    Args:
+        run: whose settings are used.
+        scores: of `sing_utils.measure.tables.photo_scores`.
+        wordings: of `wording_scores`; None: without the spread over wordings.
+    """
+    rows = [
+        {"classifier": name, "class": c, "photos": len(own)}
+        | _with_intervals(run, str(name), own)
+        | _spread(wordings, name, c)
+        for (name, c), own in scores.groupby(["classifier", "class"], sort=False)
+    ]
+    return pd.DataFrame(rows)
+
+
+def _with_intervals(run: Run, name: str, own: pd.DataFrame) -> dict[str, float]:
+    row: dict[str, float] = {}
+    halves = refitted(run, name, own)
+    for what in ("AS", "contrast", "contrast beyond"):
+        found = sure_mean(own[what], halves[what], level=run.profile.confidence)
+        row |= {what: found.value, f"{what} low": found.low, f"{what} high": found.high}
+        row |= {what.replace("contrast", "p"): found.p} if what != "AS" else {}
+    return row
+
+
+def _spread(wordings: pd.DataFrame | None, name: str, c: str) -> dict[str, float]:
+    if wordings is None:
+        return {}
+    also = wordings[(wordings["classifier"] == name) & (wordings["class"] == c)]
+    row: dict[str, float] = {}
+    for what, column in (("AS", "mean AS (°)"), ("contrast", "mean contrast (°)")):
+        row |= {f"{what} least": also[column].min(), f"{what} most": also[column].max()}
+    return row
+
+
+# What classifiers may differ in: means of these columns of scores, of AS its size.
+DIFFERENCES = {
+    "mean |AS| (°)": "AS",
+    "mean contrast (°)": "contrast",
+    "mean IS (°)": "IS",
+    "contrast, beyond the logits (°)": "contrast beyond",
+    "IS, beyond the logits (°)": "IS beyond",
+}
+
+
+def classifier_differences(run: Run, scores: pd.DataFrame) -> pd.DataFrame:
+    """First minus second classifier on the same photos, with intervals by photo and by class.
+
+    One row a pair and statistic. By class: whole classes are drawn, which says what other classes
+    might have shown; for fewer than 5 of them there is no such column. Both hold the translators' errors,
+    refitted on the same halves. p by class: "they do not differ".
+    """
+    rows, level = [], run.profile.confidence
+    wide = scores.pivot(index=["path", "class"], columns="classifier", values=list(DIFFERENCES.values()))
+    photos = wide.index.to_frame(index=False)
+    halves = {name: refitted(run, name, photos) for name in run.classifiers}
+    for first, second in itertools.combinations(run.classifiers, 2):
+        for statistic, column in DIFFERENCES.items():
+            size = np.abs if column == "AS" else np.asarray
+            x = size(wide[column][first].to_numpy()) - size(wide[column][second].to_numpy())
+            spread = size(halves[first][column]) - size(halves[second][column])
+            if not np.isfinite(x).all():
+                continue  # a single class has no contrast
+            found = sure_mean(x, spread, level=level)
+            row = {"first": first, "second": second, "statistic": statistic, "photos": len(wide)}
+            row |= {"difference": found.value, "low": found.low, "high": found.high}
+            if photos["class"].nunique() >= 5:
+                by = sure_mean(x, spread, level=level, groups=photos["class"])
+                row |= {"low by class": by.low, "high by class": by.high, "p by class": by.p}
+            rows.append(row)
+    columns = ("first", "second", "statistic", "photos", "difference", "low", "high")
+    return pd.DataFrame(rows) if rows else pd.DataFrame(columns=list(columns))
+
+
+def corrected(*tables: pd.DataFrame | None) -> list[Any]:
+    """Tables with their p values corrected for all tests of all of them: a column q beside each column p.
+
+    None stays None. False discovery rate (Benjamini and Hochberg): one family a page.
+    """
+    given = [t for t in tables if t is not None]
+    family = [(i, c) for i, t in enumerate(given) for c in t if c.split()[0] == "p"]
+    q = false_discovery(np.concatenate([given[i][c].to_numpy() for i, c in family]))
+    found = list(given)
+    for i, c in family:
+        own, q = q[: len(given[i])], q[len(given[i]) :]
+        found[i] = found[i].assign(**{c.replace("p", "q", 1): own})
+    rest = iter(found)
+    return [None if t is None else next(rest) for t in tables]

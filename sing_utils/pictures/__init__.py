@@ -1,0 +1,1 @@
+"""From embeddings to pictures: decoders, the nearest photographs, pictures searched for by their pixels."""

@@ -1,0 +1,228 @@
+"""Controls on data whose answer is known: a random null space is like chance, a planted one is extreme."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from sing_utils import HeadSpaces, SingError, Translator, attribute_score, image_score
+from sing_utils.evidence.controls import (
+    SOFTMAX,
+    STATISTICS,
+    energy_share,
+    other_names,
+    random_bases,
+    rank_rules,
+    remove_null,
+    remove_random,
+    score_wordings,
+)
+from sing_utils.evidence.intervals import percentile, permutation_p
+from sing_utils.method.scores import contrast, pairwise_angle
+
+M, K, C, N, WIDTH = 24, 10, 5, 120, 16
+
+
+def photos(seed=0, *, scale=None):
+    """Features of C classes: a common mean, a direction a class, and noise; T f knows all three."""
+    g = torch.Generator().manual_seed(seed)
+    own = torch.arange(N) % C
+    directions = torch.randn(C, M, generator=g, dtype=torch.float64)
+    f = 1.0 + 2 * directions[own] + 0.7 * torch.randn(N, M, generator=g, dtype=torch.float64)
+    if scale is not None:
+        f = f * scale
+    T = torch.randn(WIDTH, M, generator=g, dtype=torch.float64)
+    texts = (directions - directions.mean(0)) @ T.mT + 0.5 * torch.randn(C, WIDTH, generator=g).double()
+    return f, T, texts, own, directions
+
+
+def with_null(basis):
+    """A head whose null space is spanned by the columns of `basis`, (M, K)."""
+    full = torch.linalg.qr(torch.cat([basis, torch.eye(M, dtype=torch.float64)], 1))[0]
+    return HeadSpaces.from_weight(full[:, basis.shape[1] : M].mT)
+
+
+# ------------------------------------------------------------------------ known answers
+
+
+def test_a_random_null_space_comes_out_at_the_50th_percentile():
+    f, T, texts, own, _ = photos()
+    chance = remove_random(f, T, texts, own, dim=K, draws=199, seed=1)
+    g, places = torch.Generator().manual_seed(5), []
+    for _ in range(80):
+        spaces = HeadSpaces.from_weight(torch.randn(M - K, M, generator=g, dtype=torch.float64))
+        null = remove_null(f, T, spaces, texts, own).statistics()
+        places.append([percentile(null[s], chance[s]) for s in STATISTICS])
+    for place in np.array(places).T:
+        assert np.mean(place) == pytest.approx(50, abs=10)  # 29 / sqrt(80) = 3.2 is one standard error
+        assert stats.kstest(place / 100, "uniform").pvalue > 1e-3
+
+
+def test_a_null_space_of_the_expected_energy_is_like_matched_ones():
+    """Also where features have most of their energy in few directions."""
+    scale = torch.logspace(0.7, -1.2, M, dtype=torch.float64)
+    f, T, texts, own, _ = photos(scale=scale)
+    energy = 0.3
+    nulls = random_bases(f, dim=K, draws=60, seed=9, energy=energy)
+    chance = remove_random(f, T, texts, own, dim=K, draws=199, seed=2, energy=energy)
+    assert chance["energy"].mean() == pytest.approx(100 * energy, rel=0.1)
+    places = []
+    for Q in nulls:
+        null = remove_null(f, T, with_null(Q.double()), texts, own).statistics()
+        places.append([percentile(null[s], chance[s]) for s in STATISTICS])
+    assert np.array(places).mean(0) == pytest.approx([50] * len(STATISTICS), abs=12)
+
+
+def test_a_null_space_that_holds_the_classes_is_extreme_and_one_without_them_at_the_other_end():
+    f, T, texts, own, directions = photos()
+    classes = directions - directions.mean(0)  # what tells the classes apart
+    axes = torch.linalg.svd(classes).Vh[: C - 1].mT  # (M, C - 1)
+    rest = torch.linalg.qr(torch.cat([axes, torch.eye(M, dtype=torch.float64)], 1))[0][:, C - 1 : M]
+    chance = remove_random(f, T, texts, own, dim=K, draws=199, seed=3)
+    holds = torch.cat([axes, rest[:, : K - C + 1]], 1)
+    leaky = remove_null(f, T, with_null(holds), texts, own).statistics()
+    clean = remove_null(f, T, with_null(rest[:, :K]), texts, own).statistics()
+    assert percentile(leaky["contrast"], chance["contrast"]) == 0.0  # more class semantics than any
+    assert percentile(clean["contrast"], chance["contrast"]) > 99.0
+
+
+def test_the_same_seed_gives_the_same_draws_and_another_others():
+    f, T, texts, own, _ = photos()
+    first, again, other = (remove_random(f, T, texts, own, dim=3, draws=2, seed=s) for s in (4, 4, 5))
+    assert first.equals(again)
+    assert not first.equals(other)
+
+
+@pytest.mark.parametrize(("dim", "draws"), [(0, 5), (M, 5), (3, 0)])
+def test_what_cannot_be_drawn_is_refused(dim, draws):
+    f, T, texts, own, _ = photos()
+    with pytest.raises(SingError, match="expected 0 < dim < m and at least 1 draw"):
+        remove_random(f, T, texts, own, dim=dim, draws=draws)
+
+
+# ------------------------------------------------------------------------------ by definition
+
+
+def test_null_removal_scores_are_those_of_the_definitions():
+    f, T, texts, own, _ = photos()
+    spaces = HeadSpaces.from_weight(torch.randn(14, M, dtype=torch.float64))
+    found = remove_null(f, Translator(T), spaces, texts, own)
+    z, z_tilde = f @ T.mT, spaces.remove_null(f) @ T.mT
+    assert torch.allclose(found.AS, attribute_score(z, z_tilde, texts[own]), atol=1e-9)
+    assert torch.allclose(found.IS, image_score(z, z_tilde), atol=1e-9)
+    every = pairwise_angle(z, texts) - pairwise_angle(z_tilde, texts)
+    assert torch.allclose(found.contrast, contrast(every, own), atol=1e-9)
+    assert torch.allclose(found.energy, spaces.null_energy(f))
+    s = found.statistics()
+    assert s["|AS|"] == pytest.approx(np.median(found.AS.abs()))
+    assert s["energy"] == pytest.approx(100 * float(found.energy.mean()))
+
+
+def test_random_bases_are_orthonormal_and_uniform_ones_hold_their_share():
+    f = torch.randn(500, M, generator=torch.Generator().manual_seed(0))
+    bases = list(random_bases(f, dim=K, draws=40, seed=0))
+    assert len(bases) == 40
+    assert torch.allclose(bases[0].mT @ bases[0], torch.eye(K), atol=1e-5)
+    assert np.mean([energy_share(f, Q) for Q in bases]) == pytest.approx(K / M, rel=0.02)
+
+
+@pytest.mark.parametrize("energy", [0.02, 0.1, 0.6])
+def test_matched_bases_hold_the_energy_that_is_asked_for(energy):
+    scale = torch.logspace(0.5, -1.5, M)
+    f = torch.randn(400, M, generator=torch.Generator().manual_seed(0)) * scale
+    bases = list(random_bases(f, dim=K, draws=20, seed=1, energy=energy))
+    assert torch.allclose(bases[0].mT @ bases[0], torch.eye(K), atol=1e-4)
+    assert np.mean([energy_share(f, Q) for Q in bases]) == pytest.approx(energy, rel=0.15)
+
+
+def test_scores_in_each_wording():
+    f, T, texts, own, _ = photos()
+    z, z_tilde = f @ T.mT, (0.8 * f.roll(1, 1)) @ T.mT
+    wordings = torch.stack([texts, texts.flip(0), texts + 1.0])  # (3, C, n)
+    AS, contrasts = score_wordings(z, z_tilde, wordings, own)
+    for r in range(3):
+        expected = attribute_score(z, z_tilde, wordings[r][own])
+        assert torch.allclose(AS[:, r], expected, atol=1e-9)
+        every = pairwise_angle(z, wordings[r]) - pairwise_angle(z_tilde, wordings[r])
+        assert torch.allclose(contrasts[:, r], contrast(every, own), atol=1e-9)
+
+
+def test_few_classes_exchange_their_names_in_all_ways():
+    AS = torch.tensor([[0.0, 2.0, 4.0], [1.0, 0.0, 8.0], [3.0, 5.0, 0.0]], dtype=torch.float64)
+    found = other_names(AS, torch.arange(3), permutations=200)
+    sums = [4 + 0 + 3, 2 + 8 + 3, 4 + 1 + 5, 0 + 8 + 5, 2 + 1 + 0]  # all but the true 0 + 0 + 0
+    assert sorted(found.tolist()) == sorted(s / 3 for s in sums)
+    two = other_names(AS[:2, :2], torch.arange(2), permutations=9999)
+    assert two.tolist() == [1.5]
+    with pytest.raises(SingError, match="one class only"):
+        other_names(AS[:, :1], torch.zeros(3, dtype=torch.long), permutations=5)
+
+
+def test_many_classes_exchange_their_names_at_random():
+    own = torch.arange(60) % 6
+    AS = torch.zeros(60, 6, dtype=torch.float64)
+    AS[torch.arange(60), own] = 6.0
+    found = other_names(AS, own, permutations=500)
+    assert len(found) == 500
+    assert float(found.mean()) == pytest.approx(1.0, abs=0.15)  # each class keeps its own once in six
+    assert set(found.tolist()) <= {0.0, 1.0, 2.0, 3.0, 4.0, 6.0}
+
+
+@pytest.mark.parametrize("C", [3, 6])
+def test_p_of_the_names_is_uniform_where_names_mean_nothing(C):
+    g, p = torch.Generator().manual_seed(0), []
+    for _ in range(300):
+        own = torch.arange(30) % C
+        AS = torch.randn(30, C, generator=g, dtype=torch.float64) + torch.randn(C, generator=g)
+        true = float(AS.gather(1, own[:, None]).mean())
+        p.append(permutation_p(true, other_names(AS, own, permutations=99)))
+    assert np.mean(np.array(p) <= 0.05) < 0.09
+    assert np.mean(np.array(p) <= 0.5) == pytest.approx(0.5, abs=0.17)
+
+
+# ------------------------------------------------------------------------------- rank rules
+
+
+def head(values, m=12, seed=0):
+    """A head (c, m) with the given singular values."""
+    g = torch.Generator().manual_seed(seed)
+    c = len(values)
+    U = torch.linalg.qr(torch.randn(c, c, generator=g, dtype=torch.float64))[0]
+    V = torch.linalg.qr(torch.randn(m, c, generator=g, dtype=torch.float64))[0]
+    return (U * torch.tensor(values, dtype=torch.float64)) @ V.mT
+
+
+def test_rules_cut_where_they_say():
+    spaces = HeadSpaces.from_weight(head([10.0, 5.0, 0.2, 0.05, 5e-6]))
+    ranks = {rule: s.rank for rule, s in rank_rules(spaces).items()}
+    assert ranks == {
+        "this book: σ > max(c, m) ε σ₁": 5,
+        "ε of double precision instead": 5,
+        "the paper's public code: σ > 0.00001": 4,
+        "σ > 0.001 σ₁": 4,
+        "σ > 0.01 σ₁": 3,
+        "σ > 0.03 σ₁": 2,
+        SOFTMAX: 4,
+    }
+
+
+def test_what_softmax_ignores_is_one_direction_that_moves_all_logits_alike():
+    W = head([4.0, 3.0, 2.0, 1.0])
+    plain, softmax = HeadSpaces.from_weight(W), rank_rules(HeadSpaces.from_weight(W))[SOFTMAX]
+    assert softmax.null_dim == plain.null_dim + 1
+    f = torch.randn(20, 12, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    moved = (f - softmax.remove_null(f)) @ W.mT  # (20, 4)
+    assert torch.allclose(moved, moved[:, :1].expand_as(moved), atol=1e-12)
+    assert float(moved.abs().max()) > 0.01
+    before, after = (torch.softmax(x @ W.mT, -1) for x in (f, softmax.remove_null(f)))
+    assert torch.allclose(before, after, atol=1e-12)
+    assert softmax.certificate(f).passed
+
+
+def test_two_logits_have_a_direction_that_softmax_ignores_and_equal_rows_nothing_else():
+    found = rank_rules(HeadSpaces.from_weight(head([2.0, 1.0])))
+    assert found[SOFTMAX].rank == 1
+    equal = torch.ones(3, 4, dtype=torch.float64)
+    assert SOFTMAX not in rank_rules(HeadSpaces.from_weight(equal))

@@ -1,0 +1,812 @@
+"""Extraction: aligned, resumable, content-addressed, and clear about whatever goes wrong."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from fakes import Fake, contents, run
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from tars import shard
+
+from sing_utils import SingError
+from sing_utils.features import digests
+from sing_utils.features.extraction import extract_cached, local_engine
+from sing_utils.features.shards import require_place, write_whole
+from sing_utils.features.store import FeatureStore, derive
+from sing_utils.sources.folders import list_pictures
+
+
+@pytest.fixture
+def photos(tmp_path, make_picture):
+    """11 pictures: 3 shards of 4, 4 and 3."""
+    for i in range(11):
+        make_picture(
+            tmp_path / "photos" / ("fit" if i % 3 else "evaluate") / f"c{i % 2}" / f"{i:02d}.png", seed=i
+        )
+    return tmp_path / "photos"
+
+
+# --------------------------------------------------------------------------- alignment
+
+
+def damage(folder, make_picture):
+    """Among good pictures, every kind of difficult one. Returns the names of the unreadable."""
+    for i in range(6):
+        make_picture(folder / f"good{i}.png", seed=i)
+    (folder / "a_empty.jpg").write_bytes(b"")
+    (folder / "good2_text.png").write_text("this is no picture")
+    whole = make_picture(folder / "good3_cut.jpg", seed=20, size=(64, 64)).read_bytes()
+    (folder / "good3_cut.jpg").write_bytes(whole[: len(whole) // 2])
+    noise = np.random.default_rng(30).integers(0, 256, (8, 8, 4), dtype=np.uint8)
+    Image.fromarray(noise, "CMYK").save(folder / "good4_cmyk.jpg")
+    Image.fromarray(np.full((8, 8), 40_000, np.uint16)).save(folder / "good4_16bit.png")
+    palette = Image.fromarray(noise[..., :3]).quantize(8)
+    palette.save(folder / "good5_palette.png", transparency=0)
+    Image.fromarray(noise, "RGBA").save(folder / "good5_rgba.png")
+    make_picture(folder / "z_gif.gif", seed=40)
+    return {"a_empty.jpg", "good2_text.png", "good3_cut.jpg"}
+
+
+def test_index_and_rows_stay_aligned_around_unreadable_pictures(tmp_path, make_picture):
+    folder = tmp_path / "photos"
+    bad = damage(folder, make_picture)
+    store = run(folder, tmp_path / "out", shard_rows=5)
+    x = store.read("features")
+    assert set(store.rejects["path"]) == bad
+    assert len(store) == len(store.index) == len(x) == 14 - 3
+    assert not set(store.index["path"]) & bad
+    for row, values in zip(store.index.itertuples(), x, strict=True):
+        torch.testing.assert_close(values, Fake().of(folder / row.path), msg=row.path)
+    reasons = dict(zip(store.rejects["path"], store.rejects["reason"], strict=True))
+    assert reasons["a_empty.jpg"] == "the file is empty (0 bytes)"
+    assert "truncated" in reasons["good3_cut.jpg"]
+    assert not any(str(tmp_path) in r for r in reasons.values())
+
+
+def test_a_shard_without_any_readable_picture(tmp_path, make_picture):
+    folder = tmp_path / "photos"
+    for i in range(4):  # the first shard is all bad
+        (folder / "x").mkdir(parents=True, exist_ok=True)
+        (folder / "x" / f"a{i}.png").write_text("no")
+    good = [make_picture(folder / "x" / f"b{i}.png", seed=i) for i in range(3)]
+    store = run(folder, tmp_path / "out")
+    assert [s["file"] for s in store.manifest["shards"]] == [
+        "shard-00000.safetensors",
+        "shard-00001.safetensors",
+    ]
+    torch.testing.assert_close(store.read("features"), torch.stack([Fake().of(p) for p in good]))
+    assert store.names == ["features"]
+
+
+def test_index_holds_the_hash_of_each_picture(photos, tmp_path):
+    import hashlib
+
+    store = run(photos, tmp_path / "out")
+    for row in store.index.itertuples():
+        assert row.sha256 == hashlib.sha256((photos / row.path).read_bytes()).hexdigest()
+    assert set(store.index["split"]) == {"fit", "evaluate"}
+    assert set(store.index["label"]) == {"c0", "c1"}
+
+
+def test_workers_change_nothing(photos, tmp_path):
+    run(photos, tmp_path / "a")
+    run(photos, tmp_path / "b", workers=2)
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+
+
+# ---------------------------------------------------------------------------- resuming
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 4, 6])
+def test_an_interrupted_run_resumes_to_the_same_bytes(photos, tmp_path, k):
+    run(photos, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(photos, tmp_path / "out", Fake(stop_at=k))
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    with pytest.raises(SingError, match=r"holds no manifest.json.*run `sing extract` again"):
+        FeatureStore.open(tmp_path / "out")
+    second = Fake()
+    run(photos, tmp_path / "out", second)
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    assert second.calls == 6 - 2 * ((k - 1) // 2)  # two batches a shard; whole shards are kept
+
+
+KILLED = """
+    import os, signal, sys
+    import torch
+    torch.set_num_threads(1)
+    sys.path.insert(0, {tests!r})
+    import fakes
+
+    class Killed(fakes.Fake):
+        def compute(self, batch):
+            if self.calls == 4:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().compute(batch)
+
+    fakes.run({photos!r}, {out!r}, Killed())
+"""
+
+
+def test_a_killed_process_resumes_to_the_same_bytes(photos, tmp_path):
+    out = tmp_path / "out"
+    code = textwrap.dedent(KILLED).format(
+        tests=str(Path(__file__).parents[1] / "tools"), photos=str(photos), out=str(out)
+    )
+    child = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert child.returncode == -signal.SIGKILL, child.stderr
+    assert contents(out).keys() == {"begun.json", "shard-00000.safetensors", "shard-00001.safetensors"}
+    second = Fake()
+    run(photos, out, second)
+    assert second.calls == 2
+    run(photos, tmp_path / "whole")
+    assert contents(out) == contents(tmp_path / "whole")
+
+
+def test_a_half_written_shard_is_done_again(photos, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run(photos, tmp_path / "out", Fake(stop_at=5))
+    shard = tmp_path / "out" / "shard-00001.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-3])
+    run(photos, tmp_path / "out")
+    run(photos, tmp_path / "whole")
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def full_disk(monkeypatch, name):
+    """The disk is full whenever a file of this name is synced."""
+    real = os.fsync
+
+    def fsync(descriptor):
+        if name in os.readlink(f"/proc/self/fd/{descriptor}"):
+            raise OSError(28, "No space left on device")
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+
+
+@pytest.mark.parametrize(
+    "name", ["begun", "shard-00000", "shard-00002", "index.parquet", "rejects.parquet", "manifest.json"]
+)
+def test_a_full_disk_is_said_and_leaves_what_can_be_resumed(photos, tmp_path, monkeypatch, name):
+    with monkeypatch.context() as patch:
+        full_disk(patch, name)
+        with pytest.raises(SingError, match=rf"cannot write .*{name}.*No space left on device.*resumed"):
+            run(photos, tmp_path / "out")
+    assert not [p for p in contents(tmp_path / "out") if p.startswith(".") or p == "manifest.json"]
+    second = Fake()
+    run(photos, tmp_path / "out", second)
+    assert second.calls == {"begun": 6, "shard-00000": 6, "shard-00002": 2}.get(name, 0)
+    run(photos, tmp_path / "whole")
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_a_parquet_file_that_can_not_be_written_on(photos, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pyarrow.parquet.ParquetWriter.write_table", full)
+        with pytest.raises(SingError, match=r"cannot write .*\.parquet \(No space left"):
+            run(photos, tmp_path / "out")
+    assert not [p for p in contents(tmp_path / "out") if "parquet" in p]
+    assert len(run(photos, tmp_path / "out")) == 11
+
+
+def test_files_are_synced_before_they_get_their_names_and_folders_after(photos, tmp_path, monkeypatch):
+    events = []
+    sync, move = os.fsync, os.replace
+    monkeypatch.setattr(
+        os, "fsync", lambda d: (events.append(("sync", os.readlink(f"/proc/self/fd/{d}"))), sync(d))
+    )
+    monkeypatch.setattr(os, "replace", lambda a, b: (events.append(("move", str(b))), move(a, b)))
+    run(photos, tmp_path / "out")
+    moves = [i for i, e in enumerate(events) if e[0] == "move"]
+    for i in moves:
+        path = Path(events[i][1])
+        assert events[i - 1] == ("sync", str(path.with_name(f".{path.name}.{os.getpid()}.tmp")))
+        assert ("sync", str(path.parent)) in events[i : i + 3]
+    assert Path(events[moves[-1]][1]).name == "manifest.json"  # written last
+    assert len(moves) == 7
+
+
+def test_what_a_killed_process_left_half_written_is_removed(photos, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".shard-00009.safetensors.tmp").write_bytes(b"half")
+    run(photos, tmp_path / "out")
+    run(photos, tmp_path / "whole")
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_a_run_that_was_killed_after_its_very_last_write_leaves_no_trace(photos, tmp_path):
+    run(photos, tmp_path / "out")
+    (tmp_path / "out" / "begun.json").write_text("{}")
+    run(photos, tmp_path / "out")
+    run(photos, tmp_path / "whole")
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_a_finished_store_may_be_read_only(photos, tmp_path, monkeypatch):
+    run(photos, tmp_path / "out")
+
+    def forbidden(*_, **__):
+        raise AssertionError("a hit writes nothing")
+
+    monkeypatch.setattr("sing_utils.features.extraction.locked", forbidden)
+    assert len(run(photos, tmp_path / "out")) == 11
+
+
+def test_a_finished_store_is_a_hit(photos, tmp_path):
+    first = run(photos, tmp_path / "out")
+    second = Fake()
+    again = run(photos, tmp_path / "out", second)
+    assert second.calls == 0
+    assert torch.equal(first.read("features"), again.read("features"))
+
+
+CHANGES = {
+    "dtype": "dtype",
+    "shard_rows": "shard_rows",
+    "weights": "extractor",
+    "transform": "extractor",
+    "library": "extractor",
+    "a new picture": "list of pictures, content of pictures",
+    "a renamed class": "list of pictures, content of pictures",
+    "another picture under the same name": "content of pictures",
+    "torch": "libraries",
+    "precision": "compute",
+    "decoding": "decoding",
+}
+
+
+def changed(change, photos, make_picture, monkeypatch):
+    """Change one thing; returns the model and the options of the next extraction."""
+    some = photos / "fit" / "c0" / "02.png"
+    if change == "a new picture":
+        make_picture(photos / "fit" / "c0" / "new.png", seed=99)
+    if change == "a renamed class":
+        (photos / "fit" / "c0").rename(photos / "fit" / "c2")
+    if change == "another picture under the same name":
+        stat = some.stat()
+        make_picture(some, seed=99)
+        os.utime(some, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # as `cp -p` does
+    if change == "torch":
+        monkeypatch.setattr("sing_utils.features.keys._version", lambda name: "9.9")
+    if change == "decoding":
+        monkeypatch.setattr("sing_utils.features.keys.DECODING", 99)
+    identity = {change: "other"} if change in ("weights", "transform", "library") else {}
+    options = {"dtype": {"dtype": "float16"}, "shard_rows": {"shard_rows": 5}}.get(change, {})
+    return Fake(**identity), options | ({"precision": "bfloat16"} if change == "precision" else {})
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_store_of_something_else_is_refused(photos, tmp_path, make_picture, monkeypatch, change):
+    run(photos, tmp_path / "out")
+    before = contents(tmp_path / "out")
+    extractor, options = changed(change, photos, make_picture, monkeypatch)
+    message = rf"of fake with other pictures.*\(another {CHANGES[change]}\).*choose another --out"
+    with pytest.raises(SingError, match=message):
+        run(photos, tmp_path / "out", extractor, **options)
+    assert contents(tmp_path / "out") == before
+    assert extractor.calls == 0
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_in_a_cache_a_change_is_another_folder(photos, tmp_path, make_picture, monkeypatch, change):
+    settings = {"batch_size": 2, "shard_rows": 4, "workers": 0, "progress": False}
+    first = extract_cached(Fake(), photos, tmp_path / "root", **settings)
+    before = contents(first.path)
+    extractor, options = changed(change, photos, make_picture, monkeypatch)
+    second = extract_cached(extractor, photos, tmp_path / "root", **settings | options)
+    assert extractor.calls > 0
+    assert second.path != first.path
+    assert contents(first.path) == before
+    again = Fake(**{k: v for k, v in extractor.identity.items() if k != "name"})
+    assert extract_cached(again, photos, tmp_path / "root", **settings | options).path == second.path
+    assert again.calls == 0
+
+
+def test_names_of_cached_stores_are_safe(photos, tmp_path):
+    names = ["../../etc/passwd", "hf:org/model@main", "..", "x" * 300]
+    for name in names:
+        store = extract_cached(Fake(name=name), photos, tmp_path / "root", workers=0, progress=False)
+        assert store.path.parent == tmp_path / "root"
+        assert store.path.name.rpartition("-")[2] == store.manifest["key"][:16]
+    assert len(list((tmp_path / "root").iterdir())) == len(names)
+
+
+def test_a_hit_reads_no_picture_again(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr("sing_utils.features.digests._SETTLED", 0.0)
+    run(photos, tmp_path / "out")
+    run(photos, tmp_path / "out")  # remembers the store's own files
+    opened = []
+    real = digests.digest_file
+    monkeypatch.setattr(digests, "digest_file", lambda f: (opened.append(f), real(f))[1])
+    run(photos, tmp_path / "out")
+    assert opened == []
+
+
+def test_files_that_have_just_changed_are_not_remembered(tmp_path, monkeypatch):
+    now = time.time_ns()
+    monkeypatch.setattr(digests, "_stat", lambda file: (1, now, now))  # a clock with coarse ticks
+    for data in (b"1", b"2"):
+        (tmp_path / "a").write_bytes(data)
+        assert list(digests.digest_files([tmp_path / "a"])) == [hashlib.sha256(data).digest()]
+
+
+@pytest.mark.parametrize("spoil", ["text", "a folder", "read only"])
+def test_without_its_memory_everything_works(photos, tmp_path, monkeypatch, spoil):
+    monkeypatch.setenv("SING_CACHE_DIR", str(tmp_path / "cache"))
+    (tmp_path / "cache").mkdir()
+    if spoil == "text":
+        (tmp_path / "cache" / "digests.sqlite").write_text("no database" * 100)
+    elif spoil == "a folder":
+        (tmp_path / "cache" / "digests.sqlite").mkdir()
+    else:
+        monkeypatch.setenv("SING_CACHE_DIR", "/proc/nowhere")
+    assert len(run(photos, tmp_path / "out")) == 11
+    assert len(run(photos, tmp_path / "out")) == 11
+
+
+def test_shards_of_another_extraction_are_not_resumed(photos, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run(photos, tmp_path / "out", Fake(stop_at=5, name="other"))
+    before = contents(tmp_path / "out")
+    with pytest.raises(SingError, match="holds the beginning of another extraction .* choose another --out"):
+        run(photos, tmp_path / "out", Fake())
+    assert contents(tmp_path / "out") == before
+
+
+# ------------------------------------------------------------------- pictures that change meanwhile
+
+
+@pytest.mark.parametrize("change", ["rewritten", "deleted", "rewritten and back"])
+def test_a_picture_that_changes_while_it_is_read_is_an_error(photos, tmp_path, make_picture, change):
+    victim = photos / "fit" / "c0" / "10.png"  # the last row
+    before = victim.read_bytes()
+
+    class Meddler(Fake):
+        def compute(self, batch):
+            if self.calls == 0:
+                victim.unlink() if change == "deleted" else make_picture(victim, seed=99)
+            if self.calls == 5 and change == "rewritten and back":
+                victim.write_bytes(before)
+            return super().compute(batch)
+
+    with pytest.raises(SingError, match=r"1 pictures of .*, such as fit/c0/10.png, changed or could not"):
+        run(photos, tmp_path / "out", Meddler())
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    victim.write_bytes(before)
+    run(photos, tmp_path / "out")
+    run(photos, tmp_path / "whole")
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_a_tar_that_changes_while_it_is_read_is_an_error(tmp_path):
+    tar = shard(tmp_path / "tars", 0)
+
+    class Meddler(Fake):
+        def compute(self, batch):
+            if self.calls == 0:
+                data = bytearray(tar.read_bytes())
+                data[-1] ^= 1  # behind the last picture: none of them is another one
+                tar.write_bytes(data)
+            return super().compute(batch)
+
+    with pytest.raises(SingError, match=r"4 pictures of .* changed or could not be read while"):
+        run(tar, tmp_path / "out", Meddler())
+
+
+def test_a_picture_without_the_right_to_read_it_is_a_reject(photos, tmp_path, monkeypatch):
+    from sing_utils.sources.folders import FileSource
+
+    def denied(self, i):
+        if i == 3:
+            raise PermissionError(13, "Permission denied")
+        return real(self, i)
+
+    real = FileSource.read
+    denied_path = list_pictures(photos)["path"][3]
+    real_digest = digests.digest_file
+    monkeypatch.setattr(FileSource, "read", denied)
+    monkeypatch.setattr(
+        digests, "digest_file", lambda f: b"" if str(f).endswith(denied_path) else real_digest(f)
+    )
+    store = run(photos, tmp_path / "out")
+    assert store.rejects.to_dict("records") == [
+        {"path": denied_path, "reason": "it can't be read: Permission denied"}
+    ]
+
+
+# ------------------------------------------------------------------------- damage is mended
+
+
+@pytest.mark.parametrize("at", [0, 7, 100, 700, -1, "cut", "empty", "gone"])
+@pytest.mark.parametrize("finished", [True, False])
+@pytest.mark.parametrize("file", ["shard-00001.safetensors", "index.parquet"])
+def test_a_damaged_file_is_found_and_made_anew(photos, tmp_path, at, finished, file):
+    run(photos, tmp_path / "whole")
+    run(photos, tmp_path / "out")
+    path = tmp_path / "out" / file
+    data = bytearray(path.read_bytes())
+    if at == "gone":
+        path.unlink()
+    elif isinstance(at, str):
+        path.write_bytes(data[:-3] if at == "cut" else b"")
+    else:
+        data[at] ^= 1
+        path.write_bytes(data)
+    if not finished:
+        (tmp_path / "out" / "manifest.json").unlink()
+    extractor = Fake()
+    run(photos, tmp_path / "out", extractor)
+    assert extractor.calls == (2 if "shard" in file else 0)  # one shard is two batches
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+# ----------------------------------------------------------------------------------- batches
+
+
+class Composed(Fake):
+    """Its results depend on what else is in a batch, as a GPU's last bits do."""
+
+    def compute(self, batch):
+        return {"features": super().compute(batch)["features"] + 1e-3 * len(batch)}
+
+
+def test_a_begun_store_keeps_its_batch_size(photos, tmp_path):
+    run(photos, tmp_path / "whole", Composed(), batch_size=3)
+    with pytest.raises(KeyboardInterrupt):
+        run(photos, tmp_path / "out", Composed(stop_at=4), batch_size=3)
+    run(photos, tmp_path / "out", Composed(), batch_size=None)
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    path = tmp_path / "out" / "shard-00001.safetensors"  # also when a finished one is mended
+    path.write_bytes(path.read_bytes()[:-1])
+    run(photos, tmp_path / "out", Composed(), batch_size=None)
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def shuffled(extractor, source, batches):
+    results = list(local_engine(extractor, source, batches, workers=0))
+    order = np.random.default_rng(0).permutation(len(results))
+    yield from (results[i] for i in order)
+
+
+def test_results_may_come_in_any_order_and_twice(photos, tmp_path):
+    def twice(*arguments):
+        for result in shuffled(*arguments):
+            yield result
+            yield result
+
+    run(photos, tmp_path / "whole")
+    for name, engine in (("any", shuffled), ("twice", twice)):
+        run(photos, tmp_path / name, engine=engine)
+        assert contents(tmp_path / name) == contents(tmp_path / "whole")
+
+
+def test_an_engine_that_loses_a_batch_is_found_out(photos, tmp_path):
+    def loses(*arguments):
+        yield from list(shuffled(*arguments))[1:]
+
+    with pytest.raises(SingError, match="an engine ended without all batches of shard"):
+        run(photos, tmp_path / "out", engine=loses)
+    run(photos, tmp_path / "out")
+    run(photos, tmp_path / "whole")
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_shards_are_written_the_moment_they_are_whole(photos, tmp_path):
+    seen = []
+
+    def watched(*arguments):
+        for result in local_engine(*arguments, workers=0):
+            yield result
+            seen.append(len(list((tmp_path / "out").glob("shard-*"))))
+
+    run(photos, tmp_path / "out", engine=watched)
+    assert seen == [0, 1, 1, 2, 2, 3]
+
+
+def test_what_does_not_fit_into_memory_is_halved(photos, tmp_path):
+    class Small(Fake):
+        sizes = []
+
+        def compute(self, batch):
+            if len(batch) > 1:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            self.sizes.append(len(batch))
+            return super().compute(batch)
+
+    store = run(photos, tmp_path / "out", Small(), batch_size=4)
+    assert torch.equal(store.read("features"), run(photos, tmp_path / "whole").read("features"))
+    assert Small.sizes == [1] * 11
+
+    class Nothing(Fake):
+        def compute(self, batch):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(SingError, match="fake does not fit into the GPU's memory even with one picture"):
+        run(photos, tmp_path / "no", Nothing())
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (lambda x: x[1:], r"gave features of shape \(1, 3\) for 2 pictures, expected \(2, d\)"),
+        (lambda x: x[:, 0], r"gave features of shape \(2,\)"),
+        (lambda x: x / 0, "gave features that are not finite.*precision float32"),
+    ],
+)
+def test_a_model_that_gives_something_else(photos, tmp_path, values, message):
+    class Odd(Fake):
+        def compute(self, batch):
+            return {"features": values(batch[:, 0, 0])}
+
+    with pytest.raises(SingError, match=message):
+        run(photos, tmp_path / "out", Odd())
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left"), SafetensorError("I/O error"), KeyError("x")])
+def test_a_file_is_whole_or_as_it_was(tmp_path, error):
+    file = tmp_path / "a.bin"
+    write_whole(file, lambda path: path.write_bytes(b"old"))
+
+    def fail(path):
+        path.write_bytes(b"ne")
+        raise error
+
+    with pytest.raises(KeyError if isinstance(error, KeyError) else SingError):
+        write_whole(file, fail)
+    assert contents(tmp_path) == {"a.bin": b"old"}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="files have other rights there")
+@pytest.mark.parametrize(
+    "save", [lambda f: save_file({"a": torch.ones(2)}, f), lambda f: f.write_bytes(b"1")]
+)
+def test_what_libraries_save_is_synced_and_as_readable_as_any_file(tmp_path, monkeypatch, save):
+    """safetensors puts a new file in the place of the one that it is given."""
+    synced, fsync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda f: (synced.append(os.fstat(f).st_ino), fsync(f))[1])
+    write_whole(tmp_path / "a", save)
+    (tmp_path / "b").write_bytes(b"")
+    assert (tmp_path / "a").stat().st_mode == (tmp_path / "b").stat().st_mode
+    assert (tmp_path / "a").stat().st_ino in synced
+
+
+@pytest.mark.parametrize("out", ["", "no/file", "file/below"])
+def test_a_place_is_a_file_in_a_folder_that_is_there(tmp_path, out):
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(SingError, match="existing folder"):
+        require_place(tmp_path / out)
+    require_place(tmp_path / "file", size=3 << 20)
+    assert contents(tmp_path) == {"file": b"kept"}
+
+
+def test_a_transform_that_can_not_take_a_picture_is_a_reason(photos, tmp_path):
+    class Picky(Fake):
+        def prepare(self, image):
+            if image.getpixel((0, 0)) == first:
+                raise ValueError("height and width must be > 0")
+            return super().prepare(image)
+
+    first = Image.open(photos / list_pictures(photos)["path"][4]).convert("RGB").getpixel((0, 0))
+    store = run(photos, tmp_path / "out", Picky())
+    assert store.rejects["path"].tolist() == [list_pictures(photos)["path"][4]]
+    assert store.rejects["reason"][0].startswith("the model's transform fails on it (ValueError: height")
+
+
+class Deadly(Fake):
+    def prepare(self, image):
+        os._exit(3)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError(
+            "unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)"
+        ),
+        RuntimeError("unable to write to file </torch_1_2_3>"),
+        RuntimeError("received 0 items of ancdata"),
+        OSError(24, "Too many open files"),
+        OSError(38, "Function not implemented"),
+    ],
+)
+@pytest.mark.parametrize("worker", [False, True])
+def test_memory_that_processes_share_and_lack_is_said(photos, tmp_path, monkeypatch, error, worker):
+    def fail(_):
+        if worker:  # as the loader hands on what a worker raised
+            text = f"Caught {type(error).__name__} in DataLoader worker process 0.\nTraceback:\n  File x\n"
+            raise type(error)(f"{text}{type(error).__name__}: {error}")
+        raise error
+
+    monkeypatch.setattr("sing_utils.features.engine.DataLoader.__iter__", fail)
+    with pytest.raises(SingError, match=r"ended \([^)].*/dev/shm.*--workers") as said:
+        run(photos, tmp_path / "out", workers=1)
+    assert str(error)[-20:] in str(said.value)
+    assert "Traceback" not in str(said.value)
+
+
+def test_another_error_of_a_worker_is_not_said_to_be_of_memory(photos, tmp_path, monkeypatch):
+    def fail(_):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("sing_utils.features.engine.DataLoader.__iter__", fail)
+    with pytest.raises(RuntimeError, match="a bug"):
+        run(photos, tmp_path / "out", workers=1)
+
+
+def test_a_decoding_process_that_dies_is_said(photos, tmp_path):
+    with pytest.raises(SingError, match=r"a process that decodes pictures ended.*fewer --workers"):
+        run(photos, tmp_path / "out", Deadly(), workers=1)
+
+
+def test_progress_shows_rate_and_time_left(photos, tmp_path, capsys):
+    run(photos, tmp_path / "out", progress=True)
+    shown = capsys.readouterr().err
+    assert "11/11" in shown
+    assert "picture/s" in shown
+    assert "<" in shown  # 00:00<00:00
+
+
+def test_sixteen_bit_products_are_used_and_recorded(photos, tmp_path):
+    class Product(Fake):
+        def compute(self, batch):
+            return {"features": batch.flatten(1) @ torch.full((12, 3), 1 / 3)}
+
+    exact = run(photos, tmp_path / "a", Product()).read("features")
+    store = run(photos, tmp_path / "b", Product(), precision="bfloat16")
+    assert store.manifest["made_of"]["compute"] == {"device": "cpu", "precision": "bfloat16"}
+    error = (store.read("features") - exact).abs().max() / exact.abs().max()
+    assert 0 < error < 2**-7
+    with pytest.raises(SingError, match="precision 'half' is unknown, expected auto, float32"):
+        run(photos, tmp_path / "c", precision="half")
+
+
+# ------------------------------------------------------------------------------- two processes
+
+WRITER = """
+    import sys, time; sys.path[:0] = [{tests!r}]
+    import fakes
+
+    class Slow(fakes.Fake):
+        def compute(self, batch):
+            time.sleep({pause})
+            return super().compute(batch)
+
+    model = Slow()
+    print(len(fakes.run({photos!r}, {out!r}, model)), model.calls, flush=True)
+"""
+
+
+def test_of_two_processes_one_waits_and_finds_it_finished(photos, tmp_path):
+    where = {
+        "tests": str(Path(__file__).parents[1] / "tools"),
+        "photos": str(photos),
+        "out": str(tmp_path / "out"),
+    }
+    code = textwrap.dedent(WRITER).format(**where, pause=0.5)
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    ended = [child.communicate(timeout=120) for child in children]
+    assert sorted(out for out, _ in ended) == ["11 0\n", "11 6\n"], ended
+    assert "is being written by another process: waiting for it." in "".join(err for _, err in ended)
+    run(photos, tmp_path / "whole")
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    assert not (tmp_path / "out" / ".lock").exists()
+
+
+# --------------------------------------------------------------------------- bad input
+
+
+def test_no_readable_picture_leaves_nothing_behind_and_can_be_mended(tmp_path, make_picture):
+    folder = tmp_path / "photos"
+    for i in range(6):
+        (folder / "c").mkdir(parents=True, exist_ok=True)
+        (folder / "c" / f"{i}.jpg").write_bytes(b"")
+    with pytest.raises(SingError, match=r"none of 6 pictures could be read.*c/0.jpg: the file is empty"):
+        run(folder, tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+    for i in range(6):
+        make_picture(folder / "c" / f"{i}.jpg", seed=i)
+    assert len(run(folder, tmp_path / "out")) == 6
+
+
+def test_no_picture_at_all(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SingError, match="holds no picture, expected files ending in .avif"):
+        run(tmp_path / "empty", tmp_path / "out")
+    with pytest.raises(SingError, match="none is not a folder"):
+        run(tmp_path / "none", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_cannot_be_written(photos, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    extractor = Fake()
+    with pytest.raises(SingError, match="cannot write to .*expected a writable folder"):
+        run(photos, tmp_path / "file" / "out", extractor)
+    assert extractor.calls == 0
+
+
+def test_unknown_dtype(photos, tmp_path):
+    with pytest.raises(SingError, match="dtype 'int4' is unknown, expected one of float32, float16, uint8"):
+        run(photos, tmp_path / "out", dtype="int4")
+    assert not (tmp_path / "out").exists()
+
+
+# --------------------------------------------------------- what is found while pictures are extracted
+
+
+class Large(Fake):
+    """Features far beyond float16's 65504."""
+
+    def compute(self, batch):
+        return {"features": 1e6 * super().compute(batch)["features"]}
+
+
+def test_features_beyond_float16_are_refused_at_the_first_shard(photos, tmp_path):
+    out = tmp_path / "large"
+    with pytest.raises(SingError, match="float16 can't hold"):
+        run(photos, out, Large(), dtype="float16")
+    assert contents(out) == {}
+    assert run(photos, out, Large()).read("features").max() > 65504  # other settings may begin there
+    half = derive([FeatureStore.open(out)], tmp_path / "uint8", dtype="uint8")
+    assert half.read("features").isfinite().all()
+    with pytest.raises(SingError, match="float16 can't hold"):
+        derive([FeatureStore.open(out)], tmp_path / "half", dtype="float16")
+
+
+class Refusing(Fake):
+    def prepare(self, image):
+        raise SingError("one sentence, and how to mend it.")
+
+
+class Growing(Fake):
+    def prepare(self, image):
+        return torch.zeros(3, *image.size)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(("extractor", "told"), [(Refusing(), "^one sentence"), (Growing(), "^the model's")])
+def test_a_workers_error_is_one_sentence(tmp_path, workers, extractor, told):
+    (tmp_path / "p").mkdir()
+    for i in (8, 9):
+        Image.new("RGB", (8, i)).save(tmp_path / "p" / f"{i}.png")
+    with pytest.raises(SingError, match=told) as error:
+        run(tmp_path / "p", tmp_path / "out", extractor, workers=workers)
+    assert "Traceback" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError("a"), TypeError("b"), IndexError(), AttributeError("d"), ValueError()]
+)
+def test_a_transform_that_fails_is_the_pictures_reason(tmp_path, error):
+    class Failing(Fake):
+        def prepare(self, image):
+            if image.width == 9:
+                raise error
+            return super().prepare(image)
+
+    for i in (8, 9):
+        Image.new("RGB", (i, 8)).save(tmp_path / f"{i}.png")
+    store = run(tmp_path, tmp_path / "out", Failing())
+    assert store.index["path"].tolist() == ["8.png"]
+    assert type(error).__name__ in store.rejects["reason"].iloc[0]

@@ -1,0 +1,83 @@
+"""A page of the book with nothing but explorers in it, for tests and benches that need their own numbers."""
+
+from __future__ import annotations
+
+import html
+import json
+from pathlib import Path
+
+from ipywidgets.embed import embed_data
+
+from sing_utils.book.scripts import fetch_page_js
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = """<!DOCTYPE html>
+<html lang="en" data-theme="{theme}" data-content_root="./"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1"><title>Explorers</title>
+<link rel="stylesheet" href="_static/sing.css">
+<script defer src="_static/vendor/require.js"></script>
+<script defer src="_static/widgets.js"></script>
+<script defer src="_static/vendor/embed-amd.js"></script>
+</head><body><main class="bd-content"><article class="bd-article"><h1>Explorers</h1>
+{views}
+<script type="application/vnd.jupyter.widget-state+json">{state}</script>
+</article></main></body></html>
+"""
+VIEW = '<h2>{name}</h2><div class="sing-figure sing-widget">{script}</div>'
+
+
+def write_page(folder: Path, explorers: dict, *, theme: str = "light") -> Path:
+    """Write index.html and the scripts that it loads; `explorers` are widgets by name."""
+    statics = folder / "_static"
+    statics.mkdir(parents=True, exist_ok=True)
+    for name in ("sing.css", "widgets.js"):
+        (statics / name).write_bytes((ROOT / "book" / "_static" / name).read_bytes())
+    if not (statics / "vendor").exists():
+        (statics / "vendor").symlink_to(fetch_page_js(ROOT))
+    data = embed_data(views=list(explorers.values()), drop_defaults=False)
+    kind = "application/vnd.jupyter.widget-view+json"
+    views = "\n".join(
+        VIEW.format(name=html.escape(name), script=f'<script type="{kind}">{json.dumps(spec)}</script>')
+        for name, spec in zip(explorers, data["view_specs"], strict=True)
+    )
+    state = json.dumps(data["manager_state"]).replace("<", "\\u003c")
+    page = folder / "index.html"
+    page.write_text(PAGE.format(theme=theme, views=views, state=state), encoding="utf-8")
+    return page
+
+
+class Driver:
+    """One explorer of an open page, used as a person would."""
+
+    def __init__(self, watched, name):
+        self.watched, self.page = watched, watched.page
+        self.root = self.page.locator(f"[data-explorer={name}]")
+
+    def choose(self, label, option):
+        self.root.get_by_label(label, exact=True).select_option(option)
+        self.settle()
+
+    def slide(self, label, value):
+        slider = self.root.get_by_role("slider", name=label)
+        slider.evaluate("(s, v) => { s.value = v; s.dispatchEvent(new Event('input')) }", value)
+        self.settle()
+
+    def settle(self):
+        """Two frames: what was asked for is drawn."""
+        self.page.evaluate("new Promise((r) => requestAnimationFrame(() => requestAnimationFrame(r)))")
+
+    def text(self, selector):
+        return self.root.locator(selector).all_inner_texts()
+
+    def number(self, selector, place=0):
+        return number(self.text(selector)[place])
+
+    def rows(self, heading):
+        table = self.root.get_by_label(heading, exact=True).locator("tbody tr:not([hidden])")
+        return [[c.strip() for c in row.split("\t")] for row in table.all_inner_texts() if row.strip()]
+
+
+def number(text):
+    """A number as the page writes it: +1.23°, ▼ −0.50°."""
+    digits = text.replace("−", "-").replace("°", "").replace("▲", "").replace("▼", "").strip()
+    return float(digits.split()[0])

@@ -1,0 +1,290 @@
+"""The notebooks: clean in git, the method in sight; each runs alone, with other parameters than these."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shutil
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import papermill
+import pytest
+import yaml
+from papermill.exceptions import PapermillExecutionError
+
+import sing_utils
+from sing_utils.execute.notebooks import find_notebooks, run_profile
+from sing_utils.execute.rehearsal import build_tiny_karlo
+from sing_utils.runs.profiles import Profile, load_profile, profile_values
+
+ROOT = Path(__file__).resolve().parents[2]
+NOTEBOOKS = find_notebooks(ROOT)
+FOLDED = {"hide-input", "hide-cell", "remove-input"}
+MOST_LINES, WIDEST = 18, 96  # of a method cell, comments and blank lines apart; what fits a page
+each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem.partition("_")[0])
+
+
+def code_cells(path, tag=None):
+    cells = [c for c in nbformat.read(path, 4).cells if c.cell_type == "code"]
+    return [c for c in cells if tag is None or tag in c.metadata.get("tags", [])]
+
+
+def parameters_of(path):
+    """Name -> value of the parameters cell."""
+    (cell,) = code_cells(path, "parameters")
+    return {n.targets[0].id: ast.literal_eval(n.value) for n in ast.parse(cell.source).body}
+
+
+def solutions_of(path):
+    """The code of the exercises' solutions, which are the last cell."""
+    return re.findall(
+        r"<details><summary>Solution.*?```python\n(.*?)```", nbformat.read(path, 4).cells[-1].source, re.S
+    )
+
+
+def imported(path):
+    """Names that a notebook imports from this package, outside its method."""
+    trees = (n for c in code_cells(path) for n in ast.walk(ast.parse(c.source)))
+    found = [n for n in trees if isinstance(n, ast.ImportFrom) and n.module.startswith("sing_utils")]
+    return {a.asname or a.name: f"{n.module}.{a.name}" for n in found for a in n.names}
+
+
+def test_the_list():
+    assert [p.stem.partition("_")[0] for p in NOTEBOOKS] == [
+        "00",
+        "01",
+        "02",
+        "02b",
+        "03",
+        "04",
+        "05",
+        "06",
+        "06b",
+        "07",
+        "08",
+    ]
+
+
+@each
+def test_clean_in_git(path):
+    nb = nbformat.read(path, 4)
+    nbformat.validate(nb)
+    ids = [c.get("id") for c in nb.cells]
+    assert all(ids)
+    assert len(set(ids)) == len(ids)
+    for cell in code_cells(path):
+        assert cell.outputs == [], cell.source
+        assert cell.execution_count is None, cell.source
+    assert nb.metadata.kernelspec.name == "python3"  # papermill needs one
+    assert set(nb.metadata) <= {"kernelspec", "language_info"}
+    assert nb.cells[0].source.startswith("# ")
+
+
+@each
+def test_the_method_is_in_sight_and_the_rest_is_folded(path):
+    root = {
+        name
+        for name, where in imported(path).items()
+        if where.removeprefix("sing_utils.") in sing_utils.__all__
+    }
+    helpers = set(imported(path)) - root
+    for cell in code_cells(path):
+        tags = set(cell.metadata.get("tags", []))
+        if "method" not in tags:
+            assert tags & FOLDED, cell.source
+            continue
+        assert not tags & FOLDED, cell.source
+        tree = ast.parse(cell.source)
+        assert not {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)} & helpers, cell.source
+        lines = [x for x in cell.source.splitlines() if x.strip() and not x.lstrip().startswith("#")]
+        assert len(lines) <= MOST_LINES, cell.source
+        assert max(map(len, lines)) <= WIDEST, cell.source
+        assert re.search(r"eqs?\. ?\d", cell.source), cell.source
+
+
+def test_every_equation_of_the_paper_is_in_some_method_cell():
+    text = "\n".join(c.source for p in NOTEBOOKS for c in code_cells(p, "method"))
+    cited = {int(x) for x in re.findall(r"\beq\. (\d+)", text)}
+    for low, dash, high in re.findall(r"\beqs\. (\d+)(–| and )(\d+)", text):
+        cited |= set(range(int(low), int(high) + 1)) if dash == "–" else {int(low), int(high)}
+    assert cited == set(range(1, 15))
+
+
+@each
+def test_parameters_are_the_profiles_values_and_reach_the_run(path):
+    given = parameters_of(path)
+    assert list(given)[:2] == ["profile", "run_dir"]
+    assert given["profile"], given["run_dir"] == ("embedded", None)
+    written, loaded = profile_values("embedded", ROOT), load_profile("embedded", root=ROOT)
+    for name in list(given)[2:]:
+        assert name in Profile.model_fields
+        assert given[name] == written.get(name, getattr(loaded, name)), name
+    calls = [n for c in code_cells(path) for n in ast.walk(ast.parse(c.source)) if isinstance(n, ast.Call)]
+    (opened,) = [n for n in calls if getattr(n.func, "id", "") == "open_run"]
+    assert [a.id for a in opened.args] == ["profile", "run_dir"]
+    assert {k.arg: k.value.id for k in opened.keywords} == {name: name for name in list(given)[2:]}
+
+
+@each
+def test_no_cell_but_the_first_two_uses_a_parameter(path):
+    """A profile's value replaces a default in the run, not in the cell: `run.degrees`, not `degrees`."""
+    for cell in code_cells(path):
+        if "parameters" in cell.metadata["tags"] or "= open_run(" in cell.source:
+            continue
+        names = [n for n in ast.walk(ast.parse(cell.source)) if isinstance(n, ast.Name)]
+        read = {n.id for n in names if isinstance(n.ctx, ast.Load)}
+        assert not read & set(parameters_of(path)), cell.source
+
+
+# --------------------------------------------------------------------------------- each runs alone
+
+OTHER = {
+    "classifiers": ["efficientnet_lite2", "efficientnet_lite1"],
+    "classes": ["jellyfish", "Arabian camel", "tench"],
+    "concepts": ["a desert", "the sea", "metal", "a person"],
+    "concept_classes": ["tench"],
+    "more_concepts": ["night"],
+    "seed": 7,
+    "held_out": 0.2,
+    "adamw_epochs": 1,
+    "refits": 4,
+    "bootstrap_draws": 100,
+    "photos": ["coffee"],
+    "source_class": "tench",
+    "targets": ["violin", "snow"],
+    "degrees": 12.0,
+    "controls": ["prompts", "rank"],
+    "control_draws": 19,
+    "permutations": 99,
+    "thumbnails": 2,
+    "explorer_photos": 1,
+    "planted_worlds": 2,
+    "planted_scenes": 600,
+    "search_photos": 2,
+    "search_steps": 2,
+}
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory):
+    """A profile of one's own, outside the checkout: other parameters, a random decoder of Karlo's classes."""
+    folder = tmp_path_factory.mktemp("small")
+    build_tiny_karlo(folder / "karlo", dim=320)
+    chosen = {k: v for k, v in profile_values("embedded", ROOT)["classes"].items() if v in OTHER["classes"]}
+    given = OTHER | {"name": "small", "classes": chosen, "picture_backend": f"karlo:{folder / 'karlo'}"}
+    written = profile_values("embedded", ROOT) | given
+    (folder / "small.yaml").write_text(yaml.safe_dump(written, allow_unicode=True))
+    return folder
+
+
+def run_alone(path, folder, parameters, *, also=()):
+    """Execute a notebook by plain papermill from `folder`, outside the checkout, with more cells."""
+    nb = nbformat.read(path, 4)
+    nb.cells += [nbformat.v4.new_code_cell(x) for x in also]
+    folder.mkdir(exist_ok=True)
+    nbformat.write(nb, folder / "in.ipynb")
+    papermill.execute_notebook(
+        str(folder / "in.ipynb"), str(folder / "out.ipynb"), parameters=parameters, cwd=str(folder),
+        progress_bar=False, log_output=False,
+    )  # fmt: skip
+    return nbformat.read(folder / "out.ipynb", 4)
+
+
+@each
+def test_alone_from_another_folder_with_other_parameters_and_its_solutions(path, small, tmp_path):
+    """What papermill is given reaches every table; what the notebook needs of others is made."""
+    solutions = solutions_of(path)
+    assert len(solutions) >= 2 or path.stem.startswith(("02b", "06b"))
+    given = {"profile": str(small / "small.yaml"), "run_dir": str(tmp_path / "run")}
+    done = run_alone(path, tmp_path / "elsewhere", given, also=solutions)
+    assert (tmp_path / "run" / "results" / "findings.parquet").exists()
+    said = pd.read_parquet(tmp_path / "run" / "results" / "findings.parquet").set_index("id")["measured"]
+    opening = [o for c in done.cells if c.cell_type == "code" for o in c.outputs if "sing-opening" in str(o)]
+    assert len(opening) == 1
+    assert any(text[:40] in str(opening[0]["data"]["text/html"]).replace("&#x27;", "'") for text in said)
+    for file in (tmp_path / "run" / "results").glob("*.parquet"):
+        table = pd.read_parquet(file)
+        assert len(table), file.stem
+        for column, known in (("classifier", OTHER["classifiers"]), ("class", OTHER["classes"])):
+            if column in table and not file.stem.startswith("planted"):
+                assert set(table[column].dropna()) <= set(known), file.stem
+
+
+@pytest.mark.parametrize("number", ["02b", "03", "07"])
+def test_one_classifier_and_one_class_are_enough(small, tmp_path, number):
+    path = next(p for p in NOTEBOOKS if p.stem.startswith(f"{number}_"))
+    written = yaml.safe_load((small / "small.yaml").read_text())
+    written |= {"classifiers": ["efficientnet_lite2"], "classes": {"n01440764": "tench"}}
+    (tmp_path / "one.yaml").write_text(yaml.safe_dump(written, allow_unicode=True))
+    run_alone(
+        path, tmp_path / "in", {"profile": str(tmp_path / "one.yaml"), "run_dir": str(tmp_path / "run")}
+    )
+    assert (tmp_path / "run" / "results" / "findings.parquet").exists()
+
+
+def test_what_differs_from_the_profile_is_a_run_of_its_own(small, tmp_path):
+    """Given to papermill by hand: a new folder, and the default run is untouched."""
+    runs = ROOT / "_build" / "runs"
+    before = {p: p.stat().st_mtime_ns for p in runs.glob("embedded/results/*")}
+    known = set(runs.glob("*"))
+    try:
+        run_alone(NOTEBOOKS[0], tmp_path, {"classifiers": ["efficientnet_lite1"], "seed": 3})
+        (made,) = set(runs.glob("*")) - known
+        assert made.name.startswith("embedded-classifiers-efficientnet-lite1-seed-3-")
+        assert pd.read_parquet(made / "results" / "heads.parquet")["classifier"].tolist() == [
+            "efficientnet_lite1"
+        ]
+        assert before == {p: p.stat().st_mtime_ns for p in before}
+    finally:
+        for folder in set(runs.glob("*")) - known:
+            shutil.rmtree(folder)
+
+
+def test_a_parameter_that_the_notebook_lacks_is_an_error(tmp_path):
+    with pytest.raises(PapermillExecutionError, match=r"no parameter 'degree', .* did you mean 'seed'"):
+        run_alone(NOTEBOOKS[0], tmp_path, {"degree": 30.0, "run_dir": str(tmp_path / "run")})
+
+
+def test_another_runs_folder_is_refused(small, tmp_path):
+    run = tmp_path / "run"
+    sing_utils.open_run("embedded", str(run), seed=1)
+    with pytest.raises(
+        sing_utils.SingError, match=r"run holds a run with seed 1, expected one with 2: .*another run_dir"
+    ):
+        sing_utils.open_run("embedded", str(run), seed=2)
+
+
+def test_the_planted_profile_runs_from_end_to_end(tmp_path):
+    """All notebooks in the planted world, at its smallest; what is known beforehand comes out."""
+    folder = tmp_path / "run"
+    given = {
+        "images": "planted:300@7",
+        "classifiers": ["clean", "leaky"],
+        "classes": ["circle", "star", "heart"],
+        "concepts": ["a red object", "an object on a pink background", "an object under a cloud"],
+        "targets": ["red object", "object on a pink background"],
+        "adamw_epochs": 1,
+        "refits": 4,
+        "bootstrap_draws": 100,
+        "thumbnails": 2,
+        "explorer_photos": 1,
+        "planted_worlds": 2,
+        "planted_scenes": 600,
+        "search_photos": 3,
+        "search_steps": 10,
+        "control_draws": 19,
+        "permutations": 99,
+    }
+    done = run_profile(ROOT, "planted", overrides=given, run_dir=str(folder), progress=False)
+    assert [e.ran for e in done] == [True] * len(NOTEBOOKS)
+    tables = {p.stem: pd.read_parquet(p) for p in (folder / "results").glob("*.parquet")}
+    assert set(tables["heads"]["null dimension"]) == {64}
+    assert (tables["heads"]["top-1 changes"] == 0).all()
+    assert "planted:weak" in set(tables["encoder_control"]["encoder"])
+    answers = tables["planted_controls"]
+    kinds = answers[(answers["control"] == "same dimension") & (answers["score"] == "contrast")]
+    places = kinds.groupby("head")["percentile"].min()
+    assert places["clean"] > 95 > places["leaky"]
+    assert set(tables["planted_recovery"]["seed"]) == {0, 1}
