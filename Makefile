@@ -58,7 +58,7 @@ lint: setup ## ruff (lint and format), mypy, and which room may import which
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/lint-imports --no-cache | tail -n 6
+	$(BIN)/lint-imports --no-cache
 
 format: setup ## mend what ruff can mend
 	$(BIN)/ruff check --fix .
