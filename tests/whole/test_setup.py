@@ -1,8 +1,14 @@
-"""What `make` would install."""
+"""What `make` would install, and what is declared."""
 
 from __future__ import annotations
 
+import ast
+import re
 import subprocess
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -52,3 +58,17 @@ def test_an_index_that_cannot_be_reached_is_said(tmp_path):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "leave TORCH=cpu out" in done.stdout
+
+
+def test_what_is_imported_is_declared():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *chain(*project["optional-dependencies"].values())]
+    declared = {re.match(r"[\w.-]+", w)[0].lower().replace("_", "-") for w in wanted}
+    owners = packages_distributions()
+    for path in sorted((ROOT / "sing_utils").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+            for top in {n.partition(".")[0] for n in names} - set(sys.stdlib_module_names) - {"sing_utils"}:
+                by = {o.lower().replace("_", "-") for o in owners[top]}
+                assert by & declared, f"{path.name} imports {top}, which no dependency declares"
