@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import runpy
 import subprocess
 import sys
 import tomllib
@@ -72,3 +73,12 @@ def test_what_is_imported_is_declared():
             for top in {n.partition(".")[0] for n in names} - set(sys.stdlib_module_names) - {"sing_utils"}:
                 by = {o.lower().replace("_", "-") for o in owners[top]}
                 assert by & declared, f"{path.name} imports {top}, which no dependency declares"
+
+
+@pytest.mark.parametrize("folder", ["embedded", "planted"])
+def test_the_scripts_that_made_the_data_can_be_imported(folder, monkeypatch):
+    scripts = sorted((ROOT / "data" / folder / "build").glob("*.py"))
+    assert scripts
+    monkeypatch.syspath_prepend(scripts[0].parent)
+    for script in scripts:
+        runpy.run_path(str(script), run_name="imported")

@@ -48,7 +48,7 @@ def main() -> None:
         print(nearest_twins(args.photos, args.twins))
         return
     whole = load_embedded()
-    judge = whole.judge_of(WITNESS).encoder
+    judge = whole.only(*whole.judge_of(WITNESS).encoder.towers)
     store = FeatureStore.open(FEATURES / whole.name)
     towers = {t: store.read(t) for t in whole.towers}
     if args.choose:

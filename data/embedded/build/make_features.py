@@ -59,7 +59,7 @@ def effect(name: str, whole: FeatureStore) -> dict[str, object]:
     judge, names = encoder.judge_of(name), load_profile("embedded").classes or {}
     rows = torch.from_numpy((whole.index["split"] == "val").to_numpy(copy=True))
     texts = judge.encode_text([f"an image of a {names[x]}" for x in whole.index["label"][rows.numpy()]])
-    spaces = HeadSpaces.from_weight(load_classifier(name).weight)
+    spaces = HeadSpaces.from_weight(load_classifier(name).head.weight)
     exact = judge.encoder.combine(
         {
             t: encoder.embed_features(t, FeatureStore.open(whole.path.parent / t).read("features"))

@@ -53,8 +53,8 @@ def main() -> None:
     chosen = some_of_each_class(run, name)
     photos, few = (of_files(run, name, index, args.photos) for index in (chosen, chosen[:FEW]))
     frames.append(searches(run, name, photos, steps=STEPS)[0].assign(group="photos"))
-    for other in (*VARIED, {"steps": 4 * STEPS}):
-        found, _ = searches(run, name, few, asked=[STEP], **{"steps": STEPS} | other)
+    for varied in (*VARIED, {"steps": 4 * STEPS}):
+        found, _ = searches(run, name, few, asked=[STEP], **{"steps": STEPS} | varied)
         frames.append(found.assign(group="varied"))
     for kind, pairs in choose_pairs(photo_scores(run, name)).groupby("kind"):
         pair = of_files(run, name, pairs, args.photos)

@@ -25,7 +25,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, dropout, log_softmax, normalize
 
 from sing_utils.models.classifiers import Classifier, load_classifier
-from sing_utils.models.encoders import EMBEDDED_WEIGHTS, embed_minilm
+from sing_utils.models.encoders import EMBEDDED_WEIGHTS
+from sing_utils.models.minilm import embed_minilm
 
 DIM = 320  # n, the shared space
 WHITENING = 0.25  # the text head scales a principal axis by (its variance)^-WHITENING
@@ -144,7 +145,7 @@ def train_head(
         seed: of every draw.
     """
     torch.manual_seed(seed)
-    W, b = classifier.weight, classifier.bias
+    W, b = classifier.head.weight, classifier.head.bias
     n_captioned, c = len(captions), len(W)
     mean, scale = f.mean(0), (f.std(0) + f.std(0).mean()) / 2
     x = (f - mean) / scale  # (N, m)

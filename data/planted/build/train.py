@@ -12,6 +12,9 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,7 +57,7 @@ def note(name: str, **values: object) -> None:
     print(name, values, flush=True)
 
 
-def schedule(optimizer: torch.optim.Optimizer, steps: int, rate: float):
+def schedule(optimizer: torch.optim.Optimizer, steps: int, rate: float) -> Any:
     return torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.15)
 
 
@@ -182,8 +185,8 @@ def train_reader() -> None:
     note("reader", accuracy=accuracies(logits, test.levels))
 
 
-PARTS = {
-    **{f"backbone{i}": lambda i=i: train_backbone(i) for i in range(BACKBONES)},
+PARTS: dict[str, Callable[[], None]] = {
+    **{f"backbone{i}": partial(train_backbone, i) for i in range(BACKBONES)},
     "encoder": lambda: train_encoder("planted", 3000, FIT),
     "encoder-weak": lambda: train_encoder("planted:weak", 500, 3000),
     "reader": train_reader,
