@@ -7,7 +7,9 @@ from pathlib import Path
 from sing_utils.errors import SingError
 
 OURS = Path(__file__).resolve().parents[1]  # the checkout that this package is in
-DATA = OURS / "data"
+_IN_CHECKOUT = OURS / "data"
+# An installed package has the models and lists; features, notebooks and pages are in a checkout only.
+DATA = _IN_CHECKOUT if (_IN_CHECKOUT / "profiles").is_dir() else Path(__file__).parent / "data"
 
 
 def package_files(root: Path) -> dict[str, Path]:
