@@ -35,7 +35,6 @@ from torch import Tensor, nn
 from sing_utils.errors import SingError, reason
 from sing_utils.models.networks import (
     BUILDING,
-    PACKAGED,
     Network,
     imagenet_labels,
     load_network,
@@ -150,12 +149,13 @@ class Classifier:
     head: LinearHead = field(init=False)
 
     def __post_init__(self) -> None:
-        W, b = _matrix(self.layer)
-        if self.found.weight is not None and self.found.bias is not None:
-            W, b = self.found.weight, self.found.bias
-        # Its rank depends on how it was rounded: a float64 was rounded to float32, a 16-bit one stays exact.
-        stored = self.stored if self.stored.itemsize < 4 else torch.float32
-        head = LinearHead(W.to(stored), b.to(stored), self.labels, self.sha256, self.identity_error)
+        W, b = self.found.weight, self.found.bias
+        if W is None or b is None:
+            # Its rank depends on how it was rounded: a float64 was rounded to float32, a 16-bit one stays
+            # exact. One that was measured is not rounded again.
+            stored = self.stored if self.stored.itemsize < 4 else torch.float32
+            W, b = (x.to(stored) for x in _matrix(self.layer))
+        head = LinearHead(W, b, self.labels, self.sha256, self.identity_error)
         object.__setattr__(self, "head", head)
 
     @property
@@ -537,11 +537,6 @@ def _require_alone_as_together(name: str, model: nn.Module, images: Tensor) -> N
 # ---------------------------------------------------------------------------------- by name
 
 
-def available_classifiers() -> list[str]:
-    """The plain names that `load_classifier` knows; for others see `sing_utils.models.networks`."""
-    return sorted(PACKAGED)
-
-
 def require_classifier(name: str) -> None:
     """Raise a SingError that names the nearest known classifier unless `name` may be one."""
     parse_source(name)
@@ -563,7 +558,7 @@ def load_classifier(name: str, *, rehearse: bool = False) -> Classifier:
     """Load a classifier by name, on a GPU if there is one.
 
     Args:
-        name: one of `available_classifiers`, or as `sing_utils.models.networks` says, such as
+        name: as `sing_utils.models.networks` says, such as "efficientnet_lite0",
             "timm:resnet18.a1_in1k", "torchvision:resnet50@IMAGENET1K_V1" or "hf:REPO@REVISION".
         rehearse: the same architecture with random weights, and nothing is downloaded.
 
