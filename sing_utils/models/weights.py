@@ -95,8 +95,8 @@ def _feed(digest: Any, x: Any, seen: Set[int]) -> None:
     if isinstance(x, nn.Module):
         digest.update(f"{weights_digest(x)} {state_digest(x, seen=seen)}".encode())
     elif isinstance(x, Tensor):
-        for _, held in _tensors({"": x}):
-            feed_tensor(digest, held)
+        for _, plain in _tensors({"": x}):
+            feed_tensor(digest, plain)
     elif isinstance(x, torch.fx.Graph):  # its nodes are a long chain
         digest.update(str(x).encode())
     elif isinstance(x, np.ndarray):
