@@ -26,9 +26,8 @@ def unknown(what: str, name: str, known: Sequence[str], *, where: str) -> SingEr
     "this notebook has no parameter 'degree', expected one of degrees, seed; did you mean 'degrees'?"
     """
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
-    return SingError(
-        f"{where} has no {what} {name!r}, expected one of {', '.join(known)}; did you mean {near!r}?"
-    )
+    listed = ", ".join(known[:20]) + (", …" if len(known) > 20 else "")
+    return SingError(f"{where} has no {what} {name!r}, expected one of {listed}; did you mean {near!r}?")
 
 
 def reason(error: BaseException, *, most: int = 120) -> str:

@@ -94,7 +94,7 @@ def _engine(name: str, load: Any, precision: str) -> Any:
     """An engine by name; None is the local one. `load` makes the model, wherever it is called."""
     if not _is_ray(name):
         return None
-    from sing_utils.features.ray_engine import ray_engine
+    from sing_utils.features.on_ray import ray_engine
 
     return ray_engine(load, precision=precision)
 
@@ -139,7 +139,7 @@ def fit(
     judge = None if encoder is None else load_encoder(encoder)
     fitting = partial(fit_stores, store, embeddings, encoder=judge, rows=rows, held_out=held_out, seed=seed)
     if _is_ray(engine):
-        from sing_utils.features.ray_cluster import connected, ray_map
+        from sing_utils.features.on_ray import connected, ray_map
 
         with connected():  # once for both passes over the shards
             T = fitting(mapper=ray_map())

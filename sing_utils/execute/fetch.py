@@ -16,8 +16,8 @@ from pathlib import Path
 from sing_utils.errors import SingError
 from sing_utils.execute.needs import Need, needs
 from sing_utils.models.classifiers import load_classifier
+from sing_utils.models.clip import REPOSITORY, find_weights
 from sing_utils.models.encoders import load_encoder
-from sing_utils.models.karlo_towers import REPOSITORY, find_weights
 from sing_utils.models.networks import parse_source
 from sing_utils.runs.profiles import Profile, save_profile
 

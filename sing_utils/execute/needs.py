@@ -19,7 +19,7 @@ import torchvision
 
 from sing_utils.errors import SingError
 from sing_utils.execute.speed import blank_clip, blank_network
-from sing_utils.models.karlo_towers import REPOSITORY as KARLO
+from sing_utils.models.clip import REPOSITORY as KARLO
 from sing_utils.models.networks import LOCAL, PACKAGED, packaged_file, parse_source
 from sing_utils.runs.profiles import Profile
 

@@ -30,6 +30,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from sing_utils.errors import SingError
+from sing_utils.models.weights import feed_tensor
 
 FORMAT = 1  # of a store; another one can't be read
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "uint8": torch.uint8}
@@ -136,8 +137,7 @@ def _entry(file: Path) -> dict[str, Any]:
 def _checksum(tensors: Mapping[str, Tensor], record: Record) -> str:
     digest = hashlib.sha256(json.dumps(asdict(record), sort_keys=True).encode())
     for name, x in sorted(tensors.items()):
-        digest.update(f"{name} {x.dtype} {tuple(x.shape)}\n".encode())
-        digest.update(x.contiguous().flatten().view(torch.uint8).numpy().data)
+        feed_tensor(digest, x, f"{name} ")
     return digest.hexdigest()
 
 

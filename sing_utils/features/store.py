@@ -17,20 +17,23 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import repeat
+from itertools import islice, repeat
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from sing_utils.errors import SingError
-from sing_utils.features.assembly import write_tables
 from sing_utils.features.digests import digest_file, digest_files
 from sing_utils.features.shards import (
     FORMAT,
@@ -40,9 +43,14 @@ from sing_utils.features.shards import (
     shard_name,
     tensor_names,
     write_bytes,
+    written,
 )
 from sing_utils.method.arrays import as_tensor, require_finite
 from sing_utils.sources.folders import clean_split, label_text
+
+_INDEX = ("path", "label", "split", "sha256")
+_REJECTS = ("path", "reason")
+_ROW_GROUP = 8192  # rows of a table that are in memory at one time
 
 
 @dataclass(frozen=True)
@@ -75,6 +83,7 @@ class FeatureStore:
         name: str,
         dtype: str = "float32",
         shard_rows: int = 1024,
+        identity: Mapping[str, str] = MappingProxyType({}),
     ) -> FeatureStore:
         """Write a store of what was computed elsewhere, for `sing fit`, `sing run` and `sing analyze`.
 
@@ -88,6 +97,7 @@ class FeatureStore:
                 since no encoder may judge its own network.
             dtype: as in `extract`.
             shard_rows: rows a shard.
+            identity: what else is known of the model, as `Extractor.identity` says it.
 
         Raises:
             SingError: for arrays that are not (N, d) and finite, an index of other rows, or an unwritable
@@ -108,7 +118,10 @@ class FeatureStore:
                     "one row each: give the table that belongs to it."
                 )
         require_dtype(dtype)
-        _require_no_store(out)
+        if (out / "manifest.json").exists():
+            raise SingError(
+                f"{out} holds a store already, expected a new folder: delete it or choose another."
+            )
         with locked(out):
             files: list[Path] = []
             for start in range(0, len(index), shard_rows):
@@ -120,7 +133,7 @@ class FeatureStore:
                 files.append(out / shard_name(len(files)))
                 write_bytes(files[-1], save(packed))
             write_tables(out, index, iter(index["sha256"]), repeat(""))
-            identity = {"name": name, "library": "from arrays"}
+            identity = {"library": "from arrays", **identity, "name": name}
             digests = [digest_file(file).hex() for file in (out / "index.parquet", *files)]
             write_manifest(
                 out,
@@ -308,6 +321,47 @@ def write_manifest(
     write_bytes(out / "manifest.json", json.dumps(manifest, indent=1).encode())
 
 
+def write_tables(out: Path, index: pd.DataFrame, hashes: Iterator[str], reasons: Iterator[str]) -> None:
+    """index.parquet and rejects.parquet, some rows at a time.
+
+    Args:
+        out: folder of the store.
+        index: path, label, split of each picture.
+        hashes: SHA-256 of each.
+        reasons: why it could not be read; "" if it could.
+
+    Raises:
+        SingError: if the disk is full.
+    """
+    with _table(out / "index.parquet", _INDEX) as good, _table(out / "rejects.parquet", _REJECTS) as bad:
+        for start in range(0, len(index), _ROW_GROUP):
+            rows = index.iloc[start : start + _ROW_GROUP].astype("str")
+            rows["sha256"] = list(islice(hashes, len(rows)))
+            rows["reason"] = list(islice(reasons, len(rows)))
+            good(rows[rows["reason"] == ""])
+            bad(rows[rows["reason"] != ""])
+
+
+@contextmanager
+def _table(path: Path, columns: Sequence[str]) -> Iterator[Callable[[pd.DataFrame], None]]:
+    """A function that appends rows to a Parquet file, which appears when all are there."""
+    schema = pa.schema([(name, pa.large_string()) for name in columns])
+    with written(path) as file:
+        writer = pq.ParquetWriter(file, schema)
+
+        def append(rows: pd.DataFrame) -> None:
+            if len(rows):
+                writer.write_table(pa.Table.from_pandas(rows[list(columns)], schema, preserve_index=False))
+
+        try:
+            yield append
+        except BaseException:
+            with suppress(OSError):  # it would like to finish the file, later
+                writer.close()
+            raise
+        writer.close()
+
+
 def _rows_of(index: pd.DataFrame) -> pd.DataFrame:
     """path, label, split, sha256 as text; empty if unknown, but a picture is then known by its path."""
     if "path" not in index or index["path"].isna().any() or index["path"].duplicated().any():
@@ -321,61 +375,3 @@ def _rows_of(index: pd.DataFrame) -> pd.DataFrame:
     by_path = [hashlib.sha256(path.encode()).hexdigest() for path in rows["path"]]
     rows["sha256"] = index["sha256"].astype(str) if "sha256" in index else by_path
     return rows.reset_index(drop=True)
-
-
-def _require_no_store(out: Path) -> None:
-    if (out / "manifest.json").exists():
-        raise SingError(f"{out} holds a store already, expected a new folder: delete it or choose another.")
-
-
-def derive(
-    stores: Sequence[FeatureStore],
-    out: str | Path,
-    *,
-    identity: dict[str, str] | None = None,
-    compute: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None,
-    dtype: str = "float32",
-) -> FeatureStore:
-    """Write a store computed from others of the same pictures, without decoding them again.
-
-    Args:
-        stores: of the same pictures in the same shards.
-        out: folder of the new store; must not hold one.
-        identity: of what `compute` does; None: the first store's, for another dtype.
-        compute: {extractor name: (rows, d)} -> named tensors; None: the first store's own.
-        dtype: as in `extract`.
-
-    Raises:
-        SingError: if the stores do not belong together, or `out` holds a store.
-    """
-    first, out = stores[0], Path(out)
-    if any(s.manifest["index_sha256"] != first.manifest["index_sha256"] for s in stores):
-        raise SingError("the stores hold different pictures, expected the same: extract them again.")
-    _require_no_store(out)
-    require_dtype(dtype)
-    identity = identity or first.manifest["extractor"]
-    key = hashlib.sha256(json.dumps([s.manifest["key"] for s in stores] + [identity, dtype]).encode())
-    names = [next(iter(s.names)) for s in stores]
-    with locked(out):
-        files = []
-        given = zip(*(s.batches(n) for s, n in zip(stores, names, strict=True)), strict=True)
-        for i, parts in enumerate(given):
-            inputs = {s.manifest["extractor"]["name"]: x for s, x in zip(stores, parts, strict=True)}
-            values = compute(inputs) if compute else {names[0]: parts[0]}
-            tensors: dict[str, Tensor] = {}
-            for name, value in values.items():
-                tensors |= pack(name, value, dtype)
-            files.append(out / shard_name(i))
-            write_bytes(files[-1], save(tensors, {"key": key.hexdigest()}))
-        for name in ("index.parquet", "rejects.parquet"):
-            write_bytes(out / name, (first.path / name).read_bytes())
-        write_manifest(
-            out,
-            key=key.hexdigest(),
-            identity=identity,
-            dtype=dtype,
-            rows=len(first),
-            rejected=len(first.rejects),
-            files=files,
-        )
-    return FeatureStore.open(out)

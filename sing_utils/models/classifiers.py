@@ -35,7 +35,6 @@ from torch import Tensor, nn
 from sing_utils.errors import SingError, reason
 from sing_utils.models.networks import (
     BUILDING,
-    PACKAGED,
     Network,
     imagenet_labels,
     load_network,
@@ -150,12 +149,13 @@ class Classifier:
     head: LinearHead = field(init=False)
 
     def __post_init__(self) -> None:
-        W, b = _matrix(self.layer)
-        if self.found.weight is not None and self.found.bias is not None:
-            W, b = self.found.weight, self.found.bias
-        # Its rank depends on how it was rounded: a float64 was rounded to float32, a 16-bit one stays exact.
-        stored = self.stored if self.stored.itemsize < 4 else torch.float32
-        head = LinearHead(W.to(stored), b.to(stored), self.labels, self.sha256, self.identity_error)
+        W, b = self.found.weight, self.found.bias
+        if W is None or b is None:
+            # Its rank depends on how it was rounded: a float64 was rounded to float32, a 16-bit one stays
+            # exact. One that was measured is not rounded again.
+            stored = self.stored if self.stored.itemsize < 4 else torch.float32
+            W, b = (x.to(stored) for x in _matrix(self.layer))
+        head = LinearHead(W, b, self.labels, self.sha256, self.identity_error)
         object.__setattr__(self, "head", head)
 
     @property
@@ -368,22 +368,32 @@ def _linear_in(module: nn.Module, model: nn.Module, images: Tensor) -> Found | N
             logits = _logits(model(images), len(images))
             if len(caught) != 1 or not logits.requires_grad:
                 return None
-            rows = [torch.autograd.grad(y.sum(), caught[0], retain_graph=True)[0] for y in logits.unbind(1)]
+            u = torch.randn(logits.shape[1], generator=torch.Generator().manual_seed(0))
+            if not _is_alike(_slope(logits @ u.to(logits), caught[0], module)):
+                return None  # at once, where each logit alone would take minutes
+            each = torch.stack([_slope(y, caught[0], module) for y in logits.unbind(1)], 1)  # (B, c, m)
     except RuntimeError:  # the logits do not come from there, or something was overwritten in place
         return None
     finally:
         hook.remove()
-    places = caught[0][0].numel() // _pooled(caught[0], module)[0].numel()
-    each = torch.stack([places * _pooled(row, module) for row in rows], 1).detach()  # (B, c, m)
     f = _pooled(caught[0], module).detach()
-    if len(each) != len(f) or float((each - each[0]).abs().max()) > IDENTITY_TOLERANCE * float(
-        each.abs().max()
-    ):
+    if len(each) != len(f) or not _is_alike(each):
         return None
     W = each[0]
     b = (logits.detach() - f @ W.mT).mean(0)
     error = _identity_error(W, b, f, logits.detach())
     return Found(module, error, W, b) if error <= IDENTITY_TOLERANCE and bool(W.any()) else None
+
+
+def _slope(y: Tensor, x: Tensor, module: nn.Module) -> Tensor:
+    """Derivative of each picture's y (B,) by its feature, (B, m), which is pooled from a layer's input x."""
+    slope = _pooled(torch.autograd.grad(y.sum(), x, retain_graph=True)[0], module)
+    return (slope * x[0].numel() / slope[0].numel()).detach()  # the mean over places, times places
+
+
+def _is_alike(x: Tensor) -> bool:
+    """Whether all rows are one."""
+    return float((x - x[0]).abs().max()) <= IDENTITY_TOLERANCE * float(x.abs().max())
 
 
 def _is_linear(module: nn.Module) -> bool:
@@ -537,11 +547,6 @@ def _require_alone_as_together(name: str, model: nn.Module, images: Tensor) -> N
 # ---------------------------------------------------------------------------------- by name
 
 
-def available_classifiers() -> list[str]:
-    """The plain names that `load_classifier` knows; for others see `sing_utils.models.networks`."""
-    return sorted(PACKAGED)
-
-
 def require_classifier(name: str) -> None:
     """Raise a SingError that names the nearest known classifier unless `name` may be one."""
     parse_source(name)
@@ -563,7 +568,7 @@ def load_classifier(name: str, *, rehearse: bool = False) -> Classifier:
     """Load a classifier by name, on a GPU if there is one.
 
     Args:
-        name: one of `available_classifiers`, or as `sing_utils.models.networks` says, such as
+        name: as `sing_utils.models.networks` says, such as "efficientnet_lite0",
             "timm:resnet18.a1_in1k", "torchvision:resnet50@IMAGENET1K_V1" or "hf:REPO@REVISION".
         rehearse: the same architecture with random weights, and nothing is downloaded.
 
@@ -593,7 +598,6 @@ def _stir(layer: nn.Module) -> None:
         W.copy_(torch.randn(W.shape, generator=generator) / W.shape[1] ** 0.5)
 
 
-@cache
 def imagenet_wnids() -> list[str]:
     """The WordNet ids of ImageNet-1k's classes, in the order of the logits."""
     return list(ImageNetInfo("imagenet-1k").label_names())

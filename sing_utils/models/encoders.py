@@ -1,19 +1,15 @@
 """Vision-language encoders: the embedded one, others by name, and the judge of a classifier.
 
-    >>> from PIL import Image
-    >>> from sing_utils.models.encoders import load_encoder
-    >>> encoder = load_encoder("embedded")
-    >>> encoder.encode_text(["a cat", "a rocket"]).shape  # (K, n)
-    torch.Size([2, 320])
-    >>> encoder.encode_images([Image.new("RGB", (64, 64))]).shape  # (B, n)
-    torch.Size([1, 320])
-    >>> judge = encoder.judge_of("efficientnet_lite0")  # does not see what it judges
-    >>> judge.encoder.towers
-    ('efficientnet_lite1', 'efficientnet_lite2')
-
-An encoder has one or more image towers. A tower may be the very network that is analysed; a
-`Judge` is an encoder that shares no tower with the classifier it judges, and can't be made
-otherwise, so that no classifier is ever judged on its own features.
+>>> from PIL import Image
+>>> from sing_utils.models.encoders import load_encoder
+>>> encoder = load_encoder("embedded")
+>>> encoder.encode_text(["a cat", "a rocket"]).shape  # (K, n)
+torch.Size([2, 320])
+>>> encoder.encode_images([Image.new("RGB", (64, 64))]).shape  # (B, n)
+torch.Size([1, 320])
+>>> judge = encoder.judge_of("efficientnet_lite0")  # does not see what it judges
+>>> judge.encoder.towers
+('efficientnet_lite1', 'efficientnet_lite2')
 """
 
 from __future__ import annotations
@@ -39,14 +35,14 @@ from sing_utils.checkout import DATA
 from sing_utils.errors import SingError
 from sing_utils.method.arrays import as_tensor, require_finite, require_width
 from sing_utils.models.classifiers import load_classifier
-from sing_utils.models.judges import Encoder, Judge, is_tower_of, name_of
+from sing_utils.models.clip import load_karlo_clip, load_open_clip, parse_open_clip
+from sing_utils.models.judges import Encoder, Judge
 from sing_utils.models.minilm import embed_minilm, read_checked
 
 if TYPE_CHECKING:
     from sing_utils.features.store import FeatureStore
 
 EMBEDDED_WEIGHTS = DATA / "embedded" / "encoder"
-_BATCH = 32  # pictures a forward pass
 _COMPARED = 256  # pictures that tell a tower's features from others
 
 
@@ -103,7 +99,7 @@ class ImageHead:
 
 
 @dataclass(frozen=True, eq=False)
-class EmbeddedEncoder:
+class EmbeddedEncoder(Encoder):
     """The project's own small vision-language model (see data/embedded/README.md).
 
     Its image towers are classifiers, each with a linear head of its own; its text tower is
@@ -148,17 +144,6 @@ class EmbeddedEncoder:
         features = {t: load_classifier(t)(batch[t]).features.cpu() for t in self.towers}
         return {t: self.embed_features(t, f) for t, f in features.items()}
 
-    def encode_images(self, images: Sequence[Image.Image]) -> Tensor:
-        """B pictures -> (B, n): the normalised mean over the towers."""
-        if not images:
-            raise SingError("got no picture, expected at least one: pass a list of PIL images.")
-        out = []
-        for start in range(0, len(images), _BATCH):
-            prepared = [self.prepare(i.convert("RGB")) for i in images[start : start + _BATCH]]
-            batch = torch.utils.data.default_collate(prepared)
-            out.append(self.combine(self.compute(batch)))
-        return torch.cat(out)
-
     @torch.inference_mode()
     def encode_text(self, texts: Sequence[str]) -> Tensor:
         """K texts -> (K, n); any English phrase or sentence of at most 256 word pieces.
@@ -182,44 +167,9 @@ class EmbeddedEncoder:
         require_finite(x, name="f")
         return normalize(head(x), dim=-1)
 
-    def combine(self, embeddings: Mapping[str, Tensor]) -> Tensor:
-        """{tower: (B, n)} -> (B, n): the normalised mean over this encoder's towers.
-
-        Embeddings of other towers are ignored.
-        """
-        missing = [t for t in self.towers if t not in embeddings]
-        if missing:
-            raise SingError(
-                f"got embeddings of {', '.join(embeddings) or 'no tower'}, expected also "
-                f"{', '.join(missing)}: extract with the encoder {self.name!r} as a whole."
-            )
-        for t in self.towers:
-            require_width(embeddings[t], self.dim, name=f"the embedding of {t}")
-        z = torch.stack([normalize(embeddings[t], dim=-1) for t in self.towers])  # (towers, B, n)
-        return normalize(z.mean(0), dim=-1)
-
     def only(self, *towers: str) -> EmbeddedEncoder:
         """The same encoder with some of its towers."""
         return replace(self, towers=tuple(self._require_tower(t) for t in towers))
-
-    def own_towers(self, classifier: str | Mapping[str, str]) -> tuple[str, ...]:
-        """The towers that a classifier is built on: see `is_tower_of`."""
-        return tuple(t for t in self.towers if is_tower_of(t, classifier))
-
-    def judge_of(self, classifier: str | Mapping[str, str]) -> Judge:
-        """The encoder without the classifier's own tower; all towers if it has none of its own.
-
-        Args:
-            classifier: name or identity, as `is_tower_of` takes it.
-        """
-        own = self.own_towers(classifier)
-        kept = [t for t in self.towers if t not in own]
-        if not kept:
-            raise SingError(
-                f"the encoder has no tower but {name_of(classifier)!r} itself, expected another one to judge "
-                "it: start from the whole encoder."
-            )
-        return Judge(classifier, self.only(*kept), own)
 
     def _require_tower(self, tower: str) -> str:
         if tower not in self.towers:
@@ -265,8 +215,6 @@ def require_encoder(name: str) -> None:
     """Raise a SingError that names the nearest known encoder unless `name` is one; nothing is loaded."""
     kind, _, source = name.partition(":")
     if kind == "open_clip":
-        from sing_utils.models.open_clip_towers import parse_open_clip
-
         parse_open_clip(name)
     elif kind == "karlo" and source:
         _require_source(name, source)
@@ -300,25 +248,15 @@ def load_encoder(name: str, *, rehearse: bool = False) -> Encoder:
             or that would run code when they are read.
     """
     require_encoder(name)
+    return _loaded(name, rehearse and name not in ("embedded", *_PLANTED))
+
+
+@cache
+def _loaded(name: str, rehearse: bool) -> Encoder:
+    if name == "embedded":
+        return load_embedded()
     if name in _PLANTED:
         encoder: Encoder = resolve_name("sing_utils.planted.networks:load_planted_encoder")(name)
         return encoder
-    return _load_embedded() if name == "embedded" else _load_clip(name, rehearse)
-
-
-@cache
-def _load_embedded() -> EmbeddedEncoder:
-    """`load_embedded` with the book's own weights, once a process."""
-    return load_embedded()
-
-
-@cache
-def _load_clip(name: str, rehearse: bool) -> Encoder:
-    # Imported here: both are slow to import, and the embedded profile needs neither.
-    if name.startswith("open_clip:"):
-        from sing_utils.models.open_clip_towers import load_open_clip
-
-        return load_open_clip(name, rehearse=rehearse)
-    from sing_utils.models.karlo_towers import load_karlo_clip
-
-    return load_karlo_clip(name, rehearse=rehearse)
+    load = load_open_clip if name.startswith("open_clip:") else load_karlo_clip
+    return load(name, rehearse=rehearse)

@@ -8,14 +8,18 @@ otherwise, so that no classifier is ever judged on its own features.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar
 
+import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import normalize
+from torch.utils.data import default_collate
 
 from sing_utils.errors import SingError
+from sing_utils.method.arrays import require_width
 from sing_utils.models.networks import PACKAGED, packaged_signs
 from sing_utils.models.weights import contains
 
@@ -23,56 +27,93 @@ if TYPE_CHECKING:
     from sing_utils.features.store import FeatureStore
 
 
-class Encoder(Protocol):
-    """What the book needs of a vision-language model; also an `Extractor` of `features`."""
+class Encoder:
+    """A vision-language model, and an `Extractor` of `features`; a kind adds what is not here.
 
-    @property
-    def name(self) -> str:
-        """What `load_encoder` was called with."""
-        ...
+    Attributes:
+        name: what `load_encoder` was called with.
+        dim: n, the width of the shared space.
+    """
 
-    @property
-    def dim(self) -> int:
-        """n, the width of the shared space."""
-        ...
+    name: str
+    dim: int
+    BATCH: ClassVar[int] = 32  # pictures a forward pass
 
-    @property
-    def towers(self) -> tuple[str, ...]:
-        """Names of the image towers; an encoder of one piece has one, named like itself."""
-        ...
+    if TYPE_CHECKING:  # fields of some kinds, computed by others
 
-    @property
-    def identity(self) -> dict[str, str]:
-        """As `features.Extractor` wants it."""
-        ...
+        @property
+        def towers(self) -> tuple[str, ...]:
+            """Names of the image towers; an encoder of one piece has one."""
+
+        @property
+        def identity(self) -> dict[str, str]:
+            """What its embeddings depend on; part of a feature store's key."""
 
     def prepare(self, image: Image.Image) -> Any:
-        """As `features.Extractor` wants it."""
-        ...
+        """One picture as tensors that can be stacked."""
+        raise NotImplementedError
 
     def compute(self, batch: Any) -> dict[str, Tensor]:
         """A batch of prepared pictures -> {tower: (B, n)}, normalised."""
-        ...
-
-    def encode_images(self, images: Sequence[Image.Image]) -> Tensor:
-        """B pictures -> (B, n), normalised."""
-        ...
+        raise NotImplementedError
 
     def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """K texts -> (K, n), normalised."""
-        ...
+        """K texts -> (K, n), normalised.
+
+        Raises:
+            SingError: for a text of more word pieces than the model reads, or what is no text.
+        """
+        raise NotImplementedError
+
+    def encode_images(self, images: Sequence[Image.Image]) -> Tensor:
+        """B pictures -> (B, n), normalised.
+
+        Raises:
+            SingError: without a picture.
+        """
+        if not images:
+            raise SingError("got no picture, expected at least one: pass a list of PIL images.")
+        prepared = [self.prepare(image.convert("RGB")) for image in images]
+        parts = (prepared[start : start + self.BATCH] for start in range(0, len(images), self.BATCH))
+        return torch.cat([self.combine(self.compute(default_collate(part))).cpu() for part in parts])
 
     def combine(self, embeddings: Mapping[str, Tensor]) -> Tensor:
-        """{tower: (B, n)} -> (B, n), normalised; other towers are ignored."""
-        ...
+        """{tower: (B, n)} -> (B, n): the normalised mean over this encoder's towers; others are ignored.
+
+        Raises:
+            SingError: if a tower's are missing, or of another width.
+        """
+        for tower in self.towers:
+            if tower not in embeddings:
+                raise SingError(
+                    f"got embeddings of {', '.join(embeddings) or 'no tower'}, expected also {tower}: "
+                    f"extract with the encoder {self.name!r} as a whole."
+                )
+            require_width(embeddings[tower], self.dim, name=f"the embedding of {tower}")
+        z = torch.stack([normalize(embeddings[t], dim=-1) for t in self.towers])  # (towers, B, n)
+        return normalize(z.mean(0), dim=-1)
+
+    def only(self, *towers: str) -> Encoder:
+        """The same encoder with some of its towers; one of one piece stays as it is."""
+        return self
 
     def own_towers(self, classifier: str | Mapping[str, str]) -> tuple[str, ...]:
         """The towers that a classifier is built on: see `is_tower_of`."""
-        ...
+        signs = self.identity.get("signs", "")
+        return tuple(t for t in self.towers if is_tower_of(t, classifier, signs))
 
     def judge_of(self, classifier: str | Mapping[str, str]) -> Judge:
-        """The encoder without those."""
-        ...
+        """The encoder without the classifier's own towers; whole if it has none of them.
+
+        Args:
+            classifier: name or identity, as `is_tower_of` takes it.
+
+        Raises:
+            SingError: if no tower is left.
+        """
+        own = self.own_towers(classifier)
+        kept = [t for t in self.towers if t not in own]
+        return Judge(classifier, self.only(*kept) if own and kept else self, own)
 
 
 @dataclass(frozen=True)
@@ -100,10 +141,8 @@ class Judge:
 
     def towers_alone(self) -> dict[str, Judge]:
         """Each of the encoder's towers as a judge of its own; none if it has only one."""
-        if len(self.encoder.towers) < 2:
-            return {}
-        only: Callable[[str], Encoder] = self.encoder.only  # type: ignore[attr-defined]
-        return {t: replace(self, encoder=only(t)) for t in self.encoder.towers}
+        towers = self.encoder.towers
+        return {t: replace(self, encoder=self.encoder.only(t)) for t in towers} if len(towers) > 1 else {}
 
     def targets(self, store: FeatureStore) -> Tensor:
         """Normalised image embeddings (N, n), in the order of `store.index`.

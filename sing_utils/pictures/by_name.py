@@ -43,7 +43,7 @@ def _decoder(kind: str, source: str, **options: Any) -> Pictures:
     if kind == "planted":
         renderer: Pictures = resolve_name("sing_utils.planted.networks:Renderer")(**options)
         return renderer
-    from sing_utils.models.karlo_towers import REPOSITORY
+    from sing_utils.models.clip import REPOSITORY
     from sing_utils.pictures.karlo import Karlo
 
     return Karlo.load(source or REPOSITORY, **options)

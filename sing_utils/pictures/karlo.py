@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from sing_utils.errors import SingError
-from sing_utils.models.karlo_towers import REPOSITORY, find_weights
+from sing_utils.models.clip import REPOSITORY, find_weights
 from sing_utils.pictures.base import noise_seeds, require_diffusers, require_embeddings
 
 

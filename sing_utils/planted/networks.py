@@ -21,7 +21,7 @@ from torch.nn.functional import normalize
 
 from sing_utils.checkout import DATA
 from sing_utils.errors import SingError
-from sing_utils.models.judges import Judge
+from sing_utils.models.judges import Encoder
 from sing_utils.models.weights import file_digest
 from sing_utils.pictures.base import require_embeddings
 from sing_utils.planted.scenes import CENTRE, COLOURS, FACTORS, HEIGHT, RADIUS, SIDE, Look, draw, words
@@ -135,7 +135,7 @@ ENCODERS = {"planted": STRONG, "planted:weak": WEAK}
 
 
 @dataclass(frozen=True, eq=False)
-class PlantedEncoder:
+class PlantedEncoder(Encoder):
     """The planted world's vision-language model; see `sing_utils.models.judges.Encoder`.
 
     Attributes:
@@ -148,6 +148,7 @@ class PlantedEncoder:
     model: TwoTowers = field(repr=False)
     sha256: str = field(repr=False)
     dim: int = DIM
+    BATCH = _BATCH
 
     @property
     def towers(self) -> tuple[str, ...]:
@@ -168,12 +169,6 @@ class PlantedEncoder:
         """Prepared pictures (B, 3, 48, 48) -> {tower: (B, n)}, normalised."""
         return {TOWER: normalize(self.model.image(batch), dim=-1)}
 
-    def encode_images(self, images: Sequence[Image.Image]) -> Tensor:
-        """B pictures -> (B, n), normalised."""
-        if not images:
-            raise SingError("got no picture, expected at least one: pass a list of PIL images.")
-        return self.compute(torch.stack([self.prepare(i) for i in images]))[TOWER]
-
     def encode_pictures(self, pictures: np.ndarray) -> Tensor:
         """(N, 48, 48, 3), uint8 -> (N, n), normalised."""
         return normalize(pooled(self.model.image, pictures), dim=-1)
@@ -190,14 +185,6 @@ class PlantedEncoder:
     def combine(self, embeddings: Mapping[str, Tensor]) -> Tensor:
         """{tower: (B, n)} -> (B, n)."""
         return embeddings[TOWER]
-
-    def own_towers(self, classifier: str | Mapping[str, str]) -> tuple[str, ...]:
-        """None."""
-        return ()
-
-    def judge_of(self, classifier: str | Mapping[str, str]) -> Judge:
-        """Itself: no classifier of the planted world is a tower of it."""
-        return Judge(classifier, self)
 
 
 @cache

@@ -30,7 +30,7 @@ import pandas as pd
 from PIL import Image, ImageDraw
 
 from sing_utils.errors import SingError
-from sing_utils.sources.folders import Source, picture_table
+from sing_utils.sources.folders import PictureSource, picture_table
 
 SIDE = 48  # pixels
 _FINE = 3  # drawn this many times larger, then reduced: smooth edges
@@ -414,12 +414,11 @@ class Scenes:
 
 
 @dataclass(frozen=True, eq=False)
-class SceneSource(Source):
+class SceneSource(PictureSource):
     """Scenes as `sing_utils.sources` gives pictures: label is the shape, a fifth is for evaluation."""
 
     scenes: Scenes
     rows: tuple[int, ...]
-    file_is_picture = False
 
     @property
     def files(self) -> tuple[Path, ...]:

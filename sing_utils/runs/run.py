@@ -311,7 +311,7 @@ class Run:
         model: Any = self.encoder if is_encoder else self.classifier(name)
         engine = None
         if p.engine == "ray":
-            from sing_utils.features.ray_engine import ray_engine
+            from sing_utils.features.on_ray import ray_engine
 
             load = load_encoder if is_encoder else load_classifier
             source = rooted(p.encoder, self.root) if is_encoder else self.source_of(name)

@@ -14,6 +14,7 @@ sing_utils.sources.decoding.UnreadableError: the file is empty (0 bytes)
 
 from __future__ import annotations
 
+import contextlib
 import io
 import re
 import warnings
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from sing_utils.errors import SingError
 
@@ -41,15 +42,6 @@ _NOT_DECODED = (  # how files of other kinds begin, whatever their names say
     (re.compile(rb"\s*<(\?xml|svg)"), "it is a drawing in SVG: convert it to PNG"),
     (re.compile(rb"version https://git-lfs"), "it is a pointer of Git LFS: run git lfs pull"),
 )
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 class UnreadableError(SingError):
@@ -103,24 +95,18 @@ def _decode(image: Image.Image) -> Image.Image:
     if pixels > MAX_PIXELS:  # where somebody turned Pillow's own limit off
         raise UnreadableError(_too_large(pixels))
     image.load()  # before the orientation: TIFF turns itself here
-    return _turn_upright(_to_rgb(image), _orientation(image))
+    rgb = _to_rgb(image)
+    rgb.info = {}  # so that nothing but the orientation is looked at
+    with contextlib.suppress(Exception):  # damaged metadata of a good picture
+        rgb.getexif()[ExifTags.Base.Orientation] = image.getexif().get(ExifTags.Base.Orientation, 1)
+        ImageOps.exif_transpose(rgb, in_place=True)
+    return rgb
 
 
 def _too_large(pixels: int) -> str:
     return (
         f"{pixels} pixels are too many, expected at most {MAX_PIXELS}: a decompression bomb, or scale it down"
     )
-
-
-def _orientation(image: Image.Image) -> int:
-    try:
-        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # damaged metadata of a good picture
-        return 1
-
-
-def _turn_upright(image: Image.Image, orientation: int) -> Image.Image:
-    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

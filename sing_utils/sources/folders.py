@@ -6,7 +6,6 @@ can be sent to another process, and writes nothing.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import os
 import re
@@ -16,13 +15,13 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from sing_utils.errors import SingError
+from sing_utils.errors import SingError, unknown
 
 SUFFIXES = {
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
@@ -40,81 +39,11 @@ _SPLIT = re.compile(
     rf"({'|'.join(sorted([*SPLITS, *_OTHER_SPLITS], reverse=True))})([ _-]?(set|images|imgs|data))?(20\d\d)?"
 )
 _WRAPPERS = {
-    "archive",
-    "data",
-    "dataset",
-    "images",
-    "image",
-    "imgs",
-    "img",
-    "pictures",
-    "photos",
-    "jpg",
+    *("archive", "data", "dataset", "images", "image", "imgs", "img", "pictures", "photos", "jpg"),
     "jpegimages",
 }
 _THUMBNAILS = {"@eaDir", "__MACOSX"}  # of a Synology disk, of a zip file's maker
 _CHUNK = 8192  # rows that are Python objects at one time
-
-
-class PictureSource(Protocol):
-    """Pictures in an order, with their labels. Every kind of source can be pickled."""
-
-    @property
-    def name(self) -> str:
-        """What `open_source` was called with."""
-        ...
-
-    @property
-    def index(self) -> pd.DataFrame:
-        """One row a picture, in the order of the tensors: path, label, split ("" if unknown)."""
-        ...
-
-    @property
-    def files(self) -> Iterable[Path]:
-        """The files behind it, each once: what its content depends on."""
-        ...
-
-    @property
-    def file_is_picture(self) -> bool:
-        """Whether the i-th of `files` is picture i."""
-        ...
-
-    @property
-    def rule(self) -> str:
-        """How labels and splits were found."""
-        ...
-
-    @property
-    def aside(self) -> str:
-        """What was left aside, and how to ask for it; "" if nothing was."""
-        ...
-
-    def __len__(self) -> int:
-        """Number of pictures, N."""
-        ...
-
-    def read(self, i: int) -> bytes:
-        """The bytes of picture i as they were stored, not decoded.
-
-        Raises:
-            OSError: if they can't be read.
-        """
-        ...
-
-    def select(
-        self,
-        labels: Collection[str] | None = None,
-        per_label: int | None = None,
-        splits: Collection[str] | None = None,
-    ) -> Self:
-        """Only some labels and splits; at most `per_label` pictures of each label in each split.
-
-        Which ones does not depend on the others: those whose paths have the smallest SHA-256.
-
-        Raises:
-            SingError: for a label or split that the source does not have, or if nothing is left.
-        """
-        ...
 
 
 # ------------------------------------------------------------------------- what sources share
@@ -203,13 +132,34 @@ def picture_table(rows: Iterable[tuple[str, str, str]]) -> pd.DataFrame:
 
 
 @dataclass(frozen=True, eq=False)
-class Source:
-    """What all kinds share; see `PictureSource`. A kind adds `files`, `read` and `_take`."""
+class PictureSource:
+    """Pictures in an order, with their labels. A kind of source adds `files`, `read` and `_take`.
+
+    Attributes:
+        name: what `open_source` was called with.
+        index: one row a picture, in the order of the tensors: path, label, split ("" if unknown).
+        rule: how labels and splits were found.
+        aside: what was left aside, and how to ask for it; "" if nothing was.
+    """
 
     name: str
     index: pd.DataFrame
     rule: str = field(default="", kw_only=True)
     aside: str = field(default="", kw_only=True)
+    file_is_picture: ClassVar[bool] = False  # whether the i-th of `files` is picture i
+
+    @property
+    def files(self) -> Iterable[Path]:
+        """The files behind it, each once: what its content depends on."""
+        raise NotImplementedError
+
+    def read(self, i: int) -> bytes:
+        """The bytes of picture i as they were stored, not decoded.
+
+        Raises:
+            OSError: if they can't be read.
+        """
+        raise NotImplementedError
 
     def __len__(self) -> int:
         return len(self.index)
@@ -220,11 +170,21 @@ class Source:
         per_label: int | None = None,
         splits: Collection[str] | None = None,
     ) -> Self:
-        """As `PictureSource.select` says."""
+        """Only some labels and splits; at most `per_label` pictures of each label in each split.
+
+        Which ones depends neither on the others nor on where the folder lies: those whose names within
+        their class have the smallest SHA-256.
+
+        Raises:
+            SingError: for a label or split that the source does not have, or if nothing is left.
+        """
         keep = np.ones(len(self), dtype=bool)
         for column, wanted in (("label", labels), ("split", splits)):
+            known = sorted(str(x) for x in self.index[column].unique())
+            for name in wanted or ():
+                if name not in known:
+                    raise unknown(column, name, known, where=self.name)
             if wanted is not None:
-                self._require_known(column, wanted)
                 keep &= self.index[column].isin(list(wanted)).to_numpy()
         rows = np.flatnonzero(keep)
         if per_label is not None:
@@ -241,31 +201,32 @@ class Source:
             index[column] = index[column].astype("category").cat.remove_unused_categories()
         return replace(self, index=index)
 
-    def _require_known(self, column: str, wanted: Collection[str]) -> None:
-        known = [str(x) for x in self.index[column].unique()]
-        for name in wanted:
-            if name not in known:
-                near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
-                raise SingError(
-                    f"{self.name} has no {column} {name!r}, expected some of "
-                    f"{', '.join(sorted(known)[:20])}; did you mean {near!r}?"
-                )
-
 
 def _first_by_hash(index: pd.DataFrame, per_label: int, rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     if per_label < 1:
         raise SingError(f"per_label is {per_label}, expected at least 1 picture a label.")
-    hashes = pd.Series([hashlib.sha256(p.encode()).hexdigest() for p in index["path"]])
+    pairs = zip(index["path"], index["label"].astype(str), strict=True)
+    hashes = pd.Series([hashlib.sha256(_within(*x).encode()).hexdigest() for x in pairs])
     keys = [index[column].astype(str).to_numpy() for column in ("label", "split")]
     by_label = hashes.groupby(keys, observed=True, sort=False)
     return rows[(by_label.rank(method="first") <= per_label).to_numpy()]
+
+
+def _within(path: str, label: str) -> str:
+    """A picture's name below the folder of its class, which is the same wherever that folder lies.
+
+    >>> _within("val/cat/a/1.png", "cat"), _within("images/1.png", "cat")
+    ('a/1.png', '1.png')
+    """
+    _, found, name = f"/{path}".rpartition(f"/{label}/")
+    return name if found else path.rpartition("/")[2]
 
 
 # ------------------------------------------------------------------------------ pictures as files
 
 
 @dataclass(frozen=True, eq=False)
-class FileSource(Source):
+class FileSource(PictureSource):
     """Pictures that are files below a folder; `index.path` is relative to it."""
 
     folder: Path

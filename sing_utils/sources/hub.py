@@ -18,8 +18,15 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from sing_utils.errors import SingError
-from sing_utils.sources.folders import Source, clean_label, clean_split, label_text, picture_table, split_name
+from sing_utils.errors import SingError, reason
+from sing_utils.sources.folders import (
+    PictureSource,
+    clean_label,
+    clean_split,
+    label_text,
+    picture_table,
+    split_name,
+)
 
 FILES = {".parquet": "parquet", ".arrow": "arrow"}  # what a single file is read as
 _LABELS = ("label", "labels", "class", "fine_label", "wnid")
@@ -34,14 +41,13 @@ class DatasetName(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class HubSource(Source):
+class HubSource(PictureSource):
     """Pictures of one or more splits: picture i is row `row[i]` of `parts[part[i]]`."""
 
     parts: tuple[Any, ...]  # of datasets.Dataset, each with the picture's column alone, not decoded
     part: np.ndarray[Any, Any]
     row: np.ndarray[Any, Any]
     roots: tuple[str, ...]  # folders that rows may point into
-    file_is_picture = False
 
     @property
     def files(self) -> Iterator[Path]:
@@ -164,10 +170,9 @@ def _load(wanted: DatasetName, spec: str) -> dict[str, Any]:
             return {split_name(file.stem.partition("-")[0]): data}  # as in train-00000-of-00002.parquet
         data = datasets.load_dataset(wanted.name, revision=wanted.revision, split=wanted.split)
     except (OSError, ValueError, RuntimeError, KeyError, datasets.exceptions.DatasetsError) as error:
-        reason = " ".join(str(error).split())[:200]
         raise SingError(
-            f"{spec} can't be loaded ({reason}), expected a data set of the hub, a revision and a split of "
-            "it: check the name, the network, and HF_TOKEN for a data set that asks for consent."
+            f"{spec} can't be loaded ({reason(error, most=200)}), expected a data set of the hub, a revision "
+            "and a split of it: check the name, the network, and HF_TOKEN where consent is asked for."
         ) from None
     return {wanted.split: data} if wanted.split else dict(data)
 

@@ -23,7 +23,14 @@ import numpy as np
 import pandas as pd
 
 from sing_utils.errors import SingError
-from sing_utils.sources.folders import Source, by_folders, is_picture, label_text, picture_table, split_name
+from sing_utils.sources.folders import (
+    PictureSource,
+    by_folders,
+    is_picture,
+    label_text,
+    picture_table,
+    split_name,
+)
 
 _LABEL_SIZE = 1 << 20  # bytes; a longer label file is none
 _LABELS = (".cls", ".json")
@@ -33,14 +40,13 @@ _MANY = 1_000_000  # shards; more is a mistyped range
 
 
 @dataclass(frozen=True, eq=False)
-class TarSource(Source):
+class TarSource(PictureSource):
     """Pictures inside tars: picture i is `size[i]` bytes from `offset[i]` of `tars[tar[i]]`."""
 
     tars: tuple[Path, ...]
     tar: np.ndarray[Any, Any]
     offset: np.ndarray[Any, Any]
     size: np.ndarray[Any, Any]
-    file_is_picture = False
 
     @property
     def files(self) -> Iterator[Path]:

@@ -1,4 +1,4 @@
-"""The feature store: checked before it is read, in three dtypes, and derived from others."""
+"""The feature store: checked before it is read, in three dtypes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from sing_utils import SingError
-from sing_utils.features.store import FeatureStore, derive
+from sing_utils.features.store import FeatureStore
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ def test_deleting_a_damaged_manifest_mends_the_store(photos, tmp_path):
     assert contents(tmp_path / "out") == whole
 
 
-# ------------------------------------------------------------------- dtypes and derive
+# ------------------------------------------------------------------------------- dtypes
 
 
 def test_reading_goes_through_the_stored_dtype_with_the_stated_error(photos, tmp_path):
@@ -137,33 +137,17 @@ def test_batches_are_shards_in_order(photos, tmp_path):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "uint8"])
-def test_derive_equals_extracting_again(photos, tmp_path, dtype):
+def test_packing_a_store_again_equals_extracting_again(photos, tmp_path, dtype):
     source = run(photos, tmp_path / "a")
-    derived = derive([source], tmp_path / "b", dtype=dtype)
+    said = source.manifest["extractor"]
+    options = {"name": "fake", "dtype": dtype, "shard_rows": 4, "identity": said}
+    packed = FeatureStore.from_arrays(tmp_path / "b", source.read("features"), source.index, **options)
     direct = run(photos, tmp_path / "c", dtype=dtype)
-    assert torch.equal(derived.read("features"), direct.read("features"))
-    pd.testing.assert_frame_equal(derived.index, direct.index)
-
-
-def test_derive_combines_stores_by_name(photos, tmp_path):
-    a, b = run(photos, tmp_path / "a"), run(photos, tmp_path / "b", Fake(name="other"))
-    got = derive(
-        [a, b],
-        tmp_path / "c",
-        identity={"name": "sum"},
-        compute=lambda given: {"z": given["fake"] + 2 * given["other"]},
-    )
-    torch.testing.assert_close(got.read("z"), 3 * a.read("features"))
-    assert got.names == ["z"]
+    assert torch.equal(packed.read("features"), direct.read("features"))
+    pd.testing.assert_frame_equal(packed.index, direct.index)
+    assert packed.network == said["weights"]
     with pytest.raises(SingError, match="holds a store already"):
-        derive([a], tmp_path / "c")
-
-
-def test_derive_refuses_stores_of_different_pictures(photos, tmp_path, make_picture):
-    a = run(photos, tmp_path / "a")
-    make_picture(photos / "fit" / "c0" / "new.png", seed=99)
-    with pytest.raises(SingError, match="the stores hold different pictures"):
-        derive([a, run(photos, tmp_path / "b")], tmp_path / "c")
+        FeatureStore.from_arrays(tmp_path / "b", source.read("features"), source.index, **options)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "uint8"])

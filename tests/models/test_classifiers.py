@@ -20,6 +20,7 @@ from sing_utils import HeadSpaces, SingError
 from sing_utils.models import networks as model_sources
 from sing_utils.models.classifiers import Classifier, imagenet_names, imagenet_wnids, load_classifier
 from sing_utils.models.networks import Network
+from sing_utils.models.weights import signs_of, weights_digest
 
 GOLDEN = Path(__file__).parents[1] / "tools" / "golden"
 CATS = {"tabby", "tiger cat", "Persian cat", "Siamese cat", "Egyptian cat", "lynx"}
@@ -276,6 +277,28 @@ def test_the_rank_of_a_head_in_16_bits_is_counted_as_it_was_stored():
     assert HeadSpaces.from_weight(of(model.half()).head.weight).rank == 5
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("way", [lambda y: y / 1.7, lambda y: (y / 3).softmax(-1)])
+def test_what_was_measured_is_not_rounded_to_16_bits(dtype, way):
+    classifier = of(With(way).to(dtype))
+    images = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    y = classifier.head.logits(classifier(images).features)
+    y = y.softmax(-1) if classifier.found.ending else y
+    torch.testing.assert_close(y, classifier.model(images), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_weights_that_a_quantised_layer_packs_count():
+    def quantised(factor):
+        model = nn.Sequential(nn.Linear(40, 40, bias=False))
+        model[0].weight = nn.Parameter(factor * torch.eye(40), requires_grad=False)
+        return torch.ao.quantization.quantize_dynamic(model, {nn.Linear})
+
+    one, same, other = (weights_digest(quantised(factor)) for factor in (1, 1, 2))
+    assert one == same != other
+    assert len(signs_of(quantised(1)).split()) == 1
+
+
 @pytest.mark.parametrize(
     ("way", "classes"),
     [
@@ -435,8 +458,10 @@ def test_a_checkpoint_of_another_architecture_is_refused(monkeypatch):
         load("efficientnet_lite0")
 
 
-def test_a_classifier_is_loaded_once(lite0):
+def test_a_classifier_is_loaded_once_however_it_is_asked_for(lite0):
     assert load_classifier("efficientnet_lite0") is lite0
+    assert load_classifier("efficientnet_lite0", rehearse=False) is lite0
+    assert load_classifier(name="efficientnet_lite0") is lite0
 
 
 def test_transform_is_the_checkpoints(lite0):

@@ -223,7 +223,7 @@ def test_a_store_of_earlier_days_is_known_by_its_networks_checksum(encoder):
 
 
 def test_the_last_tower_cannot_be_left_out(encoder):
-    with pytest.raises(SingError, match="no tower but"):
+    with pytest.raises(SingError, match="is the judged classifier"):
         encoder.only(TOWERS[0]).judge_of(TOWERS[0])
 
 

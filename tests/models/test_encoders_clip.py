@@ -25,8 +25,12 @@ open_clip = pytest.importorskip("open_clip")
 pytest.importorskip("diffusers")
 
 from sing_utils.execute.rehearsal import build_tiny_karlo  # noqa: E402
-from sing_utils.models.karlo_towers import _karlo_rehearsal, load_karlo_clip  # noqa: E402
-from sing_utils.models.open_clip_towers import load_open_clip, parse_open_clip  # noqa: E402
+from sing_utils.models.clip import (  # noqa: E402
+    _karlo_rehearsal,
+    load_karlo_clip,
+    load_open_clip,
+    parse_open_clip,
+)
 
 TEXT = {"context_length": 12, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
 VISION = {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16}

@@ -231,10 +231,19 @@ def test_per_label_takes_the_smallest_hashes_and_does_not_depend_on_others(many)
     for label in ("c0", "c1", "c2"):
         for split in ("train", "val"):
             paths = [p for p, x, s in rows(source) if (x, s) == (label, split)]
-            smallest = sorted(paths, key=lambda p: hashlib.sha256(p.encode()).hexdigest())[:2]
+            smallest = sorted(paths, key=lambda p: hashlib.sha256(Path(p).name.encode()).hexdigest())[:2]
             assert [p for p, x, s in rows(chosen) if (x, s) == (label, split)] == sorted(smallest)
         assert list(rows(source.select([label], 2))) == [r for r in rows(chosen) if r[1] == label]
     assert len(source.select(per_label=99)) == 20
+
+
+@pytest.mark.parametrize("above", ["ILSVRC/Data/CLS-LOC", "elsewhere", ""])
+def test_per_label_takes_the_same_pictures_wherever_the_folder_lies(tmp_path, above):
+    for i in range(12):
+        picture(tmp_path / above / "train" / WNIDS[0] / f"{WNIDS[0]}_{i}.JPEG", seed=i)
+        picture(tmp_path / above / "train" / WNIDS[1] / f"{WNIDS[1]}_{i}.JPEG", seed=i)
+    chosen = open_source(tmp_path).select(per_label=3)
+    assert {Path(p).stem.partition("_")[2] for p, x, _ in rows(chosen) if x == WNIDS[0]} == {"2", "4", "6"}
 
 
 def test_per_label_in_a_table_that_is_not_sorted(tmp_path):
@@ -250,7 +259,7 @@ def test_per_label_in_a_table_that_is_not_sorted(tmp_path):
 @pytest.mark.parametrize(
     ("choice", "message"),
     [
-        ({"labels": ["c9"]}, "has no label 'c9', expected some of c0, c1, c2; did you mean 'c"),
+        ({"labels": ["c9"]}, "has no label 'c9', expected one of c0, c1, c2; did you mean 'c"),
         ({"splits": ["vla"]}, "has no split 'vla'.*did you mean 'val'"),
         ({"per_label": 0}, "per_label is 0, expected at least 1"),
         ({"labels": []}, "no picture of .* is left"),
@@ -462,8 +471,10 @@ def test_a_folder_with_as_many_classes_of_ones_own_is_not_imagenet(tmp_path):
 def test_imagenet_in_class_folders(tmp_path):
     for part, wnid, name in (("train", WNIDS[1], "b"), ("val", WNIDS[0], "a"), ("train", WNIDS[0], "c")):
         picture(tmp_path / part / wnid / f"{name}.JPEG")
-    picture(tmp_path / "train" / "notes" / "x.JPEG")
+    picture(tmp_path / "train" / "my_cats" / "x.JPEG")  # beside ImageNet's, and not dropped
+    picture(tmp_path / "train" / "loose.JPEG")
     assert list(rows(open_source(tmp_path))) == [
+        ("train/my_cats/x.JPEG", "my_cats", "train"),
         ("train/n01440764/c.JPEG", WNIDS[0], "train"),
         ("train/n01443537/b.JPEG", WNIDS[1], "train"),
         ("val/n01440764/a.JPEG", WNIDS[0], "val"),

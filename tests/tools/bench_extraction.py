@@ -22,9 +22,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from sing_utils.features.computing import CPU_BATCH, GPU_BATCH, Compute, launch
-from sing_utils.features.engine import decoded_batches, local_engine
-from sing_utils.features.extraction import extract, plan
+from sing_utils.features.batches import plan
+from sing_utils.features.engine import CPU_BATCH, GPU_BATCH, Compute, decoded_batches, launch, local_engine
+from sing_utils.features.extraction import extract
 from sing_utils.models.classifiers import load_classifier
 from sing_utils.sources.by_name import open_source
 

@@ -14,14 +14,16 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from torch import Tensor
 
 from sing_utils.features.extraction import extract
-from sing_utils.features.store import FeatureStore, derive
+from sing_utils.features.store import FeatureStore
 from sing_utils.method.head import HeadSpaces
 from sing_utils.method.scores import attribute_score, image_score
 from sing_utils.method.translator import Translator
-from sing_utils.models.classifiers import available_classifiers, load_classifier
+from sing_utils.models.classifiers import load_classifier
 from sing_utils.models.encoders import load_embedded
+from sing_utils.models.networks import PACKAGED
 from sing_utils.runs.profiles import load_profile
 
 OUT = Path(__file__).parents[1] / "features"
@@ -34,23 +36,23 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--dtype", default="uint8", help="of the classifiers' features")
     args = parser.parse_args()
-    names = available_classifiers()
+    names = sorted(PACKAGED)
     stores = [extract(load_classifier(n), args.photos, args.work / n) for n in names]
     if OUT.exists():
         shutil.rmtree(OUT)
     for name, store in zip(names, stores, strict=True):
-        derive([store], OUT / name, dtype=args.dtype)
+        pack(name, {"features": store.read("features")}, store, args.dtype, store.manifest["extractor"])
     # The towers see the very features that are stored, so no picture is decoded a second time.
-    encoder = load_embedded()
-    derive(
-        stores,
-        OUT / encoder.name,
-        identity=encoder.identity,
-        compute=lambda given: {t: encoder.embed_features(t, given[t]) for t in encoder.towers},
-        dtype="float16",
-    )
+    encoder, given = load_embedded(), dict(zip(names, stores, strict=True))
+    towers = {t: encoder.embed_features(t, given[t].read("features")) for t in encoder.towers}
+    pack(encoder.name, towers, stores[0], "float16", encoder.identity)
     table = pd.DataFrame([effect(n, s) for n, s in zip(names, stores, strict=True)])
     print(table.to_markdown(index=False, floatfmt=".4f"))
+
+
+def pack(name: str, arrays: dict[str, Tensor], like: FeatureStore, dtype: str, said: dict[str, str]) -> None:
+    """A store of what was computed of the pictures of another one."""
+    FeatureStore.from_arrays(OUT / name, arrays, like.index, name=name, dtype=dtype, identity=said)
 
 
 def effect(name: str, whole: FeatureStore) -> dict[str, object]:

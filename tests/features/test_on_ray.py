@@ -17,13 +17,18 @@ from PIL import Image
 from torch import nn
 
 from sing_utils import SingError
-from sing_utils.features.batches import Batch, BatchResult, Decoded
-from sing_utils.features.computing import Compute
+from sing_utils.features.engine import Compute
 from sing_utils.features.extraction import extract
-from sing_utils.features.fitting import fit_stores, gram_of_shards
-from sing_utils.features.ray_cluster import Place, connected, require_ray
-from sing_utils.features.ray_engine import _Pool, gram_on_ray, ray_engine, ray_map
-from sing_utils.features.ray_transit import load_up, preparing, unload, without_networks
+from sing_utils.features.fitting import fit_stores
+from sing_utils.features.on_ray import (
+    Place,
+    _Pool,
+    connected,
+    ray_engine,
+    ray_map,
+    require_ray,
+    without_networks,
+)
 from sing_utils.models.classifiers import load_classifier
 from sing_utils.sources.by_name import open_source
 
@@ -143,16 +148,6 @@ def test_a_fit_on_ray_has_the_bits_of_a_local_one(cluster, tmp_path, make_pictur
     local, there = fit_stores(f, z), fit_stores(f, z, mapper=ray_map())
     assert torch.equal(local.weight, there.weight)
     assert local.report == there.report
-
-
-def test_grams_on_ray_have_the_bits_of_local_ones(cluster):
-    g = torch.Generator().manual_seed(0)
-    pairs = [(torch.randn(40, 64, generator=g), torch.randn(40, 16, generator=g)) for _ in range(5)]
-    there, local = gram_on_ray(iter(pairs)), gram_of_shards(pairs)
-    assert there.n_rows == local.n_rows == 200
-    assert all(torch.equal(getattr(there, k), getattr(local, k)) for k in ("ff", "fz", "zz"))
-    with pytest.raises(SingError, match="got no shard"):
-        gram_on_ray([])
 
 
 def test_mapping_keeps_the_order_and_reads_little_ahead(cluster, tmp_path):
@@ -327,64 +322,10 @@ def test_a_worker_that_differs_is_refused(tmp_path, make_picture, monkeypatch):
         Place(str(tmp_path), None, place.software | {"torch": "1.0"}).enter()
 
 
-# ------------------------------------------------------------------------------------- transit
-
-
-def decoded(prepared):
-    return Decoded(Batch(2, 1, range(4, 6)), ["a", "b"], ["", "\udcff is odd"], prepared)
-
-
-@pytest.mark.parametrize(
-    "prepared",
-    [
-        None,
-        torch.randn(2, 3, 4, 5),
-        torch.randn(2, 3, 4, 5).contiguous(memory_format=torch.channels_last),
-        {"a": torch.tensor([[1, 2]]), "b": [torch.tensor([True]), torch.randn(1, 3, 2, 2)], "c": "text"},
-        torch.randn(3, 4).bfloat16(),
-        torch.tensor([float("nan"), -0.0, 1e-45]),
-        torch.empty(0, 7),
-        torch.tensor(3.0),
-    ],
-)
-def test_every_bit_and_the_layout_travel(prepared):
-    there = unload(pickle.loads(pickle.dumps(load_up(decoded(prepared)))))
-    assert (there.batch, there.hashes, there.reasons) == (
-        Batch(2, 1, range(4, 6)),
-        ["a", "b"],
-        ["", "\udcff is odd"],
-    )
-
-    def compare(x, y):
-        if isinstance(x, torch.Tensor):
-            assert (x.dtype, x.shape, x.stride()) == (y.dtype, y.shape, y.stride())
-            assert x.flatten().view(torch.uint8).tolist() == y.flatten().view(torch.uint8).tolist()
-        elif isinstance(x, dict):
-            assert x.keys() == y.keys()
-            [compare(x[k], y[k]) for k in x]
-        elif isinstance(x, list):
-            [compare(a, b) for a, b in zip(x, y, strict=True)]
-        else:
-            assert x == y
-
-    compare(prepared, there.prepared)
-
-
-def test_results_travel_from_views_and_can_be_written_to():
-    x = torch.arange(12.0).reshape(3, 4)
-    row = load_up(BatchResult(Batch(0, 0, range(3)), ["…"] * 3, [""] * 3, {"f": x[:, 1:3], "g": x.mT}))
-    row["data"].flags.writeable = False  # as Ray's shared memory is
-    there = unload(row).tensors
-    assert there["f"].tolist() == [[1, 2], [5, 6], [9, 10]]
-    assert torch.equal(there["g"], x.mT)
-    there["f"] += 1  # a copy
-    assert unload(row).tensors["f"][0, 0] == 1
-
-
 def test_decoding_needs_no_network():
     classifier = load_classifier(LITE)
     data = without_networks(classifier)
-    there = preparing(data)
+    there = pickle.loads(data)
     image = Image.new("RGB", (50, 60), "red")
     assert torch.equal(there.prepare(image), classifier.prepare(image))
     assert not isinstance(there.model, nn.Module)
