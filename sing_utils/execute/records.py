@@ -25,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 
 from sing_utils import __version__
 from sing_utils.errors import SingError
-from sing_utils.execute.fetch import cached_commit
+from sing_utils.execute.needs import cached_commit
 from sing_utils.features.digests import digest_file, digest_files
 from sing_utils.features.shards import write_bytes
 from sing_utils.features.store import FeatureStore, feature_cache, open_stored
