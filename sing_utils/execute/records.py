@@ -13,7 +13,7 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 
 from sing_utils import __version__
 from sing_utils.errors import SingError
-from sing_utils.execute.fetch import cached_commit
+from sing_utils.execute.needs import cached_commit
 from sing_utils.features.digests import digest_file, digest_files
 from sing_utils.features.shards import write_bytes
 from sing_utils.features.store import FeatureStore, feature_cache, open_stored
@@ -237,7 +237,8 @@ def _results(folder: Path) -> dict[str, Any]:
 
 def _revisions(root: Path, profile: Profile, folder: Path) -> dict[str, Any]:
     """Which weights and pictures the numbers come from, as far as the run has noted it."""
-    stores = {name: _store(root, profile, folder, name) for name in (*profile.classifiers, profile.encoder)}
+    models = (*profile.classifiers, profile.encoder, profile.second_encoder)
+    stores = {name: _store(root, profile, folder, name) for name in models if name is not None}
     classifiers = {
         name: {
             "source": profile.source_of(name),
@@ -246,13 +247,16 @@ def _revisions(root: Path, profile: Profile, folder: Path) -> dict[str, Any]:
         }
         for name in profile.classifiers
     }
-    encoder = {"name": profile.encoder, "extractor": _extractor(stores[profile.encoder])}
-    found = next((s for s in stores.values() if s is not None), None)
+    encoder, second = (
+        None if name is None else {"name": name, "extractor": _extractor(stores[name])}
+        for name in (profile.encoder, profile.second_encoder)
+    )
     return {
         "classifiers": classifiers,
         "encoder": encoder,
+        "second encoder": second,
         "decoder": {"name": profile.picture_backend, "weights": _decoder(root, profile.picture_backend)},
-        "pictures": _pictures(profile, found),
+        "pictures": _pictures(profile, next((s for s in stores.values() if s is not None), None)),
     }
 
 
@@ -364,15 +368,3 @@ def _paper(root: Path) -> str:
 
 def _latex(text: str) -> str:
     return re.sub(r"([_&%#$])", r"\\\1", text)
-
-
-def device(found: Mapping[str, Any]) -> str:
-    """Hardware in a few words: its GPUs, else its processor.
-
-    >>> device({"processor": "A CPU", "cores": 2, "gpus": []}), device({"gpus": ["H100", "H100"]})
-    ('A CPU, 2 cores', '2 × H100')
-    """
-    gpus: Sequence[str] = found.get("gpus") or []
-    if gpus:
-        return f"{len(gpus)} × {gpus[0]}" if len(gpus) > 1 else gpus[0]
-    return ", ".join(filter(None, [found.get("processor"), f"{found.get('cores')} cores"]))

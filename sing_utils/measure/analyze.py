@@ -14,16 +14,16 @@
     not checked: of which network the head ..., the features ... is
 
 With a translator it adds each row's Image Score, and with texts each row's Attribute Score toward each.
-Everything is read in pieces, so memory does not grow with the number of rows.
+Features are read in pieces: only scores are kept for each row, so that memory hardly grows with their number.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -33,9 +33,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from sing_utils.errors import SingError
-from sing_utils.features.shards import locked, require_place
+from sing_utils.features.shards import locked, require_place, written
 from sing_utils.features.store import require_one_network
-from sing_utils.measure.analyze_files import Sink, open_features
+from sing_utils.measure.analyze_files import open_features
 from sing_utils.method.arrays import require_width
 from sing_utils.method.checkpoints import OTHERS, check_widths
 from sing_utils.method.head import Certificate, HeadSpaces, random_basis
@@ -91,187 +91,83 @@ def analyze(
             carries), or that do not fit each other; NoNullSpaceError for a
             head without a null space.
     """
-    linear = LinearHead.load(head)
-    spaces = HeadSpaces.from_weight(linear.weight)
-    rows = open_features(features)
-    scorer = None if translator is None else _Scorer.open(translator, spaces, texts or {}, with_bias)
+    linear, names = LinearHead.load(head), list(texts or {})
+    spaces, rows = HeadSpaces.from_weight(linear.weight), open_features(features)
     parts = {f"the head {head}": linear.sha256, f"the features {features}": rows.network}
-    if scorer is not None:
-        parts[f"the translator {translator}"] = scorer.T.meta.get("network", "")
+    T = None if translator is None else _open_translator(translator, spaces, texts or {}, with_bias)
+    if T is not None:
+        parts[f"the translator {translator}"] = T.meta.get("network", "")
     silent = require_one_network(parts)
-    if scorer is None and (texts or with_bias):
+    if T is None and (texts or with_bias):
         raise SingError("texts and bias need a translator, expected one: give its file too.")
-    proof = Certificate(0, 0.0, 0.0, 0)
+    after = None if T is None else T.after_null_removal(spaces)
+    z_text = torch.stack(list(texts.values())) if texts else None  # (K, n)
+    proofs: list[Certificate] = []
+    scores: list[dict[str, Tensor]] = []
     gram = torch.zeros(spaces.width, spaces.width, dtype=torch.float64)
-    sums: dict[tuple[str, str], _Sums] = {}
-    with contextlib.ExitStack() as stack:
+    with locked(Path(out)) if out is not None else contextlib.nullcontext():
         if out is not None:
-            stack.enter_context(locked(Path(out)))
             require_place(Path(out) / "rows.parquet")
-        sink = Sink(Path(out), stack) if out is not None else None
-        for start, f in rows.pieces():
+        for f in rows.pieces():  # (B, m)
             require_width(f, spaces.width, name=f"f of {rows.path}")
-            proof = _merge(proof, spaces.certificate(f, bias=linear.bias).check())
+            proofs.append(spaces.certificate(f, bias=linear.bias).check())
             unit = normalize(f.to(torch.float64), dim=-1)
             gram += unit.mT @ unit  # the mean share of any subspace follows from it
-            table, scores = _score(f, spaces, scorer)
-            _add(sums, table, scores)
-            if sink is not None:
-                _write_rows(sink, start, table, scores, rows.index, list(texts or {}))
-        if proof.n == 0:
+            scores.append({"share": 100 * spaces.null_energy(f)})
+            if T is not None and after is not None:
+                Tf, Tf_tilde = (x(f, with_bias=with_bias) for x in (T, after))  # (B, n) each
+                scores[-1]["IS"] = image_score(Tf, Tf_tilde)
+                if z_text is not None:
+                    before, removed = (pairwise_angle(x, z_text) for x in (Tf, Tf_tilde))  # (B, K)
+                    scores[-1] |= {"before": before, "after": removed, "AS": before - removed}  # eq. 7
+        if not proofs:
             raise SingError(f"{rows.path} holds no row, expected at least one feature vector.")
-        found = _analysis(spaces, proof, _random(spaces, gram, proof.n, draws, seed), sums, scorer)
+        found = {name: torch.cat([s[name] for s in scores]).numpy() for name in scores[0]}
+        proof, random = _merge(proofs), _random(spaces, gram, len(found["share"]), draws, seed)
+        summary = _summary(found, names)
+        tables = {"head": _head(spaces, proof), "random": random, "summary": summary}
+        lines = [*_lines(spaces, proof, random["share"], summary), *(_caveats(T, with_bias) if T else [])]
         if silent:
-            found = replace(found, text=f"{found.text}\nnot checked: of which network {', '.join(silent)} is")
-        if sink is not None:
-            for name in ("head", "random", "summary"):
-                sink.add(name, getattr(found, name))
-            sink.finish(TABLES)
-    return found
+            lines.append(f"not checked: of which network {', '.join(silent)} is")
+        if out is not None:
+            _write(Path(out), tables | _by_row(found, rows.index, names))
+    return Analysis(**tables, text="\n".join(lines))
 
 
-def _open_translator(path: str | Path, *, m: int | None = None, n: int | None = None) -> Translator:
-    """A translator from either kind of file: one that `Translator.save` wrote, or a published checkpoint.
-
-    Raises:
-        SingError: as `Translator.load` and `Translator.from_checkpoint` do, also for other widths.
-    """
-    path = Path(path)
-    if not _is_ours(path):
-        return Translator.from_checkpoint(path, m=m, n=n)
-    T = Translator.load(path)
-    check_widths(path, tuple(T.weight.shape), (n, m), OTHERS)
+def _open_translator(
+    path: str | Path, spaces: HeadSpaces, texts: Mapping[str, Tensor], with_bias: bool
+) -> Translator:
+    """A translator that `Translator.save` wrote, or a published checkpoint, if it fits head and texts."""
+    path, ours = Path(path), False
+    with contextlib.suppress(OSError, SafetensorError), safe_open(path, "pt") as tensors:
+        ours = (tensors.metadata() or {}).get("format") == "sing"
+    T = Translator.load(path) if ours else Translator.from_checkpoint(path, m=spaces.width)
+    check_widths(path, tuple(T.weight.shape), (None, spaces.width), OTHERS)
+    if with_bias and T.bias is None:
+        raise SingError(f"{path} has no bias to add, as the paper's translator: leave --with-bias out.")
+    for name, z in texts.items():
+        require_width(z, T.weight.shape[0], name=f"the embedding of {name!r}")
     return T
 
 
-def _is_ours(path: Path) -> bool:
-    try:
-        with safe_open(path, "pt") as tensors:
-            return (tensors.metadata() or {}).get("format") == "sing"
-    except (OSError, SafetensorError):
-        return False
+def _merge(proofs: Sequence[Certificate]) -> Certificate:
+    """One certificate of all pieces."""
+    n, flips = sum(p.n for p in proofs), sum(p.top1_changes for p in proofs)
+    return Certificate(n, max(p.relative_change for p in proofs), max(p.bound for p in proofs), flips)
 
 
-# ------------------------------------------------------------------------------- scoring
-
-
-@dataclass(frozen=True, eq=False)
-class _Scorer:
-    """T and T Π_p, and the texts to compare with: names, embeddings (K, n)."""
-
-    T: Translator
-    after: Translator
-    names: list[str]
-    z_text: Tensor | None
-    with_bias: bool
-
-    @classmethod
-    def open(
-        cls, path: str | Path, spaces: HeadSpaces, texts: Mapping[str, Tensor], with_bias: bool
-    ) -> _Scorer:
-        T = _open_translator(path, m=spaces.width)
-        if with_bias and T.bias is None:
-            raise SingError(f"{path} has no bias to add, as the paper's translator: leave --with-bias out.")
-        for name, z in texts.items():
-            require_width(z, T.weight.shape[0], name=f"the embedding of {name!r}")
-        z_text = torch.stack(list(texts.values())) if texts else None
-        return cls(T, T.after_null_removal(spaces), list(texts), z_text, with_bias)
-
-    def __call__(self, f: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, m) -> T f and T f~, (B, n) each."""
-        return self.T(f, with_bias=self.with_bias), self.after(f, with_bias=self.with_bias)
-
-
-def _score(
-    f: Tensor, spaces: HeadSpaces, scorer: _Scorer | None
-) -> tuple[pd.DataFrame, dict[str, Tensor] | None]:
-    """Null share (percent) and IS a row; and, with texts, angles and AS, (B, K) each, degrees."""
-    table = pd.DataFrame({"share": 100 * spaces.null_energy(f).numpy()})
-    if scorer is None:
-        return table, None
-    z, z_tilde = scorer(f)  # (B, n) each
-    table["IS"] = image_score(z, z_tilde).numpy()
-    if scorer.z_text is None:
-        return table, None
-    before, after = (pairwise_angle(x, scorer.z_text) for x in (z, z_tilde))
-    return table, {"before": before, "after": after, "AS": before - after}  # eq. 7
-
-
-def _merge(a: Certificate, b: Certificate) -> Certificate:
-    moved, bound = max(a.relative_change, b.relative_change), max(a.bound, b.bound)
-    return Certificate(a.n + b.n, moved, bound, a.top1_changes + b.top1_changes)
+# ------------------------------------------------------------------------------- tables
 
 
 def _random(spaces: HeadSpaces, gram: Tensor, n: int, draws: int, seed: int) -> pd.DataFrame:
     """The book's control (`tables.random_energy`): |f Q|² / |f|², averaged over rows, is tr QᵀGQ / N."""
-    rows = []
-    for draw in range(draws):
-        Q = random_basis(spaces.width, spaces.null_dim, seed=seed + draw)
-        rows.append({"draw": draw, "share": 100 * float(((gram @ Q) * Q).sum()) / n})
-    return pd.DataFrame(rows, columns=["draw", "share"])
+    bases = [random_basis(spaces.width, spaces.null_dim, seed=seed + draw) for draw in range(draws)]
+    shares = [100 * float(((gram @ Q) * Q).sum()) / n for Q in bases]
+    return pd.DataFrame({"draw": range(draws), "share": shares})
 
 
-# ------------------------------------------------------------------------------- results
-
-
-@dataclass
-class _Sums:
-    """Running sums: N, Σx, Σx², Σ|x|."""
-
-    n: int = 0
-    total: float = 0.0
-    squares: float = 0.0
-    size: float = 0.0
-
-    def add(self, x: Tensor) -> None:
-        self.n += x.numel()
-        self.total += float(x.sum())
-        self.squares += float(x.square().sum())
-        self.size += float(x.abs().sum())
-
-    def row(self) -> dict[str, Any]:
-        mean = self.total / self.n
-        spread = max(self.squares / self.n - mean**2, 0.0) * self.n / max(self.n - 1, 1)
-        return {"rows": self.n, "mean": mean, "sd": spread**0.5, "mean size": self.size / self.n}
-
-
-def _add(sums: dict[tuple[str, str], _Sums], table: pd.DataFrame, scores: dict[str, Tensor] | None) -> None:
-    for column in table:
-        values = torch.from_numpy(table[column].to_numpy(copy=True))
-        sums.setdefault((str(column), ""), _Sums()).add(values)
-    if scores is not None:
-        for k, values in enumerate(scores["AS"].unbind(1)):
-            sums.setdefault(("AS", str(k)), _Sums()).add(values)
-
-
-def _write_rows(
-    sink: Sink,
-    start: int,
-    table: pd.DataFrame,
-    scores: dict[str, Tensor] | None,
-    index: pd.DataFrame | None,
-    texts: list[str],
-) -> None:
-    numbers = np.arange(start, start + len(table))
-    named = {} if index is None else {k: index[k].to_numpy()[numbers] for k in index}
-    sink.add("rows", pd.DataFrame({"row": numbers, **named, **{k: table[k] for k in table}}))
-    if scores is not None:
-        codes = np.tile(np.arange(len(texts)), len(table))
-        keys = {
-            "row": np.repeat(numbers, len(texts)),
-            "text": pd.Categorical.from_codes(codes, categories=texts),
-        }
-        sink.add("texts", pd.DataFrame(keys | {name: x.flatten().numpy() for name, x in scores.items()}))
-
-
-def _analysis(
-    spaces: HeadSpaces,
-    proof: Certificate,
-    random: pd.DataFrame,
-    sums: dict[tuple[str, str], _Sums],
-    scorer: _Scorer | None,
-) -> Analysis:
-    head = {
+def _head(spaces: HeadSpaces, proof: Certificate) -> pd.DataFrame:
+    row = {
         "m": spaces.width,
         "c": len(spaces.weight),
         "rank": spaces.rank,
@@ -281,27 +177,57 @@ def _analysis(
         "bound": proof.bound,
         "top-1 changes": proof.top1_changes,
     }
-    what = {"share": "null energy", "IS": "IS", "AS": "AS"}
-    summary = pd.DataFrame(
+    return pd.DataFrame([row])
+
+
+def _summary(found: Mapping[str, np.ndarray], names: Sequence[str]) -> pd.DataFrame:
+    columns = [("null energy", "", found["share"], "%")]
+    columns += [("IS", "", found["IS"], "°")] if "IS" in found else []
+    columns += [("AS", name, found["AS"][:, k], "°") for k, name in enumerate(names)]
+    return pd.DataFrame(
         {
-            "what": what[kind],
-            "text": scorer.names[int(k)] if scorer is not None and k else "",
-            **s.row(),
-            "unit": "%" if kind == "share" else "°",
+            "what": what,
+            "text": text,
+            "rows": len(x),
+            "mean": x.mean(),
+            "sd": x.std(ddof=1) if len(x) > 1 else 0.0,
+            "mean size": np.abs(x).mean(),
+            "unit": unit,
         }
-        for (kind, k), s in sums.items()
+        for what, text, x, unit in columns
     )
-    lines = _lines(spaces, proof, random["share"], summary, scorer)
-    return Analysis(pd.DataFrame([head]), random, summary, "\n".join(lines))
 
 
-def _lines(
-    spaces: HeadSpaces,
-    proof: Certificate,
-    random: pd.Series,
-    summary: pd.DataFrame,
-    scorer: _Scorer | None,
-) -> Iterator[str]:
+def _by_row(
+    found: Mapping[str, np.ndarray], index: pd.DataFrame | None, names: Sequence[str]
+) -> dict[str, pd.DataFrame]:
+    """The tables rows (one row a feature) and, with texts, texts (one row a feature and text)."""
+    n, k = len(found["share"]), len(names)
+    named = {} if index is None else {c: index[c].to_numpy() for c in index}
+    scored = {c: found[c] for c in ("share", "IS") if c in found}
+    tables = {"rows": pd.DataFrame({"row": np.arange(n), **named, **scored})}
+    if names:
+        texts = pd.Categorical.from_codes(np.tile(np.arange(k), n), categories=list(names))
+        angles = {c: found[c].ravel() for c in ("before", "after", "AS")}
+        tables["texts"] = pd.DataFrame({"row": np.repeat(np.arange(n), k), "text": texts, **angles})
+    return tables
+
+
+def _write(out: Path, tables: Mapping[str, pd.DataFrame]) -> None:
+    """All tables or none; those of an earlier analysis that this one has not go."""
+    with contextlib.ExitStack() as stack:
+        for name, table in tables.items():
+            file = stack.enter_context(written(out / f"{name}.parquet"))
+            table.to_parquet(file, index=False)
+            os.fsync(file.fileno())  # all of it is on the disk before any appears
+    for name in {*TABLES} - {*tables}:
+        (out / f"{name}.parquet").unlink(missing_ok=True)
+
+
+# ------------------------------------------------------------------------------- words
+
+
+def _lines(spaces: HeadSpaces, proof: Certificate, random: pd.Series, summary: pd.DataFrame) -> Iterator[str]:
     yield (
         f"head: {len(spaces.weight)} classes x {spaces.width} features, rank {spaces.rank}, "
         f"null dimension {spaces.null_dim}"
@@ -321,21 +247,16 @@ def _lines(
             toward = f" toward {row['text']!r}" if row["text"] else ""
             size = f", mean |AS| {row['mean size']:.2f}°" if row["text"] else ""
             yield f"{row['what']}{toward}: mean {row['mean']:+.2f}°, sd {row['sd']:.2f}°{size}"
-    if scorer is not None:
-        yield from _caveats(scorer)
 
 
-def _caveats(scorer: _Scorer) -> Iterator[str]:
-    report, bias = scorer.T.report, scorer.T.bias
-    if report is None:
+def _caveats(T: Translator, with_bias: bool) -> Iterator[str]:
+    if T.report is None:
         yield "translator: its file does not say how well it does on rows that it was not fitted on"
     else:
-        yield f"translator: cosine of Tf to z on held-out rows {report.held_out_cosine:.3f}"
-    if left := scorer.T.meta.get("left out"):
+        yield f"translator: cosine of Tf to z on held-out rows {T.report.held_out_cosine:.3f}"
+    if left := T.meta.get("left out"):
         yield f"translator: fitted without the encoder's {left}, on which the classifier is built"
-    if bias is not None:
-        norm = float(torch.linalg.vector_norm(bias))
-        used = (
-            "added here: other scores than the paper's" if scorer.with_bias else "left out, as in the paper"
-        )
+    if T.bias is not None:
+        norm = float(torch.linalg.vector_norm(T.bias))
+        used = "added here: other scores than the paper's" if with_bias else "left out, as in the paper"
         yield f"translator: a bias of norm {norm:.3g}, {used}"

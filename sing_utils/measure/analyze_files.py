@@ -1,21 +1,21 @@
-"""Files of numbers to analyse without a model, read and written in pieces.
+"""Files of numbers to analyse without a model, read in pieces.
 
 >>> import tempfile
+>>> from safetensors.torch import save_file
 >>> folder = Path(tempfile.mkdtemp())
 >>> np.save(folder / "features.npy", np.ones((3, 2), np.float16))
->>> [(start, f.shape, f.dtype) for start, f in open_features(folder / "features.npy").pieces()]
-[(0, torch.Size([3, 2]), torch.float32)]
->>> save_embeddings(folder / "texts.safetensors", {"a cat": torch.ones(2)})
+>>> [(f.shape, f.dtype) for f in open_features(folder / "features.npy").pieces()]
+[(torch.Size([3, 2]), torch.float32)]
+>>> header = {"texts": '["a cat"]'}
+>>> save_file({"embeddings": torch.ones(1, 2)}, folder / "texts.safetensors", metadata=header)
 >>> read_embeddings(folder / "texts.safetensors")
 {'a cat': tensor([1., 1.])}
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
@@ -24,15 +24,11 @@ from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from sing_utils.errors import SingError
-from sing_utils.features.shards import written
 from sing_utils.features.store import FeatureStore
 from sing_utils.method.arrays import as_tensor, require_plain
 from sing_utils.sources.csv_labels import _COLUMNS, column_numbers, read_lines
@@ -56,8 +52,8 @@ class FeatureRows:
     index: pd.DataFrame | None = None
     network: str = ""
 
-    def pieces(self) -> Iterator[tuple[int, Tensor]]:
-        """(number of the first row, rows (B, m) of at least 32 bits).
+    def pieces(self) -> Iterator[Tensor]:
+        """All rows in order, (B, m) each, of at least 32 bits.
 
         Raises:
             SingError: for a row that is zero, NaN or infinite; the message says which.
@@ -67,7 +63,7 @@ class FeatureRows:
             f = as_tensor(f, name=f"f of {self.path}").detach()
             f = f if f.dtype in (torch.float32, torch.float64) else f.to(torch.float32)
             self._require_directions(f, start)
-            yield start, f
+            yield f
             start += len(f)
 
     def _require_directions(self, f: Tensor, start: int) -> None:
@@ -237,7 +233,6 @@ def read_embeddings(path: str | Path) -> dict[str, Tensor]:
     """Embeddings of texts: a safetensors file with `embeddings` (K, n), and `texts` in its header.
 
     `texts` is a JSON list of K different texts; without it they are called "text 0" and so on.
-    `save_embeddings` writes such a file.
 
     Raises:
         SingError: for another file.
@@ -254,36 +249,3 @@ def read_embeddings(path: str | Path) -> dict[str, Tensor]:
             "safetensors file with `embeddings` (K, n) and in its header `texts`, a JSON list of K texts."
         ) from None
     return dict(zip(map(str, names), z, strict=True))
-
-
-def save_embeddings(path: str | Path, texts: Mapping[str, Tensor]) -> None:
-    """Write embeddings (n,) of texts as `read_embeddings` reads them."""
-    header = {"texts": json.dumps(list(texts))}
-    save_file({"embeddings": torch.stack(list(texts.values()))}, path, metadata=header)
-
-
-class Sink:
-    """Parquet files that grow piece by piece, and appear together when the stack closes after `finish`."""
-
-    def __init__(self, folder: Path, stack: contextlib.ExitStack) -> None:
-        self.folder, self.stack = folder, stack
-        self.files: dict[str, tuple[Any, Any]] = {}
-
-    def add(self, name: str, frame: pd.DataFrame) -> None:
-        """Append rows to NAME.parquet."""
-        table = pa.Table.from_pandas(frame, preserve_index=False)
-        if name not in self.files:
-            file = self.stack.enter_context(written(self.folder / f"{name}.parquet"))
-            writer = pq.ParquetWriter(file, table.schema)
-            self.stack.callback(setattr, writer, "is_open", False)  # else it would finish a file that failed
-            self.files[name] = file, writer
-        self.files[name][1].write_table(table)
-
-    def finish(self, names: Iterable[str]) -> None:
-        """Have all of it on the disk before any appears; what an earlier analysis left under `names` goes."""
-        for file, writer in self.files.values():
-            writer.close()
-            file.flush()
-            os.fsync(file.fileno())
-        for name in {*names} - {*self.files}:
-            (self.folder / f"{name}.parquet").unlink(missing_ok=True)

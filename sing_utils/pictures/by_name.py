@@ -18,7 +18,9 @@ call from the same noise, and `restore_norm` (eq. 14) gives an equivalent the le
 from __future__ import annotations
 
 import json
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
+from inspect import signature
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -35,18 +37,24 @@ KARLO_WIDTH = 768  # of CLIP ViT-L/14, for which the published Karlo was trained
 @cache
 def _decoder(kind: str, source: str, **options: Any) -> Pictures:
     """A generative decoder, loaded once a process."""
+    name = f"{kind}:{source}" if source else kind
+    load: Callable[..., Pictures]
     if kind == "mini":
         from sing_utils.pictures.mini import MiniUnCLIP
 
-        name = f"mini:{source}" if source else "mini"
-        return MiniUnCLIP.load(source or MINI_WEIGHTS, name=name, **options)
-    if kind == "planted":
-        renderer: Pictures = resolve_name("sing_utils.planted.networks:Renderer")(**options)
-        return renderer
-    from sing_utils.models.clip import REPOSITORY
-    from sing_utils.pictures.karlo import Karlo
+        load = partial(MiniUnCLIP.load, source or MINI_WEIGHTS, name=name)
+    elif kind == "planted":
+        load = resolve_name("sing_utils.planted.networks:Renderer")
+    else:
+        from sing_utils.models.clip import REPOSITORY
+        from sing_utils.pictures.karlo import Karlo
 
-    return Karlo.load(source or REPOSITORY, **options)
+        load = partial(Karlo.load, source or REPOSITORY)
+    try:
+        signature(load).bind(**options)
+    except TypeError as error:  # of the call alone: what goes wrong inside is no matter of options
+        raise SingError(f"{name} takes no such options: {error}.") from None
+    return load(**options)
 
 
 def require_backend(name: str) -> str:
@@ -85,10 +93,7 @@ def load_pictures(
         from sing_utils.pictures.nearest import open_photos
 
         return open_photos(Path(source), encoder, base or Path.cwd())
-    try:
-        return _decoder(kind, source, **options)
-    except TypeError as error:
-        raise SingError(f"{name} takes no such options: {error}.") from None
+    return _decoder(kind, source, **options)
 
 
 def require_fit(name: str, encoder: Encoder, *, base: Path | None = None) -> None:

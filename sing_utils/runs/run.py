@@ -443,11 +443,17 @@ class Run:
         return read_photo(self.root, name)
 
     def original(self, path: str) -> Image.Image | None:
-        """A photo of the run's own pictures; None where only its features are there."""
+        """A photo of the run's own pictures; None where only its features are there.
+
+        Raises:
+            SingError: if it is none of them.
+        """
         if self.profile.pictures is None:
             return None
-        paths = self.pictures.index["path"]
-        return read_picture(self.pictures.read(int((paths == path).to_numpy().argmax())))
+        found = (self.pictures.index["path"] == path).to_numpy().nonzero()[0]
+        if not len(found):
+            raise SingError(f"{path} is none of the run's pictures, expected one of {self.profile.pictures}.")
+        return read_picture(self.pictures.read(int(found[0])))
 
     # --- what a run makes -------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sing_utils import SingError
-from sing_utils.cli.results import sections, summary
+from sing_utils.cli.tables import sections, summary
 from sing_utils.execute.compare import compare
 from sing_utils.runs.results import Results
 

@@ -11,8 +11,10 @@ import yaml
 from torchvision.models import get_model_weights, squeezenet1_1
 from typer.testing import CliRunner
 
+from sing_utils import SingError
 from sing_utils.cli import app
-from sing_utils.execute import doctor, fetch, speed
+from sing_utils.execute import doctor
+from sing_utils.execute import needs as execute_needs
 from sing_utils.execute.needs import needs
 from sing_utils.execute.rehearsal import generate_pictures
 from sing_utils.runs.profiles import load_profile
@@ -64,25 +66,13 @@ def test_what_is_in_the_cache_is_here(paper, empty_caches):
     assert {n.what for n in needs(paper) if n.here} == {"ResNet50", "ResNeXt101"}
 
 
-def test_operations_are_those_published(root):
-    """ResNet50: 4.09 billion multiply-adds at 224 pixels (torchvision's own table), so 8.18 operations."""
-    profile = load_profile("workshop", root=root)
-    resnet, encoder = speed.work_of(profile)
-    published = get_model_weights("resnet50")["IMAGENET1K_V1"].meta["_ops"]
-    assert resnet.convolutions + resnet.products == pytest.approx(2e9 * published, rel=0.02)
-    assert resnet.products == 2 * 2048 * 1000  # the head alone
-    assert (resnet.width, encoder.width) == (2048, 512)
-    assert encoder.products > encoder.convolutions
-
-
-def test_time_is_operations_over_measured_rates(paper, root, monkeypatch, empty_caches):
-    work = [speed.Work("ResNet50", 2048, 8e9, 4e6), speed.Work("encoder", 768, 0.0, 160e9)]
-    monkeypatch.setattr(doctor, "work_of", lambda profile: work)
-    monkeypatch.setattr(doctor, "measure", lambda seconds: speed.Rates("a machine", 8e10, 1.6e11, 100.0))
-    text = doctor.report(paper, root)
-    assert "Time for 10,000 pictures on this machine (a machine; measured just now" in text
-    assert "ResNet50: 16.7 min" in text  # 10,000 x 0.1 s
-    assert "encoder: 2.8 h" in text  # 10,000 x 1 s
+def test_time_is_that_of_a_picture_times_their_number(paper, root, monkeypatch, empty_caches):
+    speeds = [doctor.Speed("ResNet50", 2048, 0.1), doctor.Speed("encoder", 768, 1.0)]
+    monkeypatch.setattr(doctor, "measure", lambda profile, seconds: speeds)
+    text = doctor.report(paper, root, seconds=0.1)
+    assert "Time for 10,000 pictures on this machine" in text
+    assert "ResNet50: 16.7 min" in text
+    assert "encoder: 2.8 h" in text
     assert f"features {4 * (2048 + 768) * 10_000 / 1e6:.0f} MB" in text
     assert "Pictures: MISSING: give -p imagenet_dir=FOLDER" in text
     assert "sing fetch --profile paper" in text
@@ -90,20 +80,57 @@ def test_time_is_operations_over_measured_rates(paper, root, monkeypatch, empty_
     assert "here" not in re.findall(r"ResNet50: torchvision.*", text)[0].replace("whose", "")
 
 
-def test_the_measurement_measures():
-    rates = speed.measure(0.5)
-    assert rates.convolutions > 1e8
-    assert rates.products > 1e8
-    assert rates.decoded > 1
-    assert rates.device.startswith(("CPU", "NVIDIA"))
+def test_the_measurement_measures_what_is_to_be_run(root, monkeypatch):
+    profile = load_profile(
+        "workshop", root=root, classifiers={"Small": "timm:mobilenetv3_small_050.lamb_in1k"}
+    )
+    small, encoder = doctor.measure(profile, 0.1)
+    assert (small.name, small.width, encoder.name, encoder.width) == ("Small", 1024, "encoder", 512)
+    assert 0 < small.seconds < encoder.seconds
+    assert doctor.decoding_speed(0.01) > 1
 
 
 def test_too_little_disk_is_said(paper, root, monkeypatch, empty_caches):
-    monkeypatch.setattr(doctor, "work_of", lambda profile: [])
-    monkeypatch.setattr(doctor, "measure", lambda seconds: speed.Rates("m", 1, 1, 1))
+    monkeypatch.setattr(doctor, "measure", lambda profile, seconds: [])
     usage = doctor.shutil.disk_usage(root)
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: usage._replace(free=10**6))
-    assert "NOT ENOUGH" in doctor.report(paper, root)
+    assert "NOT ENOUGH" in doctor.report(paper, root, seconds=0.1)
+
+
+@pytest.mark.parametrize("name", ["encoder", "pictures"])
+def test_a_classifier_may_be_called_like_another_part(root, empty_caches, name):
+    profile = load_profile("workshop", root=root, classifiers={name: "torchvision:squeezenet1_1"})
+    found = {(n.kind, n.what): n.source for n in needs(profile)}
+    assert found["classifier", name] == "torchvision:squeezenet1_1"
+    need = next(n for n in needs(profile) if n.kind == "classifier")
+    with pytest.raises(SingError, match="weights of torchvision:squeezenet1_1"):
+        execute_needs._fetch(need)
+
+
+@pytest.mark.parametrize(
+    ("tag", "licence"),
+    [("laion2b_s34b_b79k", "MIT"), ("openai", "MIT"), ("commonpool_m_laion_s128m_b4k", "see its card")],
+)
+def test_encoders_whatever_their_tag(root, empty_caches, tag, licence):
+    profile = load_profile("workshop", root=root, second_encoder=f"open_clip:ViT-B-32/{tag}")
+    second = next(n for n in needs(profile) if n.what == "second encoder")
+    assert (second.kind, second.licence, second.here) == ("encoder", licence, False)
+    assert second.size == pytest.approx(605e6, rel=0.01)
+
+
+def test_without_open_clip_the_doctor_says_so(root, monkeypatch, empty_caches):
+    """As for whoever installed the book without its extra."""
+    import sys
+
+    profile = load_profile("workshop", root=root)
+    monkeypatch.setitem(sys.modules, "open_clip", None)
+    monkeypatch.setattr(execute_needs, "find_spec", lambda name: None)
+    monkeypatch.setattr(doctor, "find_spec", lambda name: None)
+    monkeypatch.setattr(doctor, "_seconds", lambda *_: 0.1)
+    text = doctor.report(profile, root, seconds=0.1)
+    assert "encoder: CAN'T BE LOADED: open_clip is not installed" in text
+    assert "pip install -e '.[hub]'" in text
+    assert "not counted" in text
 
 
 def test_pictures_that_are_there_are_counted(root, tmp_path):
@@ -155,13 +182,24 @@ def test_a_profile_is_pinned_to_the_commits_in_the_cache(paper, tmp_path, monkey
         "timm/tf_efficientnet_b4.ns_jft_in1k": "b" * 40,
         "timm/resnetv2_50x1_bit.goog_in21k_ft_in1k": "c" * 40,
     }
-    monkeypatch.setattr(fetch, "cached_commit", lambda repository: commits.get(repository))
-    assert fetch.pin(paper, tmp_path / "pinned.yaml") == ["EfficientNet", "BiTResNet"]
+    monkeypatch.setattr(execute_needs, "cached_commit", lambda repository: commits.get(repository))
+    assert execute_needs.pin(paper, tmp_path / "pinned.yaml") == ["EfficientNet", "BiTResNet"]
     values = yaml.safe_load((tmp_path / "pinned.yaml").read_text())["classifier_sources"]
     assert values["EfficientNet"] == f"timm:tf_efficientnet_b4.ns_jft_in1k@{'b' * 40}"
     assert values["ResNet50"] == "torchvision:resnet50@IMAGENET1K_V1"
     again = load_profile(str(tmp_path / "pinned.yaml"), root=Path(__file__).parents[2])
     assert again.source_of("BiTResNet").endswith("@" + "c" * 40)
+
+
+def test_both_encoders_are_pinned(root, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        execute_needs, "cached_commit", lambda repository: "e" * 40 if "laion" in repository else None
+    )
+    names = [f"open_clip:ViT-B-32/{tag}" for tag in ("laion2b_s34b_b79k", "laion2b_e16")]
+    profile = load_profile("workshop", root=root, encoder=names[0], second_encoder=names[1])
+    assert execute_needs.pin(profile, tmp_path / "pinned.yaml") == ["the encoder", "the second encoder"]
+    again = load_profile(str(tmp_path / "pinned.yaml"), root=root)
+    assert [again.encoder, again.second_encoder] == [f"{name}@{'e' * 40}" for name in names]
 
 
 def test_the_cached_commit_is_the_snapshots(empty_caches):
@@ -172,8 +210,8 @@ def test_the_cached_commit_is_the_snapshots(empty_caches):
     (folder / "refs").mkdir()
     (folder / "refs" / "main").write_text("d" * 40)
     (folder / "snapshots" / ("d" * 40) / "model.safetensors").symlink_to("../../blobs/x")
-    assert fetch.cached_commit("org/net") == "d" * 40
-    assert fetch.cached_commit("org/other") is None
+    assert execute_needs.cached_commit("org/net") == "d" * 40
+    assert execute_needs.cached_commit("org/other") is None
 
 
 @pytest.mark.parametrize("given", [[], ["--profile", "paper", "--encoder", "embedded"]])
@@ -212,7 +250,8 @@ def test_a_model_that_cannot_be_loaded_is_no_model(root, tmp_path, monkeypatch, 
     ],
 )
 def test_what_a_run_cannot_do_without_is_its_exit_code(root, tmp_path, empty_caches, monkeypatch, given):
-    monkeypatch.setattr(doctor, "measure", lambda seconds: speed.Rates("CPU", 1e9, 1e9, 10.0))
-    result = CliRunner().invoke(app, ["doctor", *[a.replace("{here}", str(tmp_path)) for a in given]])
+    monkeypatch.setattr(doctor, "measure", lambda profile, seconds: [])
+    given = [a.replace("{here}", str(tmp_path)) for a in given]
+    result = CliRunner().invoke(app, ["doctor", "--seconds", "1", *given])
     assert result.exit_code == 1, result.output
     assert any(word in result.output for word in doctor.BLOCKERS)

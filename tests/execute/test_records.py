@@ -103,6 +103,15 @@ def test_the_digests_change_with_what_they_are_of(root):
     assert heads[0] != heads[1]
 
 
+def test_the_second_encoder_is_told_too(root):
+    assert write(root)["revisions"]["second encoder"] is None
+    (root / "features" / "embedded").rename(root / "features" / "planted-weak")
+    profile = PROFILE.model_copy(update={"second_encoder": "planted:weak"})
+    second = write(root, profile)["revisions"]["second encoder"]
+    assert second["name"] == "planted:weak"
+    assert second["extractor"]["weights"] == "0" * 64
+
+
 def test_the_decoder_is_told_by_its_files_not_by_its_card(root):
     folder = root / "drawn by"
     (folder / "unet").mkdir(parents=True)

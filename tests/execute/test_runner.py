@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import nbformat
@@ -16,15 +18,18 @@ import psutil
 import pytest
 import torch
 import yaml
+from filelock import FileLock
 from nbformat.v4 import new_code_cell, new_notebook
 from papermill.exceptions import PapermillExecutionError
 from PIL import Image
 from safetensors.torch import save_file
 
 from sing_utils import SingError
+from sing_utils.execute import notebooks
 from sing_utils.execute.notebooks import _inputs_key, find_notebooks, run_profile
 from sing_utils.features.extraction import extract
 from sing_utils.features.shards import locked
+from sing_utils.models.encoders import load_encoder
 from sing_utils.runs.profiles import load_profile
 from sing_utils.runs.run import claim_folder
 
@@ -221,6 +226,14 @@ def touch_command(root):
     (root / "sing_utils" / "cli.py").write_text("# reads otherwise\n")
 
 
+def touch_photo(root):
+    Image.new("RGB", (4, 4), (9, 9, 9)).save(root / "single.png")
+
+
+def touch_second_encoder(root):
+    (root / "second" / "tokenizer.json").write_text("{}")
+
+
 def touch_prose(root):
     (root / "README.md").write_text("words")
 
@@ -255,12 +268,46 @@ def test_only_what_changed_runs_again(project, no_kernel, change, expected):
     assert run(project) == [False, False]
 
 
-def test_libraries_count(project, no_kernel, monkeypatch):
+@pytest.mark.parametrize("library", ["torch", "scipy"])
+def test_libraries_count(project, no_kernel, monkeypatch, library):
     run(project)
-    monkeypatch.setattr(
-        "sing_utils.execute.notebooks.importlib.metadata.version", lambda name: f"0.0.1-{name}"
-    )
+    known = notebooks._version
+    monkeypatch.setattr(notebooks, "_version", lambda name: "0.0.1" if name == library else known(name))
     assert run(project) == [True, True]
+
+
+@pytest.mark.parametrize("change", [touch_photo, touch_second_encoder])
+def test_single_photos_and_the_second_encoder_count(project, no_kernel, monkeypatch, change):
+    Image.new("RGB", (4, 4)).save(project / "single.png")
+    (project / "second").mkdir()
+    (project / "second" / "w.safetensors").write_bytes(b"1")
+    given = {"overrides": {"photos": ["single.png"], "second_encoder": "karlo:second"}}
+    monkeypatch.setattr(notebooks, "_require_inputs", lambda *_: None)
+    assert run(project, **given) == [True, True]
+    assert run(project, **given) == [False, False]
+    change(project)
+    assert run(project, **given) == [True, True]
+
+
+@pytest.mark.parametrize("pictures", [False, True])
+def test_a_second_encoder_that_is_built_on_the_classifier_is_refused_before_anything_runs(
+    project, no_kernel, monkeypatch, pictures
+):
+    whole = load_encoder("embedded")
+    alone = whole.only("efficientnet_lite0")
+    monkeypatch.setattr(notebooks, "require_fit", lambda *_, **__: None)
+    monkeypatch.setattr(notebooks, "load_encoder", lambda name, **_: whole if name == "embedded" else alone)
+    shutil.copytree(project / "features" / "embedded", project / "features" / "planted")
+    given = {"second_encoder": "planted"} | ({"images": "photos"} if pictures else {})
+    if not pictures:  # whose store says of which network it is
+        manifest = project / "features" / "efficientnet_lite0" / "manifest.json"
+        said = json.loads(manifest.read_text())
+        said["extractor"] |= {"name": "efficientnet_lite0"}
+        manifest.write_text(json.dumps(said))
+    with pytest.raises(SingError, match="no tower but 'efficientnet_lite0' itself"):
+        run(project, overrides=given)
+    assert no_kernel == []
+    assert run(project, overrides=given | {"controls": []}) == [True, True]
 
 
 def test_parameters_make_a_run_of_their_own_and_reach_the_notebooks(project, no_kernel):
@@ -506,6 +553,8 @@ def test_a_second_run_in_a_folder_is_refused_while_the_first_is_at_work(
 ):
     """Without a lock the second one's claim would stand in the record of the first one's tables."""
     meanwhile = []
+    # One that waited for the first would wait for ever: it is to fail.
+    monkeypatch.setattr("sing_utils.features.shards.FileLock", partial(FileLock, timeout=5))
 
     def execute(source, target, **options):
         with pytest.raises(SingError, match="mine is being written by another process") as refused:

@@ -24,7 +24,7 @@ from sing_utils.features.fitting import fit_stores
 from sing_utils.features.store import FeatureStore
 from sing_utils.measure import analyze_files as files
 from sing_utils.measure.analyze import _merge, analyze
-from sing_utils.measure.analyze_files import open_features, read_embeddings, save_embeddings
+from sing_utils.measure.analyze_files import open_features, read_embeddings
 from sing_utils.method.head import Certificate, random_basis
 from sing_utils.models.classifiers import LinearHead, load_classifier
 from sing_utils.models.encoders import load_encoder
@@ -42,7 +42,7 @@ def numbers(tmp_path):
     save_file({"features": f}, tmp_path / "features.safetensors")
     np.save(tmp_path / "features.npy", f.numpy())
     Translator(T).save(tmp_path / "T.safetensors")
-    save_embeddings(tmp_path / "texts.safetensors", {"a cat": t[0], "a dog": t[1]})
+    save_file({"embeddings": t}, tmp_path / "texts.safetensors", {"texts": '["a cat", "a dog"]'})
     return tmp_path, W, b, f, T, t
 
 
@@ -128,7 +128,7 @@ def test_pieces_make_no_difference(numbers, monkeypatch, piece, features):
     options = {"translator": folder / "T.safetensors", "texts": read_embeddings(folder / "texts.safetensors")}
     whole = run(folder, out=folder / "whole", **options)
     monkeypatch.setattr(files, "_ROWS", piece)
-    assert next(len(f) for _, f in open_features(folder / features).pieces()) == piece
+    assert len(next(open_features(folder / features).pieces())) == piece
     parts = run(folder, features=features, out=folder / "parts", **options)
     pd.testing.assert_frame_equal(parts.summary, whole.summary, rtol=1e-6)
     for name in ("rows", "texts"):
@@ -139,7 +139,7 @@ def test_pieces_make_no_difference(numbers, monkeypatch, piece, features):
 def test_the_certificate_is_of_all_pieces():
     """Null removal changes no top-1 class, so what is counted is looked at by hand."""
     a, b = Certificate(3, 0.2, 1e-6, 1), Certificate(4, 0.1, 1e-5, 5)
-    assert _merge(a, b) == _merge(b, a) == Certificate(7, 0.2, 1e-5, 6)
+    assert _merge([a, b]) == _merge([b, a]) == Certificate(7, 0.2, 1e-5, 6)
 
 
 def test_a_store_brings_its_paths(root, tmp_path):
@@ -327,7 +327,7 @@ def test_the_commands_from_a_classifier_to_scores(root, tmp_path, monkeypatch):
     assert "without the encoder's efficientnet_lite0" in done.stdout
     assert "head.parquet, random.parquet, rows.parquet, summary.parquet, texts.parquet in out" in done.stdout
     judge = load_encoder("embedded").judge_of("efficientnet_lite0")
-    save_embeddings("texts.safetensors", {"a jeep": judge.encode_text(["a jeep"])[0]})
+    write("texts.safetensors", {"embeddings": judge.encode_text(["a jeep"])}, {"texts": '["a jeep"]'})
     code, output = sing(*analyse, "--embeddings", "texts.safetensors")
     line = next(x for x in done.stdout.splitlines() if "a jeep" in x)
     assert line in output  # the same numbers from a file of embeddings
@@ -466,14 +466,14 @@ def test_a_disk_that_fills_up_leaves_the_tables_as_they_were(numbers, monkeypatc
     folder, out = numbers[0], numbers[0] / "out"
     run(folder, out=out)
     before = {p.name: p.read_bytes() for p in out.iterdir()}
-    close = files.pq.ParquetWriter.close
+    to_parquet = pd.DataFrame.to_parquet
 
-    def full(self):
-        if f".{at}." in str(self.where.name):
+    def full(table, file, **options):
+        to_parquet(table, file, **options)
+        if f".{at}." in file.name:
             raise OSError(errno.ENOSPC, "No space left on device")
-        close(self)
 
-    monkeypatch.setattr(files.pq.ParquetWriter, "close", full)
+    monkeypatch.setattr(pd.DataFrame, "to_parquet", full)
     with pytest.raises(SingError, match="No space left"):
         run(folder, translator=folder / "T.safetensors", out=out)
     monkeypatch.undo()
@@ -489,7 +489,7 @@ def test_a_disk_that_fills_up_leaves_the_tables_as_they_were(numbers, monkeypatc
           "--encoder", "embedded"), "sing_utils.features.fitting.fit_stores"),
         (("picture", "chelsea"), "sing_utils.runs.run.open_run"),
         (("analyze", "--head", "head.safetensors", "--features", "features.npy"),
-         "sing_utils.measure.analyze._analysis"),
+         "sing_utils.measure.analyze._merge"),
         (("pack", "--features", "features.npy", "--table", "t.csv"),
          "sing_utils.features.store.write_manifest"),
     ],

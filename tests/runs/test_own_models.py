@@ -65,6 +65,8 @@ def test_a_run_of_ones_own_model_and_pictures(own_run, monkeypatch):
     head = run.head("Mine")
     assert head.label(0) == "stripes"
     picture = run.original(data.index["path"][3])
+    with pytest.raises(SingError, match="none of the run's pictures"):
+        run.original("nowhere.png")
     out = run.classifier("Mine")(run.classifier("Mine").prepare(picture)[None])
     torch.testing.assert_close(out.features[0], data.f[3])  # another batch rounds otherwise
     again = own_run()
