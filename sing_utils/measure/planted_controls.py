@@ -45,8 +45,8 @@ def _controls(world: World, name: str, draws: int) -> list[dict[str, Any]]:
     T, spaces = fit_translator(world, head), head.spaces()
     photos, to_fit, texts = world.photos(head), world.photos(head, "fit"), world.texts(world.prompts)
     f, own, fit = photos.f, photos.own, (to_fit.f, to_fit.z)
-    null = remove_null(f, T, spaces, texts, own)
-    found, energy = null.statistics(), float(null.energy.mean())
+    found = remove_null(f, T, spaces, texts, own).statistics()
+    energy = found["energy"] / 100
     rows: list[dict[str, Any]] = []
 
     def add(control: str, score: str, value: float, **place: float) -> None:
