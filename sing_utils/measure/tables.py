@@ -43,42 +43,6 @@ def shown(run: Run, table: pd.DataFrame, digits: int = 2, **more: int) -> Styler
     return page(table.replace(dict.fromkeys(named, run.short)), digits, **more)
 
 
-def networks(run: Run) -> pd.DataFrame:
-    """One row a classifier: the gap at its head's rank, how W f + b meets its logits, which weights."""
-    rows = []
-    for name in run.classifiers:
-        head, spaces = run.head(name), run.spaces(name)
-        rows.append(
-            {
-                "classifier": name,
-                "largest σ": float(spaces.singular_values[0]),
-                "smallest σ kept": float(spaces.singular_values[spaces.rank - 1]),
-                "|Wf + b − logits|, relative": head.identity_error,
-                "weights (SHA-256)": head.sha256[:12],
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def spectra(run: Run) -> pd.DataFrame:
-    """classifier, index (from 1), singular value of its head."""
-    frames = [
-        pd.DataFrame({"classifier": name, "singular value": run.spaces(name).singular_values.numpy()})
-        for name in run.classifiers
-    ]
-    return pd.concat([x.assign(index=np.arange(1, len(x) + 1)) for x in frames], ignore_index=True)
-
-
-def null_energy(run: Run) -> pd.DataFrame:
-    """Share of each evaluation photo's feature energy in the null space: percent."""
-    frames = []
-    for name in run.classifiers:
-        data = run.photos(name)
-        share = 100 * run.spaces(name).null_energy(data.f).numpy()
-        frames.append(data.index[["class", "path"]].assign(classifier=name, share=share, space="null space"))
-    return pd.concat(frames, ignore_index=True)
-
-
 def photo_counts(run: Run) -> pd.DataFrame:
     """One row a class: photos to fit and to evaluate, and whether they were enlarged."""
     index = run.photos(run.classifiers[0], "all").index

@@ -28,23 +28,6 @@ def without_null(f):
 # --------------------------------------------------------------------------------- set-up
 
 
-def test_networks_and_spectra(run):
-    row = tables.networks(run).iloc[0]
-    assert (row["largest σ"], row["smallest σ kept"]) == pytest.approx((2.0, 1.0))
-    spectra = tables.spectra(run)
-    assert spectra[spectra["classifier"] == "two"]["singular value"].tolist() == pytest.approx([2.0, 1.0])
-    assert spectra["index"].tolist() == [1, 2, 1, 2]
-
-
-def test_null_energy_is_of_evaluation_photos_in_percent(run):
-    table = tables.null_energy(run)
-    own = table[table["classifier"] == "one"].set_index("path")["share"]
-    assert len(own) == 20
-    f = run.f[4]  # the third evaluation photo
-    assert own["4.png"] == pytest.approx(100 * float((f[2:] ** 2).sum() / (f**2).sum()))
-    assert "2.png" not in own
-
-
 def test_photo_counts(run):
     run.index.loc[3:, "evaluation"] = False
     table = tables.photo_counts(run).set_index("class")
