@@ -30,7 +30,7 @@ from sing_utils.evidence.controls import (
 from sing_utils.evidence.intervals import chance_p, false_discovery, percentile, permutation_p, sure_mean
 from sing_utils.evidence.refits import scored
 from sing_utils.evidence.translators import blind_scores, translator_parts
-from sing_utils.measure.tables import fitted, refitted
+from sing_utils.measure.tables import ends, fitted, refitted
 from sing_utils.method.head import HeadSpaces
 from sing_utils.method.translator import Translator, quality
 from sing_utils.runs.profiles import worded
@@ -207,21 +207,11 @@ def subspace_control(draws: pd.DataFrame) -> pd.DataFrame:
         for statistic in STATISTICS:
             drawn = chance[statistic].dropna()
             low, middle, high = drawn.quantile([0.025, 0.5, 0.975])
-            known = len(drawn) > 0 and np.isfinite(null[statistic])
-            rows.append(
-                {
-                    "classifier": name,
-                    "kind": kind,
-                    "statistic": statistic,
-                    "null space": null[statistic],
-                    "chance": middle,
-                    "low": low,
-                    "high": high,
-                    "percentile": percentile(null[statistic], drawn) if known else np.nan,
-                    "p": chance_p(null[statistic], drawn) if known else np.nan,
-                    "draws": len(drawn),
-                }
-            )
+            row = {"classifier": name, "kind": kind, "statistic": statistic, "null space": null[statistic]}
+            row |= {"chance": middle, "low": low, "high": high, "percentile": np.nan, "p": np.nan}
+            if len(drawn) and np.isfinite(value := null[statistic]):
+                row |= {"percentile": percentile(value, drawn), "p": chance_p(value, drawn)}
+            rows.append(row | {"draws": len(drawn)})
     return pd.DataFrame(rows)
 
 
@@ -462,7 +452,7 @@ def _with_intervals(run: Run, name: str, own: pd.DataFrame) -> dict[str, float]:
     halves = refitted(run, name, own)
     for what in ("AS", "contrast", "contrast beyond"):
         found = sure_mean(own[what], halves[what], level=run.profile.confidence)
-        row |= {what: found.value, f"{what} low": found.low, f"{what} high": found.high}
+        row |= ends(found, what)
         row |= {what.replace("contrast", "p"): found.p} if what != "AS" else {}
     return row
 
@@ -507,7 +497,7 @@ def classifier_differences(run: Run, scores: pd.DataFrame) -> pd.DataFrame:
                 continue  # a single class has no contrast
             found = sure_mean(x, spread, level=level)
             row = {"first": first, "second": second, "statistic": statistic, "photos": len(wide)}
-            row |= {"difference": found.value, "low": found.low, "high": found.high}
+            row |= ends(found, "difference", "")
             if photos["class"].nunique() >= 5:
                 by = sure_mean(x, spread, level=level, groups=photos["class"])
                 row |= {"low by class": by.low, "high by class": by.high, "p by class": by.p}

@@ -144,9 +144,7 @@ def _fits_apart(
     """How much the second of two fits gains in cosine, and its squared error relative to the first's."""
     gain = _bootstrap(run, lambda x: x.mean(-1), other[0] - one[0])
     ratio = _bootstrap(run, lambda x, y: y.mean(-1) / x.mean(-1), one[1], other[1])
-    found = {"gain": gain, "ratio": ratio}
-    ends = {f"{k} {end}": getattr(v, end) for k, v in found.items() for end in ("low", "high")}
-    return {k: v.value for k, v in found.items()} | ends
+    return ends(gain, "gain") | ends(ratio, "ratio")
 
 
 def _fit_row(name: str, T: Translator, evaluation: Photos) -> dict[str, Any]:
@@ -289,8 +287,7 @@ def spreads(scores: pd.DataFrame, run: Run) -> pd.DataFrame:
         row |= {f"sd {c} (°)": own[c].std() for c in ("AS", "IS")}
         halves = refitted(run, name, own)
         for statistic, (function, columns) in _STATISTICS.items():
-            found, ends = _sure(run, function, own, halves, *columns), _ENDS.get(statistic, f"{statistic} ")
-            row |= {statistic: found.value, f"{ends}low": found.low, f"{ends}high": found.high}
+            row |= ends(_sure(run, function, own, halves, *columns), statistic, _ENDS.get(statistic))
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -312,21 +309,11 @@ def class_medians(scores: pd.DataFrame, run: Run) -> pd.DataFrame:
     What the intervals say: as for `spreads`.
     """
     rows = []
-    for name, photos in scores.groupby("classifier", sort=False):
-        for c, own in photos.groupby("class", sort=False):
-            found = _sure(run, _size, own, refitted(run, name, own), "AS")
-            rows.append(
-                {
-                    "classifier": name,
-                    "class": c,
-                    "photos": len(own),
-                    "value": found.value,
-                    "low": found.low,
-                    "high": found.high,
-                    "beyond the logits": own["AS beyond"].abs().median(),
-                    "enlarged": own["label"].iloc[0] in run.profile.low_resolution,
-                }
-            )
+    for (name, c), own in scores.groupby(["classifier", "class"], sort=False):
+        found = _sure(run, _size, own, refitted(run, name, own), "AS")
+        beyond, label = own["AS beyond"].abs().median(), own["label"].iloc[0]
+        row = {"classifier": name, "class": c, "photos": len(own), **ends(found)}
+        rows.append(row | {"beyond the logits": beyond, "enlarged": label in run.profile.low_resolution})
     return pd.DataFrame(rows)
 
 
@@ -432,9 +419,9 @@ def concept_sizes(run: Run) -> pd.DataFrame:
         for c in run.concept_classes:
             x, y, paths = class_angles(run, name, c, texts)  # (N, K) each
             halves = _of_phrases(run, name, c, run.refits(name).toward)[..., : len(texts)]  # (R, K)
-            ends = size_of((x - y).numpy(), halves, level=run.profile.confidence)
+            sizes = size_of((x - y).numpy(), halves, level=run.profile.confidence)
             row = {"classifier": name, "class": c, "photos": len(paths)}
-            rows.append(row | dict(zip(("value", "low", "high"), ends, strict=True)))
+            rows.append(row | dict(zip(("value", "low", "high"), sizes, strict=True)))
     return pd.DataFrame(rows)
 
 
@@ -505,7 +492,7 @@ def failures(run: Run, scores: pd.DataFrame) -> pd.DataFrame:
             continue  # nothing to tell apart
         for score in ("AS", "IS"):
             ci = _bootstrap(run, _roc_area, own[score].abs()[known], wrong)
-            row = {"classifier": name, "score": "|AS|" if score == "AS" else score, **_interval(ci)}
+            row = {"classifier": name, "score": "|AS|" if score == "AS" else score, **ends(ci)}
             rows.append(row | {"photos": len(wrong), "misnamed": int(wrong.sum())})
     return pd.DataFrame(rows, columns=["classifier", "score", "value", "low", "high", "photos", "misnamed"])
 
@@ -538,8 +525,10 @@ def _bootstrap(run: Run, statistic: Any, *samples: Any) -> Any:
     return bootstrap(statistic, *samples, level=p.confidence, draws=p.bootstrap_draws, seed=p.seed)
 
 
-def _interval(ci: Any) -> dict[str, float]:
-    return {"value": ci.value, "low": ci.low, "high": ci.high}
+def ends(found: Any, value: str = "value", tail: str | None = None) -> dict[str, float]:
+    """A statistic and its interval as columns of a row: value, and low and high after `tail`."""
+    tail = ("" if value == "value" else f"{value} ") if tail is None else tail
+    return {value: found.value, f"{tail}low": found.low, f"{tail}high": found.high}
 
 
 def _row_spearman(a: np.ndarray, b: np.ndarray) -> np.ndarray:
