@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -38,54 +39,73 @@ _BISECTIONS = 12  # of a power between -4 and 4
 
 
 @dataclass(frozen=True, eq=False)
-class Removed:
-    """What removing a part of each feature did to it, photo by photo.
+class Scores:
+    """How two embeddings of each photo differ, such as T f and T f~: the one vocabulary of all controls.
 
     Attributes:
         AS: toward the prompt of each photo's own class, (N,), degrees.
         contrast: see `sing_utils.method.scores.contrast`, (N,), degrees.
         IS: (N,), degrees.
-        energy: share of |f|^2 that was removed, (N,).
+        toward: AS toward every text, (N, P), degrees.
+        energy: share of |f|^2 that was removed, (N,), where something was.
     """
 
     AS: Tensor
     contrast: Tensor
     IS: Tensor
-    energy: Tensor
+    toward: Tensor
+    energy: Tensor | None = None
+
+    @classmethod
+    def of(
+        cls,
+        before: Tensor,
+        after: Tensor,
+        texts: Tensor,
+        own: Tensor,
+        *,
+        classes: int | None = None,
+        angles: Tensor | None = None,
+        energy: Tensor | None = None,
+    ) -> Scores:
+        """Compare embeddings.
+
+        Args:
+            before: T f, or what stands in its place, (N, n).
+            after: T f~, or what stands in its place, (N, n).
+            texts: embeddings of all classes' prompts, and of any texts after them, (P, n).
+            own: number of each photo's class, (N,).
+            classes: how many of the texts are prompts of classes; None: all.
+            angles: those of `before` to the texts, (N, P), if they are known.
+            energy: see above.
+        """
+        angles = text_angles(before, texts) if angles is None else angles
+        toward = angles - text_angles(after, texts)  # eq. 7
+        own = torch.as_tensor(own, dtype=torch.long)
+        mine = toward.gather(1, own[:, None])[:, 0]
+        return cls(mine, contrast(toward[:, :classes], own), image_score(before, after), toward, energy)
+
+    def columns(self, tail: str = "") -> dict[str, np.ndarray]:
+        """AS, contrast and IS as columns of a table of photos."""
+        return {f"{k}{tail}": getattr(self, k).numpy() for k in ("AS", "contrast", "IS")}
 
     def statistics(self) -> dict[str, float]:
         """Median |AS|, mean AS, mean contrast, median IS (degrees), and the removed energy (percent)."""
-        return {
+        found = {
             "|AS|": float(self.AS.abs().quantile(0.5)),
             "AS": float(self.AS.mean()),
             "contrast": float(self.contrast.mean()),
             "IS": float(self.IS.quantile(0.5)),
-            "energy": 100 * float(self.energy.mean()),
         }
+        return found if self.energy is None else found | {"energy": 100 * float(self.energy.mean())}
 
 
-def remove_part(z: Tensor, b: Tensor, texts: Tensor, own: Tensor, energy: Tensor) -> Removed:
-    """Scores of f against f minus a part of it.
-
-    Args:
-        z: T f, (N, n).
-        b: T of the removed part, (N, n).
-        texts: embeddings of all classes' prompts, (C, n).
-        own: number of each photo's class, (N,).
-        energy: share of |f|^2 in the removed part, (N,).
-    """
-    own = torch.as_tensor(own, dtype=torch.long)
-    z, z_tilde = z.double(), (z - b).double()
-    AS = text_angles(z, texts) - text_angles(z_tilde, texts)  # (N, C), eq. 7
-    return Removed(AS.gather(1, own[:, None])[:, 0], contrast(AS, own), image_score(z, z_tilde), energy)
-
-
-def remove_null(f: Tensor, T: Any, spaces: HeadSpaces, texts: Tensor, own: Tensor) -> Removed:
+def remove_null(f: Tensor, T: Any, spaces: HeadSpaces, texts: Tensor, own: Tensor) -> Scores:
     """Null removal itself (eq. 9): f (N, m), T (n, m), texts (C, n), own (N,)."""
     Q, weight = spaces.null_basis.to(f), _weight(T).to(f)
-    inside = f @ Q  # (N, m - r)
+    inside, z = f @ Q, f @ weight.mT  # (N, m - r), (N, n)
     energy = inside.square().sum(-1) / f.square().sum(-1)
-    return remove_part(f @ weight.mT, inside @ (weight @ Q).mT, texts, own, energy)
+    return Scores.of(z, z - inside @ (weight @ Q).mT, texts, own, energy=energy)
 
 
 def remove_random(
@@ -100,33 +120,38 @@ def remove_random(
     like: Tensor | None = None,
     energy: float | None = None,
 ) -> pd.DataFrame:
-    """Remove random subspaces instead of the null space: one row a draw, `Removed.statistics`.
+    """Remove random subspaces instead of the null space: one row a draw, `Scores.statistics`.
+
+    Uniformly random ones by default. The null space of a trained head is not like them: it lies where
+    features have little energy. With `energy`, subspaces of the same dimension are drawn that lean as far
+    away from where the features' energy is as it takes to hold no more of it than the null space does.
 
     Args:
         f: features, (N, m).
         T: a translator, or its weight (n, m).
         texts: embeddings of all classes' prompts, (C, n).
         own: number of each photo's class, (N,).
-        dim, draws, seed, like, energy: see `random_bases`; energy is that of f.
+        dim: of the subspaces.
+        draws: how many.
+        seed: of the draws.
+        like: features that say where the energy is, (M, m), such as those that T was fitted on; None: f.
+        energy: mean share of |f|^2 in the subspace, between 0 and 1; None: whatever a uniform draw holds.
+
+    Raises:
+        SingError: for a dimension that is not below m, or fewer than 1 draw.
     """
     # Single precision is enough for chance, and several times as fast.
-    vectors, spans = _spans(f, dim=dim, draws=draws, seed=seed, like=like, energy=energy)
-    x, weight, own = f.float(), _weight(T).float(), torch.as_tensor(own, dtype=torch.long)
+    vectors, spans = random_spans(f, dim=dim, draws=draws, seed=seed, like=like, energy=energy)
+    x, weight = f.float(), _weight(T).float()
     if vectors is not None:
         x, weight = x @ vectors, weight @ vectors
     z, total = (x @ weight.mT).double(), x.square().sum(-1)
-    before = text_angles(z, texts)
     rows: list[dict[str, float]] = []
+    angles = text_angles(z, texts)
     for Q in spans:
         inside = x @ Q  # (N, dim)
-        z_tilde = z - inside @ (weight @ Q).mT
-        AS = before - text_angles(z_tilde, texts)  # (N, C), eq. 7
-        found = Removed(
-            AS.gather(1, own[:, None])[:, 0],
-            contrast(AS, own),
-            _row_angles(z, z_tilde),
-            inside.square().sum(-1) / total,
-        )
+        share = inside.square().sum(-1) / total
+        found = Scores.of(z, z - inside @ (weight @ Q).mT, texts, own, angles=angles, energy=share)
         rows.append({"draw": len(rows), **found.statistics()})
     return pd.DataFrame(rows)
 
@@ -146,14 +171,7 @@ def at_energy(draws: pd.DataFrame, energy: float) -> pd.DataFrame:
     return draws.assign(**{c: draws[c] - slope[c] * (draws["energy"] - energy) for c in columns})
 
 
-def _row_angles(x: Tensor, y: Tensor) -> Tensor:
-    """Angles row by row as `text_angles` has them, in degrees: (N, n), (N, n) -> (N,)."""
-    norms = torch.linalg.vector_norm(x, dim=-1) * torch.linalg.vector_norm(y, dim=-1)
-    cosine = ((x * y).sum(-1) / norms).clamp(-1.0, 1.0)
-    return torch.rad2deg(2 * torch.atan2((1 - cosine).sqrt(), (1 + cosine).sqrt()))
-
-
-def random_bases(
+def random_spans(
     f: Tensor,
     *,
     dim: int,
@@ -161,33 +179,12 @@ def random_bases(
     seed: int = 0,
     like: Tensor | None = None,
     energy: float | None = None,
-) -> Iterator[Tensor]:
-    """Orthonormal bases of random subspaces of feature space, (m, dim) each, single precision.
-
-    Uniformly random ones by default. The null space of a trained head is not like them: it lies where
-    features have little energy. With `energy`, subspaces of the same dimension are drawn that lean as far
-    away from where the features' energy is as it takes to hold no more of it than the null space does.
-
-    Args:
-        f: features, (N, m).
-        dim: of the subspaces.
-        draws: how many.
-        seed: of the draws.
-        like: features that say where the energy is, (M, m), such as those that T was fitted on; None: f.
-        energy: mean share of |f|^2 in the subspace, between 0 and 1; None: whatever a uniform draw holds.
-
-    Raises:
-        SingError: for a dimension that is not below m, or fewer than 1 draw.
-    """
-    vectors, spans = _spans(f, dim=dim, draws=draws, seed=seed, like=like, energy=energy)
-    for Q in spans:
-        yield Q if vectors is None else vectors @ Q
-
-
-def _spans(
-    f: Tensor, *, dim: int, draws: int, seed: int, like: Tensor | None, energy: float | None
 ) -> tuple[Tensor | None, Iterator[Tensor]]:
-    """Axes (m, m) and bases (m, dim) in their coordinates; None stands for the features' own axes."""
+    """The subspaces of `remove_random`, in single precision, which is enough for chance and much faster.
+
+    Returns:
+        Axes (m, m), None for the features' own, and orthonormal bases in their coordinates, (m, dim) each.
+    """
     m = f.shape[1]
     if not 0 < dim < m or draws < 1:
         raise SingError(f"dim is {dim} of {m} and draws {draws}, expected 0 < dim < m and at least 1 draw.")
@@ -226,23 +223,6 @@ def _tilt(f: Tensor, scale: Tensor, dim: int, energy: float, seed: int) -> float
         found = sum(energy_share(f, Q) for Q in spans) / trials
         low, high = (middle, high) if found > energy else (low, middle)
     return (low + high) / 2
-
-
-def score_wordings(z: Tensor, z_tilde: Tensor, texts: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
-    """AS toward the own class and contrast, in each wording of the prompts: (N, n) twice -> (N, R) twice.
-
-    Args:
-        z: T f, (N, n).
-        z_tilde: T f~, (N, n).
-        texts: embeddings of the prompts, (R, C, n): R wordings of C classes.
-        own: number of each photo's class, (N,).
-    """
-    R, C, n = texts.shape
-    flat = texts.reshape(R * C, n)
-    AS = (text_angles(z, flat) - text_angles(z_tilde, flat)).reshape(len(z), R, C)  # eq. 7
-    true = AS.gather(2, own[:, None, None].expand(-1, R, 1))[..., 0]  # (N, R)
-    contrasts = torch.stack([contrast(AS[:, r], own) for r in range(R)], 1)
-    return true, contrasts
 
 
 def other_names(AS: Tensor, own: Tensor, *, permutations: int, seed: int = 0) -> Tensor:

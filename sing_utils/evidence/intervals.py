@@ -36,8 +36,6 @@ class Interval:
     low: float
     high: float
     error: float
-    level: float
-    draws: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,7 +156,7 @@ def bootstrap(
             random_state=rng,
         )
     low, high = found.confidence_interval
-    return Interval(value, float(low), float(high), float(found.standard_error), level, draws)
+    return Interval(value, float(low), float(high), float(found.standard_error))
 
 
 def bootstrap_places(

@@ -27,9 +27,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from sing_utils.evidence.controls import Scores
 from sing_utils.method.beyond import BeyondLogits
 from sing_utils.method.head import HeadSpaces
-from sing_utils.method.scores import contrast, image_score, text_angles
+from sing_utils.method.scores import text_angles
 from sing_utils.method.translator import Translator, split_rows
 
 _NOTHING = 1e-10  # of the mean variance: added to what is inverted, so that no direction of nothing counts
@@ -226,14 +227,13 @@ class Refits:
         photos = member.sum(0)[:, None]
         total, squares, scores = torch.zeros(()), torch.zeros(()), []
         for half, shrinkage in zip(halves.pairs(count, seed=seed), shrinkages, strict=True):
-            found = scored(whole + distance * (half(x) - whole), shrinkage, *given)
-            AS, before = found.pop("AS"), found.pop("before")  # (N, P) each
-            toward = member.mT @ AS / photos  # (C, P)
-            one = AS - toward[own]  # what this refit adds to one photo only
+            found, beyond, angles = scored(whole + distance * (half(x) - whole), shrinkage, *given)
+            toward = member.mT @ found.toward / photos  # (C, P)
+            one = found.toward - toward[own]  # what this refit adds to one photo only
             total, squares = total + one, squares + one**2
-            mine = {"AS": AS, "AS_beyond": found.pop("AS_beyond")}
-            found |= {k: v.gather(1, own[:, None])[:, 0] for k, v in mine.items()}
-            scores.append(found | {"toward": toward, "before": member.mT @ before / photos})
+            row = {k: getattr(found, k) for k in ("AS", "contrast", "IS")}
+            row |= {f"{k}_beyond": getattr(beyond, k, torch.full_like(v, torch.nan)) for k, v in row.items()}
+            scores.append(row | {"toward": toward, "before": member.mT @ angles / photos})
         spread = squares / count - (total / count) ** 2  # (N, P)
         stacked = {k: torch.stack([s[k] for s in scores]).float() for k in scores[0]}
         return cls(**stacked, shared=(member.mT @ spread / photos / (photos - 1)).float())
@@ -253,17 +253,14 @@ class Refits:
         return cls(**load_file(path))
 
 
-def scored(z: Tensor, shrinkage: Tensor, texts: Tensor, own: Tensor, classes: int) -> dict[str, Tensor]:
-    """Scores of what `Maps` gives, (4, N, n); AS toward every text, beyond the logits toward the classes'."""
-    found: dict[str, Tensor] = {}
-    pairs = ("", z[0], z[1], texts), ("_beyond", z[2] + shrinkage * z[3], z[2], texts[:classes])
-    for tail, whole, part, to in pairs:
-        if part.isnan().any():
-            found |= {f"{k}_beyond": torch.full_like(found[k], torch.nan) for k in ("AS", "contrast", "IS")}
-            continue
-        before = text_angles(whole, to)  # (N, P)
-        AS = before - text_angles(part, to)  # eq. 7
-        found |= {f"AS{tail}": AS, f"contrast{tail}": contrast(AS[:, :classes], own)}
-        found[f"IS{tail}"] = image_score(whole, part)  # eq. 8
-        found.setdefault("before", before)
-    return found
+def scored(
+    z: Tensor, shrinkage: Tensor, texts: Tensor, own: Tensor, classes: int
+) -> tuple[Scores, Scores | None, Tensor]:
+    """Scores of what `Maps` gives, (4, N, n): toward every text, and beyond the logits toward the classes'.
+
+    Beyond the logits there are none where photos were too few. Last come the angles of T f, (N, P).
+    """
+    angles, nothing = text_angles(z[0], texts), bool(z[2].isnan().any())
+    found = Scores.of(z[0], z[1], texts, own, classes=classes, angles=angles)
+    beyond = None if nothing else Scores.of(z[2] + shrinkage * z[3], z[2], texts[:classes], own)
+    return found, beyond, angles

@@ -16,7 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sing_utils.evidence.controls import Removed, remove_null
+from sing_utils.evidence.controls import Scores, remove_null
 from sing_utils.method.head import HeadSpaces
 from sing_utils.method.translator import Translator, quality
 
@@ -64,7 +64,6 @@ def _refit(V: Tensor, fit: Pairs, held_out: Pairs) -> float:
 
 def blind_scores(
     T: Translator,
-    ridge: float,
     spaces: HeadSpaces,
     fit: Pairs,
     held_out: Pairs,
@@ -73,7 +72,7 @@ def blind_scores(
     *,
     draws: int,
     seed: int = 0,
-) -> list[Removed]:
+) -> list[Scores]:
     """Scores in worlds where null directions mean nothing: what a fit makes of them by itself.
 
     The embeddings are drawn anew, as T Π_p f plus a residual of another photo, and a translator is fitted
@@ -81,8 +80,7 @@ def blind_scores(
     spaces share in the photos.
 
     Args:
-        T: fitted with `ridge`, (n, m).
-        ridge: as `TranslatorFitter.solve` takes it.
+        T: with the report of its fit, whose ridge is taken, (n, m).
         spaces: of the head.
         fit: what T was fitted on, (N, m) and (N, n).
         held_out: photos to score, (M, m) and (M, n); residuals are made as large as they are on these.
@@ -91,9 +89,10 @@ def blind_scores(
         draws: how many worlds.
         seed: of the residuals.
     """
+    assert T.report is not None
     x, z = fit
     lhs = x.double().mT @ x.double() / len(x)
-    lhs.diagonal().add_(ridge)
+    lhs.diagonal().add_(T.report.ridge)
     factor, generator = torch.linalg.cholesky(lhs), torch.Generator().manual_seed(seed)
     principal = T.after_null_removal(spaces)(x)
     residual = z.to(x) - T(x)

@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 
 from sing_utils.errors import SingError
-from sing_utils.evidence.translators import blind_scores
+from sing_utils.evidence.controls import Scores
+from sing_utils.measure.controls import blind
+from sing_utils.measure.tables import fitted, worlds_by_chance
 from sing_utils.method.beyond import BeyondLogits
-from sing_utils.method.scores import attribute_score, contrast, image_score, text_angles
 from sing_utils.method.translator import RIDGES, TranslatorFitter, least, quality, split_rows
 from sing_utils.planted.heads import Planted
 from sing_utils.planted.scenes import FACTORS
@@ -35,99 +36,9 @@ GIVEN = "as given"
 SCORES = ("IS", "|AS|", "contrast")
 
 
-def _place(relative: float) -> int:
-    """The place in `RIDGES` of a ridge relative to the mean square of the features."""
-    return int(np.abs(np.log(np.array(RIDGES) / relative)).argmin())
-
-
-# ------------------------------------------------------------------------------- the stretch
-
-
-@dataclass(frozen=True, eq=False)
-class _Stretched:
-    """A classifier's translators for every stretch of the null component, from one decomposition.
-
-    Of features Π_p f + s Π_n f, T minimises the error of A f, A = T (Π_p + s Π_n), plus λ (|A V_p|² +
-    |A V_n|² / s²): the stretch is a ridge of its own for the null space, and nothing else.
-
-    Attributes:
-        gram, cross: FᵀF / N and FᵀZ / N of the rows to fit, (m, m) and (m, n), in coordinates [V_p Q, V_n]
-            in which the principal block is diagonal.
-        held: the rows that choose the ridge: (H, m) in these coordinates, and (H, n).
-        new: the evaluation photos, (N, m), in these coordinates.
-        rank: how many of the coordinates are principal.
-    """
-
-    gram: Tensor
-    cross: Tensor
-    held: tuple[Tensor, Tensor]
-    new: Tensor
-    rank: int
-
-    @classmethod
-    def of(cls, run: Run, name: str) -> _Stretched:
-        """Those of a classifier."""
-        fit, spaces = run.photos(name, "fit"), run.spaces(name)
-        sums, held = _sums(run, name)
-        V_p = spaces.principal_basis
-        Q = torch.linalg.eigh(V_p.mT @ sums.ff @ V_p)[1]
-        axes = torch.cat([V_p @ Q, spaces.null_basis], 1)  # (m, m)
-        gram, cross = axes.mT @ sums.ff @ axes / sums.n_rows, axes.mT @ sums.fz / sums.n_rows
-        chosen = fit.f[held].double() @ axes, fit.z[held].double()
-        return cls(gram, cross, chosen, run.photos(name).f.double() @ axes, spaces.rank)
-
-    def translate(self, s: float, start: int) -> tuple[Tensor, Tensor, int]:
-        """T f and T f~ of the evaluation photos, (N, n) each, and the ridge's place in `RIDGES`."""
-        r, square = self.rank, self.gram.diagonal()
-        unit = float((square[:r].sum() + s**2 * square[r:].sum()) / len(square))
-        f, z = self.held
-
-        def error(place: int) -> float:
-            return float((f @ self._solve(s, unit * RIDGES[place]) - z).square().sum())
-
-        place = least(error, [start], len(RIDGES))
-        A = self._solve(s, unit * RIDGES[place])
-        principal = self.new[:, :r] @ A[:r]
-        return principal + self.new[:, r:] @ A[r:], principal, place
-
-    def _solve(self, s: float, ridge: float) -> Tensor:
-        """Aᵀ, (m, n): by blocks, of which the principal one is diagonal."""
-        r, G, C = self.rank, self.gram, self.cross
-        weights = 1 / (G.diagonal()[:r].clamp_min(0) + ridge)[:, None]
-        across = weights * G[:r, r:]  # (r, m - r)
-        lhs = G[r:, r:] - G[r:, :r] @ across
-        lhs.diagonal().add_(ridge / s**2)
-        null = torch.linalg.solve(lhs, C[r:] - across.mT @ C[:r])  # (m - r, n)
-        return torch.cat([weights * C[:r] - across @ null, null])
-
-
-def stretches(run: Run, scales: Sequence[float] = SCALES) -> pd.DataFrame:
-    """The null part of every feature times s, W as it is: one row a classifier and s.
-
-    Median IS and |AS| and mean contrast, of null removal and beyond the logits (fitted once, in the given
-    basis); how far a logit moved, relative to the largest; how many directions lie beyond the logits.
-    """
-    rows = []
-    for name in run.classifiers:
-        new, spaces, B = run.photos(name), run.spaces(name), run.beyond(name)
-        photos, texts, f, place = _Stretched.of(run, name), run.texts(name, run.prompts), new.f.double(), 0
-        drift = float((spaces.null_component(f) @ spaces.weight.mT).abs().max())
-        drift /= float((f @ spaces.weight.mT).abs().max())
-        known = {f"{k} beyond": v for k, v in _statistics(*B(f), texts, new.own).items()}
-        known["directions beyond"] = len(B.white)
-        for s in scales:
-            before, after, place = photos.translate(s, place)
-            found = _statistics(before, after, texts, new.own)
-            rows.append({"classifier": name, "s": s, **found, **known, "logits moved": abs(s - 1) * drift})
-    return pd.DataFrame(rows)
-
-
-# ---------------------------------------------------------------------------- any rescaling
-
-
 @dataclass(frozen=True, eq=False)
 class _Photos:
-    """A classifier's photos, to be written in bases that rescale each coordinate.
+    """A classifier's photos in some coordinates, to be written in bases that rescale each of them.
 
     Attributes:
         fitter: sums of the rows to fit.
@@ -148,27 +59,27 @@ class _Photos:
     own: Tensor
 
     @classmethod
-    def of(cls, run: Run, name: str) -> _Photos:
-        """Those of a classifier."""
-        fit, new, report = run.photos(name, "fit"), run.photos(name), run.translator(name).report
+    def of(cls, run: Run, name: str, axes: Tensor | None = None) -> _Photos:
+        """Those of a classifier, in the coordinates of orthonormal axes (m, m); None: as given."""
+        (fit, held), new, report = fitted(run, name), run.photos(name), run.translator(name).report
         assert report is not None
-        sums, held = _sums(run, name)
-        chosen = fit.f[held].double(), fit.z[held].double()
-        ridge = report.ridge / sums.mean_square()
-        texts = run.texts(name, run.prompts)
-        return cls(sums, chosen, new.f.double(), run.spaces(name).null_basis, ridge, texts, new.own)
+        axes = torch.eye(new.f.shape[1], dtype=torch.float64) if axes is None else axes
+        sums = _sums(fit[0].double() @ axes, fit[1])
+        f, null = new.f.double() @ axes, axes.mT @ run.spaces(name).null_basis
+        chosen, ridge = (held[0].double() @ axes, held[1].double()), report.ridge / sums.mean_square()
+        return cls(sums, chosen, f, null, ridge, run.texts(name, run.prompts), new.own)
 
     def rescaled(self, d: Tensor) -> dict[str, float]:
         """Median IS and |AS| and mean contrast of the features d * f, whose head is W / d: d (m,)."""
         fitter, (f, z), tried = _scaled(self.fitter, d), self.held, dict[int, Tensor]()
-        unit = fitter.mean_square()
+        unit, start = fitter.mean_square(), int(np.abs(np.log(np.array(RIDGES) / self.ridge)).argmin())
 
         def error(place: int) -> float:
             tried[place] = fitter.solve(ridge=unit * RIDGES[place]).weight
             return float(((f * d) @ tried[place].mT - z).square().sum())
 
-        T = tried[least(error, [_place(self.ridge)], len(RIDGES))]
-        return _statistics(*self._removed(d, T), self.texts, self.own)
+        T = tried[least(error, [start], len(RIDGES))]
+        return Scores.of(*self._removed(d, T), self.texts, self.own).statistics()
 
     def slopes(self) -> dict[str, Tensor]:
         """How mean |AS| and mean contrast change with the logarithm of each coordinate's scale: (m,) each."""
@@ -178,11 +89,8 @@ class _Photos:
         lhs = fitter.ff / fitter.n_rows + self.ridge * unit * torch.eye(len(power), dtype=torch.float64)
         T = torch.linalg.solve(lhs, fitter.fz / fitter.n_rows).mT  # eq. 4
         before, after = self._removed(power.exp(), T)
-        AS = text_angles(before, self.texts) - text_angles(after, self.texts)
-        means = {
-            "|AS|": AS.gather(1, self.own[:, None]).abs().mean(),
-            "contrast": contrast(AS, self.own).mean(),
-        }
+        found = Scores.of(before, after, self.texts, self.own)
+        means = {"|AS|": found.AS.abs().mean(), "contrast": found.contrast.mean()}
         return {k: torch.autograd.grad(v, power, retain_graph=True)[0] for k, v in means.items()}
 
     def _removed(self, d: Tensor, T: Tensor) -> tuple[Tensor, Tensor]:
@@ -201,13 +109,27 @@ def _scaled(sums: TranslatorFitter, d: Tensor) -> TranslatorFitter:
     return out
 
 
-def _statistics(before: Tensor, after: Tensor, texts: Tensor, own: Tensor) -> dict[str, float]:
-    AS = text_angles(before, texts) - text_angles(after, texts)  # (N, C), eq. 7
-    return {
-        "IS": float(image_score(before, after).quantile(0.5)),
-        "|AS|": float(AS.gather(1, own[:, None]).abs().quantile(0.5)),
-        "contrast": float(contrast(AS, own).mean()),
-    }
+def stretches(run: Run, scales: Sequence[float] = SCALES) -> pd.DataFrame:
+    """The null part of every feature times s, W as it is: one row a classifier and s.
+
+    Median IS and |AS| and mean contrast, of null removal and beyond the logits (fitted once, in the given
+    basis); how far a logit moved, relative to the largest; how many directions lie beyond the logits.
+    """
+    rows = []
+    for name in run.classifiers:
+        new, spaces, B = run.photos(name), run.spaces(name), run.beyond(name)
+        f, axes = new.f.double(), torch.cat([spaces.principal_basis, spaces.null_basis], 1)
+        drift = float((spaces.null_component(f) @ spaces.weight.mT).abs().max())
+        drift /= float((f @ spaces.weight.mT).abs().max())
+        beyond = Scores.of(*B(f), run.texts(name, run.prompts), new.own).statistics()
+        known = {f"{k} beyond": beyond[k] for k in SCORES} | {"directions beyond": len(B.white)}
+        photos, d = _Photos.of(run, name, axes), torch.ones(spaces.width, dtype=torch.float64)
+        for s in scales:
+            d[spaces.rank :] = s
+            found = photos.rescaled(d)
+            row = {"classifier": name, "s": s, **{k: found[k] for k in SCORES}, **known}
+            rows.append(row | {"logits moved": abs(s - 1) * drift})
+    return pd.DataFrame(rows)
 
 
 def rescalings(run: Run, *, draws: int = 12) -> pd.DataFrame:
@@ -226,7 +148,8 @@ def rescalings(run: Run, *, draws: int = 12) -> pd.DataFrame:
         for j in range(draws):
             bases[f"random {j + 1}"] = torch.rand(spaces.width, generator=g, dtype=torch.float64) - 0.5
         for basis, power in bases.items():
-            rows.append({"classifier": name, "basis": basis, **photos.rescaled(MOST**power)})
+            found = photos.rescaled(MOST**power)
+            rows.append({"classifier": name, "basis": basis, **{k: found[k] for k in SCORES}})
     return pd.DataFrame(rows)
 
 
@@ -270,17 +193,18 @@ def readings(run: Run, *, draws: int = 5) -> pd.DataFrame:
     for name in run.classifiers:
         new, T, spaces = run.photos(name), run.translator(name), run.spaces(name)
         f, texts = new.f.double(), run.texts(name, run.prompts)
-        ways = {GIVEN: (T(f), T.after_null_removal(spaces)(f), _blind(run, name, draws))}
+        ways = {GIVEN: (T(f), T.after_null_removal(spaces)(f), blind(run, name, draws=draws))}
         with contextlib.suppress(SingError):  # too few photos
             ways["least squares"] = (*_least_squares(run, name, f), {})
-        ways["beyond the logits"] = (*run.beyond(name)(f), _nothing(run, name, draws))
+        nothing = pd.DataFrame([w.statistics() for w in worlds_by_chance(run, name, draws=draws)]).mean()
+        ways["beyond the logits"] = (*run.beyond(name)(f), nothing)
         for way, (before, after, zero) in ways.items():
-            found = _statistics(before, after, texts, new.own)
-            size = float(attribute_score(before, after, texts[new.own]).abs().mean())
-            found["IS / |AS|"] = float(image_score(before, after).mean()) / size if size else np.nan
-            found["R²"] = quality(before, new.z).r2
-            zeros = {f"zero of {k}": zero.get(k, np.nan) for k in SCORES}
-            rows.append({"classifier": name, "way": way, **found, **zeros})
+            scores = Scores.of(before, after, texts, new.own)
+            found, size = scores.statistics(), float(scores.AS.abs().mean())
+            row = {"classifier": name, "way": way, **{k: found[k] for k in SCORES}}
+            row["IS / |AS|"] = float(scores.IS.mean()) / size if size else np.nan
+            row["R²"] = quality(before, new.z).r2
+            rows.append(row | {f"zero of {k}": zero.get(k, np.nan) for k in SCORES})
     return pd.DataFrame(rows)
 
 
@@ -295,7 +219,7 @@ def shown_readings(table: pd.DataFrame) -> pd.DataFrame:
 
 def _least_squares(run: Run, name: str, f: Tensor) -> tuple[Tensor, Tensor]:
     """T f and T f~ by least squares, with an intercept: (N, m) -> (N, n) twice."""
-    sums, _ = _sums(run, name)
+    sums = _sums(*fitted(run, name)[0])
     if sums.n_rows <= len(sums.ff):
         raise SingError(f"{sums.n_rows} photos to fit on, expected more than {len(sums.ff)}.")
     mu, z_mean = sums.f_sum / sums.n_rows, sums.z_sum / sums.n_rows
@@ -309,29 +233,11 @@ def _least_squares(run: Run, name: str, f: Tensor) -> tuple[Tensor, Tensor]:
     return T(f - mu) + z_mean, T((f - mu) @ V @ told) + z_mean
 
 
-def _sums(run: Run, name: str) -> tuple[TranslatorFitter, Tensor]:
-    """The sums of the photos that a classifier's translator was fitted on, and the rows held out."""
-    fit, p = run.photos(name, "fit"), run.profile
-    rows, held = split_rows(len(fit), held_out=p.held_out, seed=p.seed)
-    sums = TranslatorFitter(fit.f.shape[1], fit.z.shape[1])
-    sums.update(fit.f[rows], fit.z[rows])
-    return sums, held
-
-
-def _blind(run: Run, name: str, draws: int) -> dict[str, float]:
-    fit, new, T = run.photos(name, "fit"), run.photos(name), run.translator(name)
-    assert T.report is not None
-    rows, _ = split_rows(len(fit), held_out=T.report.held_out, seed=T.report.seed)
-    given = (T, T.report.ridge, run.spaces(name), (fit.f[rows], fit.z[rows]), (new.f, new.z))
-    worlds = blind_scores(*given, run.texts(name, run.prompts), new.own, draws=draws, seed=run.seed)
-    return pd.DataFrame([w.statistics() for w in worlds]).mean().to_dict()
-
-
-def _nothing(run: Run, name: str, draws: int) -> dict[str, float]:
-    fit, new, p = run.photos(name, "fit"), run.photos(name), run.profile
-    worlds = run.beyond(name).by_chance(fit.f, fit.z, draws=draws, held_out=p.held_out, seed=p.seed)
-    texts = run.texts(name, run.prompts)
-    return pd.DataFrame([_statistics(*w(new.f.double()), texts, new.own) for w in worlds]).mean().to_dict()
+def _sums(f: Tensor, z: Tensor) -> TranslatorFitter:
+    """The sums of photos to fit a translator on: (N, m), (N, n)."""
+    sums = TranslatorFitter(f.shape[1], z.shape[1])
+    sums.update(f, z)
+    return sums
 
 
 # ------------------------------------------------------------------------------- more outputs

@@ -7,37 +7,34 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from scipy import stats
 from torch import Tensor
 
 from sing_utils.evidence.controls import (
     SOFTMAX,
     STATISTICS,
     SUBSPACES,
-    Removed,
+    Scores,
     at_energy,
     energy_share,
     other_names,
     rank_rules,
     remove_null,
     remove_random,
-    score_wordings,
 )
 from sing_utils.evidence.intervals import chance_p, false_discovery, percentile, permutation_p, sure_mean
 from sing_utils.evidence.refits import scored
 from sing_utils.evidence.translators import blind_scores, translator_parts
-from sing_utils.measure.cases import Case, cases, open_case
-from sing_utils.measure.tables import refitted
-from sing_utils.method.scores import text_angles
-from sing_utils.method.translator import quality
-from sing_utils.models.judges import Judge
+from sing_utils.measure.tables import ends, fitted, refitted
+from sing_utils.method.head import HeadSpaces
+from sing_utils.method.translator import Translator, quality
 from sing_utils.runs.profiles import worded
-from sing_utils.runs.run import Run
+from sing_utils.runs.run import Photos, Run
 from sing_utils.show.findings import SIGNIFICANCE, between
 
 ALL = "all photos"  # of the column `of`, which holds no name of a user's
@@ -168,6 +165,12 @@ def _planted(planted: pd.DataFrame | None, control: str, score: str) -> str:
 # ------------------------------------------------------------------------ random subspaces
 
 
+def removed(run: Run, name: str, spaces: HeadSpaces | None = None) -> Scores:
+    """Scores of null removal of a classifier's evaluation photos, by its own spaces or by others."""
+    photos, texts = run.photos(name), run.texts(name, run.prompts)
+    return remove_null(photos.f, run.translator(name), spaces or run.spaces(name), texts, photos.own)
+
+
 def subspace_draws(run: Run) -> pd.DataFrame:
     """Scores after removing random subspaces, and after null removal (draw -1): one row a draw.
 
@@ -175,18 +178,17 @@ def subspace_draws(run: Run) -> pd.DataFrame:
     of the same energy hold about as much of it as the null space; their scores are moved to just as much.
     """
     frames = []
-    for case in cases(run):
-        null = remove_null(case.f, case.T, case.spaces, case.texts, case.own).statistics()
-        energy = energy_share(case.f.double(), case.spaces.null_basis)
-        options: dict[str, Any] = {"dim": case.spaces.null_dim, "draws": run.profile.control_draws}
-        options["seed"] = run.profile.seed
-        given = (case.f, case.T, case.texts, case.own)
+    for name in run.classifiers:
+        photos, spaces, null = run.photos(name), run.spaces(name), removed(run, name).statistics()
+        given = photos.f, run.translator(name), run.texts(name, run.prompts), photos.own
+        draws = run.profile.control_draws
+        options: dict[str, Any] = {"dim": spaces.null_dim, "draws": draws, "seed": run.seed}
+        energy, like = energy_share(photos.f.double(), spaces.null_basis), fitted(run, name)[0][0]
         uniform = remove_random(*given, **options)
-        matched = remove_random(*given, **options, like=case.fit[0], energy=energy)
-        matched = at_energy(matched, null["energy"])
+        matched = at_energy(remove_random(*given, **options, like=like, energy=energy), null["energy"])
         for kind, drawn in zip(SUBSPACES, (uniform, matched), strict=True):
             both = pd.concat([pd.DataFrame([{"draw": -1, **null}]), drawn], ignore_index=True)
-            frames.append(both.assign(classifier=case.name, kind=kind))
+            frames.append(both.assign(classifier=name, kind=kind))
     return pd.concat(frames, ignore_index=True)
 
 
@@ -205,21 +207,11 @@ def subspace_control(draws: pd.DataFrame) -> pd.DataFrame:
         for statistic in STATISTICS:
             drawn = chance[statistic].dropna()
             low, middle, high = drawn.quantile([0.025, 0.5, 0.975])
-            known = len(drawn) > 0 and np.isfinite(null[statistic])
-            rows.append(
-                {
-                    "classifier": name,
-                    "kind": kind,
-                    "statistic": statistic,
-                    "null space": null[statistic],
-                    "chance": middle,
-                    "low": low,
-                    "high": high,
-                    "percentile": percentile(null[statistic], drawn) if known else np.nan,
-                    "p": chance_p(null[statistic], drawn) if known else np.nan,
-                    "draws": len(drawn),
-                }
-            )
+            row = {"classifier": name, "kind": kind, "statistic": statistic, "null space": null[statistic]}
+            row |= {"chance": middle, "low": low, "high": high, "percentile": np.nan, "p": np.nan}
+            if len(drawn) and np.isfinite(value := null[statistic]):
+                row |= {"percentile": percentile(value, drawn), "p": chance_p(value, drawn)}
+            rows.append(row | {"draws": len(drawn)})
     return pd.DataFrame(rows)
 
 
@@ -233,25 +225,25 @@ def translator_control(run: Run) -> pd.DataFrame:
     the mean contrast, here and in worlds where null directions mean nothing (`blind_scores`), degrees.
     """
     rows = []
-    for case in cases(run):
-        row: dict[str, Any] = {"classifier": case.name, "photos to fit": len(case.fit[0])}
-        row |= translator_parts(case.T, case.spaces, case.fit, case.held_out)
-        row["beyond the logits, share of the rest"] = _share_beyond(run, case.name)
-        given = (case.T, case.ridge, case.spaces, case.fit, case.held_out, case.texts, case.own)
-        blind = blind_scores(*given, draws=_BLIND, seed=run.profile.seed)
-        seen = remove_null(case.f, case.T, case.spaces, case.texts, case.own)
-        row |= named_statistics(seen)
-        worlds = pd.DataFrame([named_statistics(world) for world in blind]).mean()
+    for name in run.classifiers:
+        photos, (fit, _), B = run.photos(name), fitted(run, name), run.beyond(name)
+        row: dict[str, Any] = {"classifier": name, "photos to fit": len(fit[0])}
+        row |= translator_parts(run.translator(name), run.spaces(name), fit, (photos.f, photos.z))
+        z_whole, z_logits = B(photos.f)
+        left, error = ((photos.z - x).square().sum() for x in (z_logits, z_whole))
+        row["beyond the logits, share of the rest"] = float(1 - error / left) if B.gamma.shape[1] else np.nan
+        worlds = named_statistics(blind(run, name, draws=_BLIND))
+        row |= named_statistics(removed(run, name).statistics())
         rows.append(row | {f"blind: {k}": v for k, v in worlds.items()} | {"blind worlds": _BLIND})
     return pd.DataFrame(rows)
 
 
-def _share_beyond(run: Run, name: str) -> float:
-    """Of what the logits leave of embeddings of evaluation photos, the share that the feature explains."""
-    B, new = run.beyond(name), run.photos(name)
-    z_whole, z_logits = B(new.f)
-    left = (new.z - z_logits).square().sum()
-    return float(1 - (new.z - z_whole).square().sum() / left) if B.gamma.shape[1] else float("nan")
+def blind(run: Run, name: str, *, draws: int) -> dict[str, float]:
+    """Means over worlds where null directions mean nothing (`blind_scores`), of `Scores.statistics`."""
+    photos, texts = run.photos(name), run.texts(name, run.prompts)
+    given = run.translator(name), run.spaces(name), fitted(run, name)[0], (photos.f, photos.z)
+    worlds = blind_scores(*given, texts, photos.own, draws=draws, seed=run.seed)
+    return pd.DataFrame([world.statistics() for world in worlds]).mean().to_dict()
 
 
 _BLIND = 5  # worlds, each with a fit: their means are sure enough
@@ -276,26 +268,16 @@ def photo_curve(run: Run, *, parts: Sequence[int] = (8, 4, 2, 1)) -> pd.DataFram
                 scored(maps(x), halves.shrinkages(maps, every), texts, new.own, len(texts))
                 for maps in halves.parts(count, seed=run.seed)
             ]
-            own = [AS.gather(1, new.own[:, None]) for AS in (s["AS"] for s in found)]
+            by_parts = [s.statistics() for s, _, _ in found]
             scores = {
-                "median IS": [s["IS"].quantile(0.5) for s in found],
-                "median |AS|": [AS.abs().quantile(0.5) for AS in own],
-                "mean contrast": [s["contrast"].mean() for s in found],
-                "median IS, beyond the logits": [s["IS_beyond"].quantile(0.5) for s in found],
+                "median IS": [s["IS"] for s in by_parts],
+                "median |AS|": [s["|AS|"] for s in by_parts],
+                "mean contrast": [s["contrast"] for s in by_parts],
+                "median IS, beyond the logits": [b.statistics()["IS"] if b else np.nan for _, b, _ in found],
             }
             known = {"classifier": name, "photos": len(halves.x) // count}
             rows += [known | {"score": k, "value": float(np.mean(v))} for k, v in scores.items()]
     return pd.DataFrame(rows).dropna(subset="value").reset_index(drop=True)
-
-
-def class_medians(values: Tensor, own: Tensor) -> np.ndarray:
-    """Median of each class: (N,), (N,) -> (C,)."""
-    return pd.Series(values.numpy()).groupby(own.numpy()).median().to_numpy()
-
-
-def rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
-    """Spearman's; NaN for fewer than 3 classes."""
-    return float(stats.spearmanr(x, y).statistic) if len(x) > 2 else float("nan")
 
 
 # ------------------------------------------------------------------------------- the prompts
@@ -308,17 +290,15 @@ def wording_scores(run: Run) -> pd.DataFrame:
     mean contrast (degrees), photos.
     """
     frames = []
-    for case in cases(run):
-        texts = wording_texts(run, case.judge, case.classes)  # (R, C, n)
-        AS, contrasts = score_wordings(case.Tf, case.Tf_tilde, texts, case.own)  # (N, R) each
-        for r, wording in enumerate(run.profile.wordings):
-            photos = pd.DataFrame(
-                {"AS": AS[:, r], "contrast": contrasts[:, r], "class": [case.classes[i] for i in case.own]}
-            )
-            whole = photos.assign(**{"class": None}, of=ALL)
-            grouped = pd.concat([whole, photos.assign(of="class")]).groupby(
-                ["of", "class"], sort=False, dropna=False
-            )
+    for name in run.classifiers:
+        photos, T = run.photos(name), run.translator(name)
+        pair = T(photos.f), T.after_null_removal(run.spaces(name))(photos.f)
+        for wording in run.profile.wordings:
+            texts = run.texts(name, [worded(wording, c) for c in run.classes])
+            own = photos.index[["class"]].assign(of="class", **Scores.of(*pair, texts, photos.own).columns())
+            whole = own.assign(**{"class": None}, of=ALL)
+            keys = ["of", "class"]
+            grouped = pd.concat([whole, own]).groupby(keys, sort=False, dropna=False)
             table = pd.DataFrame(
                 {
                     "median |AS| (°)": grouped["AS"].agg(lambda x: x.abs().median()),
@@ -327,15 +307,8 @@ def wording_scores(run: Run) -> pd.DataFrame:
                     "photos": grouped.size(),
                 }
             ).reset_index()
-            frames.append(table.assign(classifier=case.name, wording=wording))
+            frames.append(table.assign(classifier=name, wording=wording))
     return pd.concat(frames, ignore_index=True)
-
-
-def wording_texts(run: Run, judge: Judge, names: list[str]) -> Tensor:
-    """Embeddings of names in all wordings of the prompt, (R, K, n)."""
-    wordings = run.profile.wordings
-    flat = judge.encode_text([worded(w, n) for w in wordings for n in names])
-    return flat.reshape(len(wordings), len(names), -1)
 
 
 def prompt_control(run: Run, wordings: pd.DataFrame) -> pd.DataFrame:
@@ -346,32 +319,30 @@ def prompt_control(run: Run, wordings: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     every = wordings[wordings["of"] == ALL]
-    for case in cases(run):
-        own = every[every["classifier"] == case.name]
-        row: dict[str, Any] = {"classifier": case.name, "wordings": len(own)}
+    for name in run.classifiers:
+        own = every[every["classifier"] == name]
+        row: dict[str, Any] = {"classifier": name, "wordings": len(own)}
         for what in ("median |AS| (°)", "mean AS (°)", "mean contrast (°)"):
             row |= {
                 what: own[what].iloc[0],
                 f"{what}, least": own[what].min(),
                 f"{what}, most": own[what].max(),
             }
-        rows.append(row | _exchanged(case, run))
+        rows.append(row | _exchanged(run, name))
     return pd.DataFrame(rows)
 
 
-def _exchanged(case: Case, run: Run) -> dict[str, float]:
-    if len(case.classes) < 2:
+def _exchanged(run: Run, name: str) -> dict[str, float]:
+    if len(run.classes) < 2:
         return {}
-    AS = text_angles(case.Tf, case.texts) - text_angles(case.Tf_tilde, case.texts)  # (N, C)
-    options = {"permutations": run.profile.permutations, "seed": run.profile.seed}
-    drawn = other_names(AS, case.own, **options).numpy()
+    found, own = removed(run, name), run.photos(name).own
+    drawn = other_names(found.toward, own, permutations=run.profile.permutations, seed=run.seed).numpy()
     low, middle, high = np.quantile(drawn, [0.025, 0.5, 0.975])
-    true = float(AS.gather(1, case.own[:, None]).mean())
     return {
         "mean AS, other names (°)": float(middle),
         "other names, low": float(low),
         "other names, high": float(high),
-        "p of the names": permutation_p(true, drawn),
+        "p of the names": permutation_p(float(found.AS.mean()), drawn),
         "exchanges": len(drawn),
     }
 
@@ -386,38 +357,41 @@ def encoder_control(run: Run) -> pd.DataFrame:
     classifier; and the profile's second encoder. Each has a translator of its own.
     """
     rows = []
-    for name in run.profile.classifiers:
-        first: np.ndarray | None = None
-        for label, case in _read_by(run, name):
-            found = remove_null(case.f, case.T, case.spaces, case.texts, case.own)
-            medians = class_medians(found.AS.abs(), case.own)
+    for name in run.classifiers:
+        first: pd.Series | None = None
+        for label, photos, T, texts in _read_by(run, name):
+            found = remove_null(photos.f, T, run.spaces(name), texts, photos.own)
+            fit = quality(T(photos.f), photos.z)
+            medians = pd.Series(found.AS.abs().numpy()).groupby(photos.own.numpy()).median()
             first = medians if first is None else first
-            rows.append(
-                {
-                    "classifier": name,
-                    "encoder": label,
-                    "cosine of Tf and z": quality(case.Tf, case.z).cosine,
-                    "R²": quality(case.Tf, case.z).r2,
-                    **named_statistics(found),
-                    "rank correlation of classes": rank_correlation(first, medians),
-                }
-            )
+            row = {"classifier": name, "encoder": label, "cosine of Tf and z": fit.cosine, "R²": fit.r2}
+            row |= named_statistics(found.statistics())
+            rho = first.corr(medians, "spearman") if len(first) > 2 else np.nan
+            rows.append(row | {"rank correlation of classes": rho})
     return pd.DataFrame(rows)
 
 
-def _read_by(run: Run, name: str) -> Iterator[tuple[str, Case]]:
-    judge, p = run.judge(name), run.profile
-    yield f"{p.encoder} (the profile's)", open_case(run, name, judge, run.translator(name))
+def _read_by(run: Run, name: str) -> Iterator[tuple[str, Photos, Translator, Tensor]]:
+    """Encoders that read a classifier: label, evaluation photos, translator, embeddings of class prompts."""
+    p, judge, every = run.profile, run.judge(name), run.photos(name, "all")
+    texts = run.texts(name, run.prompts)
+    yield f"{p.encoder} (the profile's)", run.photos(name), run.translator(name), texts
     for tower, alone in judge.towers_alone().items():
-        yield f"{tower} alone", open_case(run, name, alone)
+        store = run.store(p.encoder)
+        chosen = store.index["label"].isin(list(run.class_names)).to_numpy(copy=True)
+        photos = replace(every, z=alone.targets(store)[torch.from_numpy(chosen)])
+        new = every.index["evaluation"]
+        fit = photos.rows(~new)
+        T = Translator.fit(fit.f, fit.z, method="ridge", held_out=p.held_out, seed=p.seed)
+        yield f"{tower} alone", photos.rows(new), T, texts
     if p.second_encoder is not None:
         other = run.with_encoder(p.second_encoder)
-        yield p.second_encoder, open_case(other, name, other.judge(name))
+        yield p.second_encoder, other.photos(name), other.translator(name), other.texts(name, run.prompts)
 
 
-def named_statistics(found: Removed) -> dict[str, float]:
-    """`Removed.statistics` under the names of columns, with units."""
-    return {UNITS[k]: v for k, v in found.statistics().items() if k in UNITS}
+def named_statistics(found: dict[str, float]) -> dict[str, float]:
+    """`Scores.statistics` under the names of columns, with units."""
+    return {UNITS[k]: v for k, v in found.items() if k in UNITS}
 
 
 # ------------------------------------------------------------------------- the rule of rank
@@ -430,23 +404,23 @@ def rank_control(run: Run) -> pd.DataFrame:
     `Certificate.relative_change`; with what softmax ignores, of the logits about their mean.
     """
     rows = []
-    for case in cases(run):
-        bias, known = run.head(case.name).bias, {}
-        for rule, spaces in rank_rules(case.spaces).items():
+    for name in run.classifiers:
+        bias, known = run.head(name).bias, {}
+        for rule, spaces in rank_rules(run.spaces(name)).items():
             key = (spaces.rank, rule == SOFTMAX)
             if key not in known:  # most rules agree
-                found = remove_null(case.f, case.T, spaces, case.texts, case.own)
-                proof = spaces.certificate(case.f, bias=bias)
+                found = removed(run, name, spaces).statistics()
+                proof = spaces.certificate(run.photos(name).f, bias=bias)
                 known[key] = {
                     "rank": spaces.rank,
                     "null dimension": spaces.null_dim,
                     "gap": spaces.gap,
-                    "energy (%)": found.statistics()["energy"],
+                    "energy (%)": found["energy"],
                     **named_statistics(found),
                     "logits moved": proof.relative_change,
                     "top-1 changes": proof.top1_changes,
                 }
-            rows.append({"classifier": case.name, "rule": rule, **known[key]})
+            rows.append({"classifier": name, "rule": rule, **known[key]})
     return pd.DataFrame(rows)
 
 
@@ -478,7 +452,7 @@ def _with_intervals(run: Run, name: str, own: pd.DataFrame) -> dict[str, float]:
     halves = refitted(run, name, own)
     for what in ("AS", "contrast", "contrast beyond"):
         found = sure_mean(own[what], halves[what], level=run.profile.confidence)
-        row |= {what: found.value, f"{what} low": found.low, f"{what} high": found.high}
+        row |= ends(found, what)
         row |= {what.replace("contrast", "p"): found.p} if what != "AS" else {}
     return row
 
@@ -523,7 +497,7 @@ def classifier_differences(run: Run, scores: pd.DataFrame) -> pd.DataFrame:
                 continue  # a single class has no contrast
             found = sure_mean(x, spread, level=level)
             row = {"first": first, "second": second, "statistic": statistic, "photos": len(wide)}
-            row |= {"difference": found.value, "low": found.low, "high": found.high}
+            row |= ends(found, "difference", "")
             if photos["class"].nunique() >= 5:
                 by = sure_mean(x, spread, level=level, groups=photos["class"])
                 row |= {"low by class": by.low, "high by class": by.high, "p by class": by.p}

@@ -17,13 +17,15 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from sing_utils.errors import SingError
+from sing_utils.evidence.controls import Scores
 from sing_utils.measure.steering import whole_degrees
 from sing_utils.method.head import Certificate
-from sing_utils.method.scores import angle, attribute_score, contrast, image_score, pairwise_angle
+from sing_utils.method.scores import angle, image_score, pairwise_angle
 from sing_utils.method.steering import largest_image_score, null_direction, steer
 from sing_utils.pictures.base import restore_norm
 from sing_utils.runs.profiles import class_name
 from sing_utils.runs.run import Photos, Run
+from sing_utils.show.findings import number
 from sing_utils.show.gallery import Shown
 
 Rows = list[tuple[str, list[Shown]]]
@@ -120,7 +122,7 @@ class Ladders:
 def ladders(run: Run, name: str, originals: Photos, degrees: float) -> Ladders:
     """Draw steps toward the first target at equal IS, up to `degrees`, which all originals reach."""
     T, spaces, judge, seed = run.translator(name), run.spaces(name), run.judge(name), run.seed
-    text, z = _target(run, name), T(originals.f)
+    text, z = run.texts(name, [run.prompt(run.targets[0])])[0], T(originals.f)
     levels = torch.linspace(0.0, degrees, _LEVELS, dtype=torch.float64)
     steps = [steer(originals.f, text, T, spaces, degrees=float(level)) for level in levels]
     z_eps = torch.stack([T(step.f_eps) for step in steps])  # (K, B, n)
@@ -128,7 +130,7 @@ def ladders(run: Run, name: str, originals: Photos, degrees: float) -> Ladders:
     return Ladders(
         originals,
         run.targets[0],
-        torch.cat([run.texts(name, run.prompts), text[None]]),
+        run.texts(name, [*run.prompts, run.prompt(run.targets[0])]),
         z,
         levels,
         torch.stack([step.AS for step in steps]),
@@ -152,7 +154,7 @@ def ladder_pictures(drawn: Ladders, rows: list[int]) -> Rows:
     for i in rows:
         name, shown = f"{drawn.classes[i]} → {drawn.target}", []
         for k in range(0, _LEVELS, 2):
-            score = f"IS {float(drawn.IS[k]):.3g}°, AS {_plain(drawn.AS[k, i], 1)}°"
+            score = f"IS {float(drawn.IS[k]):.3g}°, AS {number(float(drawn.AS[k, i]), 1)}°"
             shown.append(Shown(drawn.pictures[k][i], score, f"{name}: {score}"))
         ladder.append((name, shown))
     return ladder
@@ -188,7 +190,7 @@ def photo_scores(run: Run, name: str) -> pd.DataFrame:
     """
     photos, T, head = run.photos(name), run.translator(name), run.head(name)
     Tf, Tf_tilde = T(photos.f), T(run.spaces(name).remove_null(photos.f))  # (N, n), eq. 9
-    AS = attribute_score(Tf[:, None], Tf_tilde[:, None], run.texts(name, run.prompts))  # (N, C), eq. 7
+    found = Scores.of(Tf, Tf_tilde, run.texts(name, run.prompts), photos.own)
     top1 = [head.label(i) for i in head.logits(photos.f).argmax(-1).tolist()]
     names = zip(photos.index["class"], photos.index["label"].map(class_name), strict=True)
     right = [
@@ -197,9 +199,7 @@ def photo_scores(run: Run, name: str) -> pd.DataFrame:
     ]
     return photos.index[["class", "label", "path"]].assign(
         classifier=name,
-        AS=AS.gather(1, photos.own[:, None])[:, 0].numpy(),
-        contrast=contrast(AS, photos.own).numpy(),
-        IS=image_score(Tf, Tf_tilde).numpy(),  # eq. 8
+        **found.columns(),
         cosine=torch.cosine_similarity(Tf, photos.z, dim=-1).numpy(),
         top1=top1,
         right=right,
@@ -245,7 +245,7 @@ def pair_pictures(run: Run, name: str, pairs: pd.DataFrame) -> Rows:
     pictures = run.draw(name, torch.cat([z, z_tilde]), noise=run.seed)
     rows: Rows = []
     for i, pair in enumerate(pairs.to_dict("records")):
-        c, scores = pair["class"], f"IS {pair['IS']:.1f}°, AS {_plain(pair['AS'], 2)}°"
+        c, scores = pair["class"], f"IS {pair['IS']:.1f}°, AS {number(pair['AS'])}°"
         shown = [
             Shown(pictures[i], "original", f"{c}, original"),
             Shown(pictures[i + len(pairs)], scores, f"{c}, null component removed"),
@@ -257,12 +257,11 @@ def pair_pictures(run: Run, name: str, pairs: pd.DataFrame) -> Rows:
 def pair_logits(run: Run, name: str, pairs: pd.DataFrame, *, top: int = 5) -> pd.DataFrame:
     """The `top` logits of each pair: one row a pair and place, original and equivalent."""
     f, head = _features_of(run, name, pairs), run.head(name)
-    top = min(top, len(head.weight))
     before, after = (head.logits(x) for x in (f, run.spaces(name).remove_null(f)))
+    orders = [x.topk(min(top, len(head.weight))).indices.tolist() for x in (before, after)]
     rows = []
     for i, pair in enumerate(pairs.to_dict("records")):
-        best, best_after = before[i].topk(top).indices.tolist(), after[i].topk(top).indices.tolist()
-        for place, (a, b) in enumerate(zip(best, best_after, strict=True), start=1):
+        for place, (a, b) in enumerate(zip(orders[0][i], orders[1][i], strict=True), start=1):
             rows.append(
                 {
                     "pair": f"{pair['kind']}: {pair['class']}",
@@ -278,8 +277,7 @@ def pair_logits(run: Run, name: str, pairs: pd.DataFrame, *, top: int = 5) -> pd
 
 def _features_of(run: Run, name: str, pairs: pd.DataFrame) -> Tensor:
     photos = run.photos(name)
-    place = {path: i for i, path in enumerate(photos.index["path"])}
-    return photos.f[[place[path] for path in pairs["path"]]]
+    return photos.f[pd.Index(photos.index["path"]).get_indexer(pairs["path"])]
 
 
 # ------------------------------------------------------------------- what norm and noise change
@@ -325,15 +323,6 @@ def rules(norm: pd.DataFrame, noise: pd.DataFrame, drawn: Ladders, step: int = 2
     }
     rows = [{"drawn": what, "pictures": len(x), "mean turn (°)": x.mean()} for what, x in turned.items()]
     return pd.DataFrame(rows)
-
-
-def _target(run: Run, name: str) -> Tensor:
-    return run.texts(name, [run.prompt(run.targets[0])])[0]
-
-
-def _plain(x: float | Tensor, digits: int) -> str:
-    """A number with a true minus sign, and never "-0.0"."""
-    return f"{round(float(x), digits) + 0.0:.{digits}f}".replace("-", "−")
 
 
 # ------------------------------------------------------------------------------ one picture

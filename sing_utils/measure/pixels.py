@@ -305,14 +305,12 @@ def summary(run: Run, table: pd.DataFrame, by: Sequence[str] = ("wanted",)) -> p
 
     `by`, seen by, score ("IS" or "AS"), value, low, high (degrees), photos.
     """
-    rows = []
-    for key, own in table.groupby([*by, "seen by"], sort=False):
-        for score in ("IS", "AS"):
-            mean, n = own[score].mean(), len(own)
-            margin = float(student_margin(own[score].std(), n, level=run.profile.confidence))
-            interval = {"value": mean, "low": mean - margin, "high": mean + margin, "photos": n}
-            rows.append(dict(zip([*by, "seen by"], key, strict=True)) | {"score": score} | interval)
-    return pd.DataFrame(rows)
+    keys = [*by, "seen by", "score"]
+    long = table.melt([*by, "seen by"], ["IS", "AS"], var_name="score")
+    found = long.groupby(keys, sort=False)["value"].agg(["mean", "std", "size"]).reset_index()
+    margin = student_margin(found["std"], found["size"], level=run.profile.confidence)
+    ends = {"value": found["mean"], "low": found["mean"] - margin, "high": found["mean"] + margin}
+    return found[keys].assign(**ends, photos=found["size"])
 
 
 def gap(run: Run, table: pd.DataFrame) -> dict[str, float]:

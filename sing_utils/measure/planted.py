@@ -69,17 +69,13 @@ def build_worlds(count: int, *, scenes: int, seed: int = 0, folder: Path | None 
     """
     if count < 2:
         raise SingError(f"{count} world(s) have no spread, expected at least 2: raise planted_worlds.")
-    files = [*planted_models.WEIGHTS.glob("*.safetensors"), Path(planted.__file__)]
-    key = hashlib.sha256(b"".join(f.read_bytes() for f in [*sorted(files), Path(planted_models.__file__)]))
+    weights = sorted(planted_models.WEIGHTS.glob("*.safetensors"))
+    files = [*weights, Path(planted.__file__), Path(planted_models.__file__)]
+    key = hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()[:12]
+    sizes: dict[str, Any] = {"scenes": scenes, "evaluation": scenes // 6, "encoders": _ENCODERS}
     return [
-        build_world(
-            seed + i,
-            scenes=scenes,
-            evaluation=scenes // 6,
-            encoders=_ENCODERS,
-            kept=folder and folder / f"{seed + i}-{scenes}-{key.hexdigest()[:12]}.safetensors",
-        )
-        for i in range(count)
+        build_world(i, **sizes, kept=folder and folder / f"{i}-{scenes}-{key}.safetensors")
+        for i in range(seed, seed + count)
     ]
 
 
@@ -87,13 +83,10 @@ def over_worlds(
     values: Iterable[float], *, level: float = 0.95, bounds: tuple[float, float] = (-np.inf, np.inf)
 ) -> dict[str, float]:
     """Mean over worlds with its t interval, cut at `bounds`; and how many worlds have a value."""
-    x = np.asarray([v for v in values if np.isfinite(v)], dtype=float)
-    mean = float(x.mean()) if len(x) else float("nan")
-    half = float("nan")
-    if len(x) > 1:
-        half = float(student_margin(x.std(ddof=1), len(x), level=level))
-    low, high = np.clip([mean - half, mean + half], *bounds)
-    return {"value": mean, "low": float(low), "high": float(high), "worlds": len(x)}
+    x = pd.Series(values, dtype=float).replace([np.inf, -np.inf], np.nan)
+    half = float(student_margin(x.std(), x.count(), level=level))
+    low, high = np.clip([x.mean() - half, x.mean() + half], *bounds)
+    return {"value": float(x.mean()), "low": float(low), "high": float(high), "worlds": int(x.count())}
 
 
 def means(
@@ -164,11 +157,12 @@ def named(world: World, **plant: Any) -> list[Planted]:
 
 def named_heads(worlds: Sequence[World], *, level: float) -> pd.DataFrame:
     """The four named heads: accuracy on evaluation scenes and null dimension, with intervals."""
-    rows = [
-        {"head": h.name, "accuracy": _accuracy(w, h), "null dimension": h.spaces().null_dim}
-        for w in worlds
-        for h in named(w)
-    ]
+    rows = []
+    for world in worlds:
+        for head in named(world):
+            photos, null_dim = world.photos(head), head.spaces().null_dim
+            hits = (head.logits(photos.f).argmax(1) == photos.own).double().mean()
+            rows.append({"head": head.name, "accuracy": float(hits), "null dimension": null_dim})
     found = means(pd.DataFrame(rows), ["head", "null dimension"], "accuracy", level=level, bounds=(0.0, 1.0))
     return found.rename(columns={"value": "accuracy"})[["head", "accuracy", "low", "high", "null dimension"]]
 
@@ -183,11 +177,6 @@ def truth(worlds: Sequence[World]) -> pd.DataFrame:
             for f, share in planted_scores.truth(w, h).items()
         ]
     )
-
-
-def _accuracy(world: World, head: Planted) -> float:
-    photos = world.photos(head)
-    return float((head.logits(photos.f).argmax(1) == photos.own).double().mean())
 
 
 # --------------------------------------------------------------------------------- recovery
@@ -307,16 +296,10 @@ def calibration_summary(table: pd.DataFrame) -> pd.DataFrame:
             wide = own.pivot(index="seed", columns="planted", values=score)  # (worlds, shares)
             over, shares = wide.mean(), wide.columns.to_numpy()
             known = {"factor": factor, "setting": setting, "score": score, "way": way}
-            rows.append(
-                known
-                | {
-                    "monotone": float((direction * np.diff(wide.to_numpy(), axis=1) > 0).mean()),
-                    "linear": float(stats.pearsonr(shares, over)[0] ** 2),
-                    "nothing of it": float(over.iloc[0]),
-                    "a fifth": float(over.get(0.2, np.nan)),
-                    "all of it": float(over.iloc[-1]),
-                }
-            )
+            rises = direction * np.diff(wide.to_numpy(), axis=1) > 0
+            ends = {"nothing of it": over.iloc[0], "a fifth": over.get(0.2), "all of it": over.iloc[-1]}
+            fit = {"monotone": rises.mean(), "linear": stats.pearsonr(shares, over)[0] ** 2}
+            rows.append(known | fit | ends)
     return pd.DataFrame(rows)
 
 

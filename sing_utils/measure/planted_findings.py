@@ -56,8 +56,8 @@ def controls_opening(verdicts: pd.DataFrame, steered: pd.DataFrame) -> Finding:
     """Notebook 06b: what still tells ignored factors under other circumstances, and what steering shows.
 
     Args:
-        verdicts: of `sing_utils.measure.planted_confounds.conclusions`.
-        steered: of `sing_utils.measure.planted_steering.steering`.
+        verdicts: of `sing_utils.measure.planted_controls.conclusions`.
+        steered: of `sing_utils.measure.planted_controls.steering`.
     """
     held = verdicts[verdicts["worlds"] == verdicts["of"]]["short"].value_counts()
     counts = [int(held.get(f"ignored by {s}", 0)) for s in ("contrast beyond", "contrast", "|AS|")]

@@ -7,8 +7,7 @@ largest movement, and a movement beyond rounding stops the run.
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,21 +15,20 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from sing_utils.errors import SingError, UnreachableWarning
+from sing_utils.errors import SingError
 from sing_utils.method.head import Certificate
-from sing_utils.method.scores import attribute_score, pairwise_angle
+from sing_utils.method.scores import pairwise_angle
 from sing_utils.method.steering import (
     Steered,
     largest_image_score,
     null_direction,
     random_null_direction,
     steer,
-    step_for_image_score,
-    text_gradient,
 )
+from sing_utils.method.translator import Translator
 from sing_utils.paper.published import Published
 from sing_utils.runs.profiles import worded
-from sing_utils.runs.run import Run
+from sing_utils.runs.run import Photos, Run
 
 DIRECTIONS = ("toward the text", "random")
 
@@ -41,24 +39,12 @@ def largest_scores(run: Run) -> pd.DataFrame:
     classifier, target, path, largest.
     """
     frames = []
-    for name in run.profile.classifiers:
-        f, paths = _source(run, name)
-        T, spaces = run.translator(name), run.spaces(name)
-        for target, u in _targets(run, name).items():
-            largest = largest_image_score(f, null_direction(f, u, T, spaces), T)
-            frames.append(
-                pd.DataFrame({"classifier": name, "target": target, "path": paths, "largest": largest})
-            )
+    for name, source, T, targets in _sources(run):
+        for target, u in targets.items():
+            largest = largest_image_score(source.f, null_direction(source.f, u, T, run.spaces(name)), T)
+            frame = source.index[["path"]].assign(classifier=name, target=target, largest=largest.numpy())
+            frames.append(frame)
     return pd.concat(frames, ignore_index=True)
-
-
-def common_degrees(largest: pd.DataFrame) -> float:
-    """The largest whole degree of IS that every photo reaches in every classifier.
-
-    Args:
-        largest: of `largest_scores`, or some rows of it.
-    """
-    return whole_degrees(float(largest["largest"].min()))
 
 
 def whole_degrees(largest: float) -> float:
@@ -74,40 +60,6 @@ def whole_degrees(largest: float) -> float:
             "targets or another source_class, or look at the translator."
         )
     return float(degrees)
-
-
-def whole_gradient(run: Run, degrees: float) -> pd.DataFrame:
-    """The same steps along the whole text gradient, which may move the logits: one row a classifier.
-
-    AS of both over the photos that reach `degrees` both ways, and how many of these change their
-    top-1 class when the step may leave the null space.
-    """
-    target = run.profile.targets[0]
-    rows = []
-    for name in run.profile.classifiers:
-        f, _ = _source(run, name)
-        T, head, u = run.translator(name), run.head(name), _targets(run, name)[target]
-        within = _steer(run, name, f, u, degrees)
-        d = torch.nn.functional.normalize(text_gradient(f, u, T), dim=-1)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UnreachableWarning)  # they are counted
-            epsilon = step_for_image_score(f, d, T, degrees=degrees)
-        both = ~(epsilon.isnan() | within.AS.isnan())
-        moved = (f + epsilon[:, None] * d)[both]
-        score = attribute_score(T(f[both].to(moved)), T(moved), u.to(moved))
-        logits = [head.logits(x) for x in (f[both], moved)]
-        rows.append(
-            {
-                "classifier": name,
-                "target": target,
-                "IS": degrees,
-                "photos": int(both.sum()),
-                "AS in the null space": float(within.AS[both].mean()),
-                "AS along the whole gradient": float(score.mean()),
-                "top-1 changes": int((logits[0].argmax(-1) != logits[1].argmax(-1)).sum()),
-            }
-        )
-    return pd.DataFrame(rows)
 
 
 def side_by_side(table: pd.DataFrame) -> pd.DataFrame:
@@ -127,10 +79,8 @@ def published_step(run: Run) -> pd.DataFrame:
     """The paper's Table 1 beside the null dimension of its heads: name, null directions, |AS| (°)."""
     published = Published(run.root)
     table = published.numbers["table-1"].values
-    dims = {name: published.classifiers[name].null_dimension for name in table}
-    return pd.DataFrame(
-        {"the paper's": table.keys(), "null directions": dims.values(), "published |AS| (°)": table.values()}
-    )
+    rows = [(name, published.classifiers[name].null_dimension, AS) for name, AS in table.items()]
+    return pd.DataFrame(rows, columns=["the paper's", "null directions", "published |AS| (°)"])
 
 
 def steered_wordings(run: Run, degrees: float) -> pd.DataFrame:
@@ -138,20 +88,16 @@ def steered_wordings(run: Run, degrees: float) -> pd.DataFrame:
 
     One row a classifier and wording; the steps are those toward the profile's own wording.
     """
-    target, frames = run.profile.targets[0], []
-    for name in run.profile.classifiers:
-        f, _ = _source(run, name)
-        T = run.translator(name)
-        result = _steer(run, name, f, _targets(run, name)[target], degrees)
+    target, frames = run.targets[0], []
+    wordings = [worded(w, target) for w in run.profile.wordings]
+    for name, source, T, targets in _sources(run):
+        result = _steer(run, name, source.f, targets[target], degrees)
         reached = ~result.AS.isnan()
-        wordings = [worded(w, target) for w in run.profile.wordings]
-        texts = run.texts(name, wordings)  # (R, n)
-        z, moved = T(f[reached]), T(result.f_eps[reached])
-        AS = (
-            pairwise_angle(z, texts) - pairwise_angle(moved, texts)
-            if len(z)
-            else texts.new_zeros(0, len(texts))
-        )
+        AS = torch.zeros(0, len(wordings))
+        if reached.any():
+            pair = T(source.f[reached]), T(result.f_eps[reached])
+            before, after = (pairwise_angle(z, run.texts(name, wordings)) for z in pair)
+            AS = before - after  # (N, R), eq. 7
         frames.append(pd.DataFrame({"classifier": name, "prompt": wordings, "AS": AS.mean(0).numpy()}))
     return pd.concat(frames, ignore_index=True)
 
@@ -161,58 +107,37 @@ def steering_curves(run: Run, largest: pd.DataFrame, *, points: int = 15) -> pd.
 
     One row a classifier, direction and IS: mean, and the span of the middle 80 % of the photos.
     """
-    target = run.profile.targets[0]
-    frames = []
-    for name in run.profile.classifiers:
+    target, rows = run.targets[0], []
+    for name, source, _, targets in _sources(run):
         own = largest[(largest["classifier"] == name) & (largest["target"] == target)]
-        f, _ = _source(run, name)
-        text = _targets(run, name)[target]
-        for degrees in np.linspace(0, common_degrees(own), points):
-            steps = (_steer(run, name, f, text, degrees), _steer_randomly(run, name, f, text, degrees))
-            for direction, result in zip(DIRECTIONS, steps, strict=True):
+        for degrees in np.linspace(0, whole_degrees(own["largest"].min()), points):
+            for direction in DIRECTIONS:
+                chance = direction != DIRECTIONS[0]
+                result = _steer(run, name, source.f, targets[target], degrees, chance=chance)
                 score = result.AS[~result.AS.isnan()].numpy()
                 if not len(score):
                     continue  # a random direction may reach less far
-                low, high = np.quantile(score, [0.1, 0.9])
-                frames.append(
-                    {
-                        "classifier": name,
-                        "direction": direction,
-                        "target": target,
-                        "IS": degrees,
-                        "AS": score.mean(),
-                        "low": low,
-                        "high": high,
-                        "reached": len(score),
-                        **certified(result.certificate),
-                    }
-                )
-    return pd.DataFrame(frames)
+                row = {"classifier": name, "direction": direction, "target": target, "IS": degrees}
+                row |= {"AS": score.mean(), "low": np.quantile(score, 0.1), "high": np.quantile(score, 0.9)}
+                rows.append(row | {"reached": len(score)} | certified(result.certificate))
+    return pd.DataFrame(rows)
 
 
 def steering_grid(run: Run, degrees: float) -> pd.DataFrame:
     """Mean AS of every source class toward every target at IS = `degrees`: one row a cell."""
-    rows = []
-    for name in run.profile.classifiers:
-        data = run.photos(name)
-        sources = data.index["class"].to_numpy()
-        for target, text in _targets(run, name).items():
-            result = _steer(run, name, data.f, text, degrees)
-            scores = pd.Series(result.AS.numpy()).groupby(sources, sort=False)
-            cells = pd.DataFrame(
-                {
-                    "AS": scores.mean(),
-                    "AS sd": scores.std(),
-                    "reached": scores.count(),
-                    "photos": scores.size(),
-                }
-            )
-            cells = cells.rename_axis("source").reset_index()
+    frames = []
+    for name, _, _, targets in _sources(run):
+        photos = run.photos(name)
+        for target, text in targets.items():
+            result = _steer(run, name, photos.f, text, degrees)
+            scores = pd.Series(result.AS.numpy()).groupby(photos.index["class"].to_numpy(), sort=False)
+            named = {"AS": "mean", "AS sd": "std", "reached": "count", "photos": "size"}
+            cells = scores.agg(**named).rename_axis("source").reset_index()
             proof = certified(result.certificate)
             # One certificate speaks for the whole column: its flips are counted once.
             proof |= {"certified": cells["reached"], "flips": np.where(cells.index == 0, proof["flips"], 0)}
-            rows.append(cells.assign(classifier=name, target=target, IS=degrees, **proof))
-    return pd.concat(rows, ignore_index=True)
+            frames.append(cells.assign(classifier=name, target=target, IS=degrees, **proof))
+    return pd.concat(frames, ignore_index=True)
 
 
 def grid_shares(grid: pd.DataFrame) -> pd.DataFrame:
@@ -221,54 +146,37 @@ def grid_shares(grid: pd.DataFrame) -> pd.DataFrame:
     One row a classifier: percent of the sum of squares about the mean (two-way, one value a cell),
     over the source classes that reach every target.
     """
+    columns = ["classifier", "target (%)", "source class (%)", "both together (%)"]
     rows = []
     for name, own in grid.groupby("classifier", sort=False):
         cells = own.pivot(index="source", columns="target", values="AS").dropna().to_numpy()
         if min(cells.shape) < 2:
             continue  # nothing to divide
-        total = ((cells - cells.mean()) ** 2).sum()
-        by_source = cells.shape[1] * ((cells.mean(1) - cells.mean()) ** 2).sum()
-        by_target = cells.shape[0] * ((cells.mean(0) - cells.mean()) ** 2).sum()
-        rows.append(
-            {
-                "classifier": name,
-                "target (%)": 100 * by_target / total,
-                "source class (%)": 100 * by_source / total,
-                "both together (%)": 100 * (1 - (by_target + by_source) / total),
-            }
-        )
-    columns = ["classifier", "target (%)", "source class (%)", "both together (%)"]
+        by_target, by_source = (100 * cells.mean(axis).var() / cells.var() for axis in (0, 1))
+        rows.append([name, by_target, by_source, 100 - by_target - by_source])
     return pd.DataFrame(rows, columns=columns)
 
 
 # ---------------------------------------------------------------------------------- steps
 
 
-def _targets(run: Run, name: str) -> dict[str, Tensor]:
-    """Target -> embedding of its prompt, (n,)."""
-    return dict(zip(run.targets, run.texts(name, [run.prompt(t) for t in run.targets]), strict=True))
+def _sources(run: Run) -> Iterator[tuple[str, Photos, Translator, dict[str, Tensor]]]:
+    """Each classifier, its photos of the source class, its translator, and target -> embedding, (n,)."""
+    for name in run.classifiers:
+        source = run.photos(name).of(run.source_class)
+        if len(source) < 2:
+            raise SingError(
+                f"{run.source_class!r} has {len(source)} evaluation photos, expected at least 2: choose "
+                "another source_class or give more pictures."
+            )
+        texts = run.texts(name, [run.prompt(t) for t in run.targets])
+        yield name, source, run.translator(name), dict(zip(run.targets, texts, strict=True))
 
 
-def _source(run: Run, name: str) -> tuple[Tensor, list[str]]:
-    """Features and paths of the evaluation photos of the source class."""
-    own = run.photos(name).of(run.source_class)
-    if len(own.f) < 2:
-        raise SingError(
-            f"{run.source_class!r} has {len(own.f)} evaluation photos, expected at least 2: choose another "
-            "source_class or give more pictures."
-        )
-    return own.f, own.index["path"].tolist()
-
-
-def _steer(run: Run, name: str, f: Tensor, text: Tensor, degrees: float) -> Steered:
-    bias = run.head(name).bias
-    return steer(f, text, run.translator(name), run.spaces(name), degrees=degrees, bias=bias)
-
-
-def _steer_randomly(run: Run, name: str, f: Tensor, text: Tensor, degrees: float) -> Steered:
-    spaces = run.spaces(name)
-    d = random_null_direction(len(f), spaces, seed=run.profile.seed)
-    bias = run.head(name).bias
+def _steer(run: Run, name: str, f: Tensor, text: Tensor, degrees: float, *, chance: bool = False) -> Steered:
+    """Steps toward a text, or by `chance` in random null directions."""
+    spaces, bias = run.spaces(name), run.head(name).bias
+    d = random_null_direction(len(f), spaces, seed=run.seed) if chance else None
     return steer(f, text, run.translator(name), spaces, degrees=degrees, direction=d, bias=bias)
 
 

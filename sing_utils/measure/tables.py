@@ -15,6 +15,7 @@ from pandas.io.formats.style import Styler
 from scipy import stats
 from torch import Tensor
 
+from sing_utils.evidence.controls import Scores
 from sing_utils.evidence.intervals import (
     Sure,
     bootstrap,
@@ -24,7 +25,8 @@ from sing_utils.evidence.intervals import (
     sure,
     sure_mean,
 )
-from sing_utils.method.scores import attribute_score, contrast, image_score, pairwise_angle
+from sing_utils.evidence.translators import Pairs
+from sing_utils.method.scores import pairwise_angle
 from sing_utils.method.translator import Translator, TranslatorFitter, quality, split_rows
 from sing_utils.runs.run import Photos, Run
 from sing_utils.show.controls import page
@@ -41,47 +43,9 @@ def shown(run: Run, table: pd.DataFrame, digits: int = 2, **more: int) -> Styler
     return page(table.replace(dict.fromkeys(named, run.short)), digits, **more)
 
 
-def networks(run: Run) -> pd.DataFrame:
-    """One row a classifier: the gap at its head's rank, how W f + b meets its logits, which weights."""
-    rows = []
-    for name in run.classifiers:
-        head, spaces = run.head(name), run.spaces(name)
-        rows.append(
-            {
-                "classifier": name,
-                "largest σ": float(spaces.singular_values[0]),
-                "smallest σ kept": float(spaces.singular_values[spaces.rank - 1]),
-                "|Wf + b − logits|, relative": head.identity_error,
-                "weights (SHA-256)": head.sha256[:12],
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def spectra(run: Run) -> pd.DataFrame:
-    """classifier, index (from 1), singular value of its head."""
-    frames = []
-    for name in run.profile.classifiers:
-        s = run.spaces(name).singular_values.numpy()
-        frames.append(
-            pd.DataFrame({"classifier": name, "index": np.arange(1, len(s) + 1), "singular value": s})
-        )
-    return pd.concat(frames, ignore_index=True)
-
-
-def null_energy(run: Run) -> pd.DataFrame:
-    """Share of each evaluation photo's feature energy in the null space: percent."""
-    frames = []
-    for name in run.profile.classifiers:
-        data = run.photos(name)
-        share = 100 * run.spaces(name).null_energy(data.f).numpy()
-        frames.append(data.index[["class", "path"]].assign(classifier=name, share=share, space="null space"))
-    return pd.concat(frames, ignore_index=True)
-
-
 def photo_counts(run: Run) -> pd.DataFrame:
     """One row a class: photos to fit and to evaluate, and whether they were enlarged."""
-    index = run.photos(run.profile.classifiers[0], "all").index
+    index = run.photos(run.classifiers[0], "all").index
     counts = index.groupby(["class", "evaluation"], sort=False).size().unstack(fill_value=0)
     labels = index.groupby("class", sort=False)["label"].first()
     table = pd.DataFrame({"to fit": counts[False], "to evaluate": counts[True]}).reset_index()
@@ -154,11 +118,17 @@ def compare_losses(run: Run, name: str) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def exact_minimum(run: Run, name: str) -> dict[str, float]:
     """Error and cosine of a classifier's closed-form translator on the photos that its fit set aside."""
-    T, fit = run.translator(name), run.photos(name, "fit")
+    T, (_, (f, z)) = run.translator(name), fitted(run, name)
     assert T.report is not None
-    _, held = split_rows(len(fit), held_out=T.report.held_out, seed=T.report.seed)
-    error = (T(fit.f[held]) - fit.z[held]).square().sum(-1).mean()
-    return {"mse": float(error), "cosine": T.report.held_out_cosine}
+    return {"mse": float((T(f) - z).square().sum(-1).mean()), "cosine": T.report.held_out_cosine}
+
+
+def fitted(run: Run, name: str) -> tuple[Pairs, Pairs]:
+    """F (N, m) and z (N, n) of the photos that a classifier's translator was fitted on, and that chose λ."""
+    fit, report = run.photos(name, "fit"), run.translator(name).report
+    assert report is not None
+    rows, held = split_rows(len(fit), held_out=report.held_out, seed=report.seed)
+    return (fit.f[rows], fit.z[rows]), (fit.f[held], fit.z[held])
 
 
 def _photo_fits(T: Translator, evaluation: Photos) -> tuple[np.ndarray, np.ndarray]:
@@ -174,9 +144,7 @@ def _fits_apart(
     """How much the second of two fits gains in cosine, and its squared error relative to the first's."""
     gain = _bootstrap(run, lambda x: x.mean(-1), other[0] - one[0])
     ratio = _bootstrap(run, lambda x, y: y.mean(-1) / x.mean(-1), one[1], other[1])
-    found = {"gain": gain, "ratio": ratio}
-    ends = {f"{k} {end}": getattr(v, end) for k, v in found.items() for end in ("low", "high")}
-    return {k: v.value for k, v in found.items()} | ends
+    return ends(gain, "gain") | ends(ratio, "ratio")
 
 
 def _fit_row(name: str, T: Translator, evaluation: Photos) -> dict[str, Any]:
@@ -205,29 +173,22 @@ def photo_scores(run: Run) -> pd.DataFrame:
     The same beyond the logits. One row a classifier and evaluation photo.
     """
     frames = []
-    for name in run.profile.classifiers:
-        data, T, spaces = run.photos(name), run.translator(name), run.spaces(name)
-        texts = run.texts(name, run.prompts)  # (C, n)
-        Tf, Tf_tilde = T(data.f), T.after_null_removal(spaces)(data.f)  # (N, n) each
-        frames.append(
-            data.index[["class", "label", "path"]].assign(
-                classifier=name,
-                **_scores(Tf, Tf_tilde, texts, data.own),
-                **_scores(*run.beyond(name)(data.f), texts, data.own, " beyond"),
-                cosine=torch.cosine_similarity(Tf, data.z, dim=-1).numpy(),
-            )
-        )
+    for name in run.classifiers:
+        photos, T = run.photos(name), run.translator(name)
+        given, Tf = (run.texts(name, run.prompts), photos.own), T(photos.f)
+        removed = Scores.of(Tf, T.after_null_removal(run.spaces(name))(photos.f), *given)
+        beyond = Scores.of(*run.beyond(name)(photos.f), *given)
+        cosine = torch.cosine_similarity(Tf, photos.z, dim=-1).numpy()
+        known = photos.index[["class", "label", "path"]].assign(classifier=name)
+        frames.append(known.assign(**removed.columns(), **beyond.columns(" beyond"), cosine=cosine))
     return pd.concat(frames, ignore_index=True)
 
 
-def _scores(before: Tensor, after: Tensor, texts: Tensor, own: Tensor, tail: str = "") -> dict[str, Any]:
-    """AS toward the own class, its contrast, and IS of pairs (N, n), with texts (C, n) and own (N,)."""
-    AS = pairwise_angle(before, texts) - pairwise_angle(after, texts)  # (N, C), eq. 7
-    return {
-        f"AS{tail}": AS.gather(1, own[:, None])[:, 0].numpy(),
-        f"contrast{tail}": contrast(AS, own).numpy(),
-        f"IS{tail}": image_score(before, after).numpy(),
-    }
+def worlds_by_chance(run: Run, name: str, *, draws: int) -> list[Scores]:
+    """Scores beyond the logits of the evaluation photos in worlds where nothing is beyond them."""
+    fit, new, p = run.photos(name, "fit"), run.photos(name), run.profile
+    worlds = run.beyond(name).by_chance(fit.f, fit.z, draws=draws, held_out=p.held_out, seed=p.seed)
+    return [Scores.of(*world(new.f), run.texts(name, run.prompts), new.own) for world in worlds]
 
 
 def beyond_by_chance(run: Run, *, draws: int = 10) -> pd.DataFrame:
@@ -237,10 +198,7 @@ def beyond_by_chance(run: Run, *, draws: int = 10) -> pd.DataFrame:
     """
     rows = []
     for name in run.classifiers:
-        fit, new, B = run.photos(name, "fit"), run.photos(name), run.beyond(name)
-        worlds = B.by_chance(fit.f, fit.z, draws=draws, held_out=run.profile.held_out, seed=run.seed)
-        given = run.texts(name, run.prompts), new.own
-        found = pd.concat([pd.DataFrame(_scores(*world(new.f), *given)) for world in worlds])
+        found = pd.concat([pd.DataFrame(w.columns()) for w in worlds_by_chance(run, name, draws=draws)])
         row = {"IS (°)": found["IS"], "|AS| (°)": found["AS"].abs(), "contrast (°)": found["contrast"]}
         rows.append({"classifier": name, **{k: v.mean() for k, v in row.items()}})
     return pd.DataFrame(rows)
@@ -253,24 +211,22 @@ def ridge_sensitivity(run: Run, *, factors: Sequence[float] = (0.01, 0.1, 1, 10,
     the rows that the kept translator was fitted on, so that factor 1 repeats its scores.
     """
     rows = []
-    for name in run.profile.classifiers:
-        new, chosen = run.photos(name), run.translator(name).report
-        assert chosen is not None
-        fit = run.photos(name, "fit")
-        own, _ = split_rows(len(fit.f), held_out=chosen.held_out, seed=chosen.seed)
-        fitter = TranslatorFitter(fit.f.shape[1], fit.z.shape[1])
-        fitter.update(fit.f[own], fit.z[own])
-        texts, f = run.texts(name, run.prompts)[new.own], new.f
+    for name in run.classifiers:
+        photos, (fit, _), report = run.photos(name), fitted(run, name), run.translator(name).report
+        assert report is not None
+        fitter = TranslatorFitter(fit[0].shape[1], fit[1].shape[1])
+        fitter.update(*fit)
         for factor in factors:
-            T = Translator(fitter.solve(ridge=factor * chosen.ridge).weight.to(f))
-            Tf, Tf_tilde = T(f), T.after_null_removal(run.spaces(name))(f)
+            T = Translator(fitter.solve(ridge=factor * report.ridge).weight.to(photos.f))
+            Tf, Tf_tilde = T(photos.f), T.after_null_removal(run.spaces(name))(photos.f)
+            found = Scores.of(Tf, Tf_tilde, run.texts(name, run.prompts), photos.own).statistics()
             rows.append(
                 {
                     "classifier": name,
                     "ridge, × chosen": factor,
-                    "cosine of Tf and z": quality(Tf, new.z).cosine,
-                    "median IS (°)": float(np.median(image_score(Tf, Tf_tilde))),
-                    "median |AS| (°)": float(np.median(attribute_score(Tf, Tf_tilde, texts).abs())),
+                    "cosine of Tf and z": quality(Tf, photos.z).cosine,
+                    "median IS (°)": found["IS"],
+                    "median |AS| (°)": found["|AS|"],
                 }
             )
     return pd.DataFrame(rows)
@@ -331,8 +287,7 @@ def spreads(scores: pd.DataFrame, run: Run) -> pd.DataFrame:
         row |= {f"sd {c} (°)": own[c].std() for c in ("AS", "IS")}
         halves = refitted(run, name, own)
         for statistic, (function, columns) in _STATISTICS.items():
-            found, ends = _sure(run, function, own, halves, *columns), _ENDS.get(statistic, f"{statistic} ")
-            row |= {statistic: found.value, f"{ends}low": found.low, f"{ends}high": found.high}
+            row |= ends(_sure(run, function, own, halves, *columns), statistic, _ENDS.get(statistic))
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -354,21 +309,11 @@ def class_medians(scores: pd.DataFrame, run: Run) -> pd.DataFrame:
     What the intervals say: as for `spreads`.
     """
     rows = []
-    for name, photos in scores.groupby("classifier", sort=False):
-        for c, own in photos.groupby("class", sort=False):
-            found = _sure(run, _size, own, refitted(run, name, own), "AS")
-            rows.append(
-                {
-                    "classifier": name,
-                    "class": c,
-                    "photos": len(own),
-                    "value": found.value,
-                    "low": found.low,
-                    "high": found.high,
-                    "beyond the logits": own["AS beyond"].abs().median(),
-                    "enlarged": own["label"].iloc[0] in run.profile.low_resolution,
-                }
-            )
+    for (name, c), own in scores.groupby(["classifier", "class"], sort=False):
+        found = _sure(run, _size, own, refitted(run, name, own), "AS")
+        beyond, label = own["AS beyond"].abs().median(), own["label"].iloc[0]
+        row = {"classifier": name, "class": c, "photos": len(own), **ends(found)}
+        rows.append(row | {"beyond the logits": beyond, "enlarged": label in run.profile.low_resolution})
     return pd.DataFrame(rows)
 
 
@@ -380,7 +325,7 @@ def rank_correlations(scores: pd.DataFrame, run: Run) -> pd.DataFrame:
     for all pairs (false discovery rate). not enlarged: rho over those classes. (Beyond the logits orders say
     nothing: they agree between classifiers also in worlds where nothing is there.)
     """
-    rng = np.random.default_rng(run.profile.seed)
+    rng = np.random.default_rng(run.seed)
     draws = run.profile.bootstrap_draws
     drawn: dict[str, np.ndarray] = {}  # (draws, classes)
     medians: dict[str, pd.Series] = {}  # by class
@@ -423,7 +368,7 @@ def _order_p(run: Run, x: np.ndarray, y: np.ndarray) -> float:
         permutation_type="pairings",
         vectorized=True,
         n_resamples=run.profile.permutations,
-        random_state=np.random.default_rng(run.profile.seed),
+        random_state=np.random.default_rng(run.seed),
     )
     return float(np.squeeze(test.pvalue))
 
@@ -474,9 +419,9 @@ def concept_sizes(run: Run) -> pd.DataFrame:
         for c in run.concept_classes:
             x, y, paths = class_angles(run, name, c, texts)  # (N, K) each
             halves = _of_phrases(run, name, c, run.refits(name).toward)[..., : len(texts)]  # (R, K)
-            ends = size_of((x - y).numpy(), halves, level=run.profile.confidence)
+            sizes = size_of((x - y).numpy(), halves, level=run.profile.confidence)
             row = {"classifier": name, "class": c, "photos": len(paths)}
-            rows.append(row | dict(zip(("value", "low", "high"), ends, strict=True)))
+            rows.append(row | dict(zip(("value", "low", "high"), sizes, strict=True)))
     return pd.DataFrame(rows)
 
 
@@ -547,7 +492,7 @@ def failures(run: Run, scores: pd.DataFrame) -> pd.DataFrame:
             continue  # nothing to tell apart
         for score in ("AS", "IS"):
             ci = _bootstrap(run, _roc_area, own[score].abs()[known], wrong)
-            row = {"classifier": name, "score": "|AS|" if score == "AS" else score, **_interval(ci)}
+            row = {"classifier": name, "score": "|AS|" if score == "AS" else score, **ends(ci)}
             rows.append(row | {"photos": len(wrong), "misnamed": int(wrong.sum())})
     return pd.DataFrame(rows, columns=["classifier", "score", "value", "low", "high", "photos", "misnamed"])
 
@@ -580,8 +525,10 @@ def _bootstrap(run: Run, statistic: Any, *samples: Any) -> Any:
     return bootstrap(statistic, *samples, level=p.confidence, draws=p.bootstrap_draws, seed=p.seed)
 
 
-def _interval(ci: Any) -> dict[str, float]:
-    return {"value": ci.value, "low": ci.low, "high": ci.high}
+def ends(found: Any, value: str = "value", tail: str | None = None) -> dict[str, float]:
+    """A statistic and its interval as columns of a row: value, and low and high after `tail`."""
+    tail = ("" if value == "value" else f"{value} ") if tail is None else tail
+    return {value: found.value, f"{tail}low": found.low, f"{tail}high": found.high}
 
 
 def _row_spearman(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -102,11 +102,6 @@ class Recoding:
         whiten = (vectors[:, kept] / values[kept].sqrt()).flip(1)  # largest first
         return cls(codes, residual @ whiten)
 
-    def __call__(self, h: Tensor) -> tuple[Tensor, Tensor]:
-        """Pooled features h (N, 128) -> codes (N, 26), rest (N, rest)."""
-        x = _with_one(h)
-        return x @ self.codes, x @ self.rest
-
     def codes_of(self, h: Tensor) -> dict[str, Tensor]:
         """Factor -> its code: (N, 128) -> (N, levels - 1)."""
         codes = _with_one(h) @ self.codes

@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from PIL import Image, ImageDraw
 
 from sing_utils.errors import SingError
@@ -404,10 +403,6 @@ class Scenes:
     def pictures(self) -> np.ndarray:
         """All scenes drawn: (N, 48, 48, 3), uint8."""
         return np.stack([np.asarray(scene.picture()) for scene in self])
-
-    def table(self) -> pd.DataFrame:
-        """One row a scene, one column a factor."""
-        return pd.DataFrame({f: np.take(v, self.levels[:, k]) for k, (f, v) in enumerate(FACTORS.items())})
 
 
 # ---------------------------------------------------------------------- as a source of pictures

@@ -24,8 +24,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sing_utils.errors import SingError
+from sing_utils.evidence.controls import Scores
 from sing_utils.method.beyond import BeyondLogits
-from sing_utils.method.scores import contrast, image_score, text_angles
 from sing_utils.method.translator import Translator
 from sing_utils.planted import heads as planted_heads
 from sing_utils.planted.heads import Planted, Recoding, plant, unread
@@ -39,6 +39,7 @@ from sing_utils.planted.networks import (
 from sing_utils.planted.scenes import FACTORS, GIVEN, WORDINGS, Scenes, phrase
 
 LEVELS = [(f, v) for f, levels in FACTORS.items() for v in levels]  # 34 rows of every table of texts
+MEASURED = ["|AS|", "contrast", "IS"]  # columns of `measure`, also beyond the logits
 LEAST = 400  # scenes to fit on
 
 
@@ -262,8 +263,8 @@ def measure(
     f, z = head.features(world.evaluation.h), world.evaluation.z[encoder]  # (N, m), (N, n)
     removed = T(f), T.after_null_removal(head.spaces())(f)  # (N, n) each
     texts = world.texts(level_prompts(wording), encoder)  # (34, n)
-    scores = _scores(world, *removed, texts)
-    other = _scores(world, *(pair or beyond(world, head, encoder=encoder)), texts)
+    scores = _by_factor(world, removed, texts)
+    other = _by_factor(world, pair or beyond(world, head, encoder=encoder), texts)
     return pd.DataFrame(
         {
             "seed": world.seed,
@@ -271,27 +272,17 @@ def measure(
             "factor": list(FACTORS),
             "planted": [head.ignored[f] for f in FACTORS],
             **scores,
-            **{f"{name} beyond": value for name, value in other.items()},
+            **other.add_suffix(" beyond"),
             "cosine": float(torch.cosine_similarity(removed[0], z, dim=-1).mean()),
         }
     )
 
 
-def _scores(world: World, z: Tensor, z_tilde: Tensor, texts: Tensor) -> dict[str, Any]:
-    """|AS| and contrast, a number a factor, and IS, of the evaluation scenes: degrees."""
-    AS = attribute_scores(z, z_tilde, texts)  # (N, 34)
-    parts = AS.split([len(v) for v in FACTORS.values()], dim=1)
-    both = list(zip(parts, torch.from_numpy(world.evaluation.levels).mT, strict=True))
-    return {
-        "|AS|": [float(part.gather(1, at[:, None]).abs().quantile(0.5)) for part, at in both],
-        "contrast": [float(contrast(part, at).mean()) for part, at in both],
-        "IS": float(image_score(z, z_tilde).quantile(0.5)),
-    }
-
-
-def attribute_scores(z: Tensor, z_tilde: Tensor, texts: Tensor) -> Tensor:
-    """AS toward each text (eq. 7), degrees: (N, n), (N, n), (K, n) -> (N, K)."""
-    return text_angles(z, texts) - text_angles(z_tilde, texts)
+def _by_factor(world: World, pair: tuple[Tensor, Tensor], texts: Tensor) -> pd.DataFrame:
+    """Median |AS|, mean contrast and median IS of a pair (N, n) toward each factor's levels: degrees."""
+    own = torch.from_numpy(world.evaluation.levels).mT  # (8, N)
+    parts = zip(texts.split([len(v) for v in FACTORS.values()]), own, strict=True)
+    return pd.DataFrame([Scores.of(*pair, part, at).statistics() for part, at in parts])[MEASURED]
 
 
 def truth(world: World, head: Planted) -> dict[str, float]:

@@ -69,7 +69,7 @@ def test_blind_worlds_show_what_is_found_where_nothing_is(world):
         z = (f * known) @ true.mT + 2.0 * torch.randn(len(f), WIDTH, generator=g, dtype=torch.float64)
         fit, held_out = (f[:800], z[:800]), (f[800:], z[800:])
         T = Translator.fit(*fit, method="ridge")
-        given = (T, T.report.ridge, spaces, fit, held_out, texts, own[800:])
+        given = (T, spaces, fit, held_out, texts, own[800:])
         drawn = [r.statistics()["IS"] for r in blind_scores(*given, draws=9)]
         seen = remove_null(held_out[0], T, spaces, texts, own[800:]).statistics()["IS"]
         assert seen > 3 * max(drawn) if means else 0.5 * min(drawn) < seen < 2 * max(drawn)
@@ -83,7 +83,7 @@ def test_blind_residuals_are_as_large_as_on_photos_never_seen(world):
     inside, outside = (float((y - T(x)).square().mean()) for x, y in (fit, held_out))
     assert outside > 1.5 * inside  # or there would be nothing to make up for
     texts, own = torch.eye(3, WIDTH, dtype=torch.float64), torch.arange(400) % 3
-    wide = blind_scores(T, 1e-3, spaces, fit, held_out, texts, own, draws=10)
-    narrow = blind_scores(T, 1e-3, spaces, fit, fit, texts, own[:30], draws=10)
+    wide = blind_scores(T, spaces, fit, held_out, texts, own, draws=10)
+    narrow = blind_scores(T, spaces, fit, fit, texts, own[:30], draws=10)
     size = [np.mean([r.statistics()["IS"] for r in rs]) for rs in (wide, narrow)]
     assert size[0] > 1.15 * size[1]

@@ -18,11 +18,19 @@ import pytest
 import torch
 
 from sing_utils import BeyondLogits, HeadSpaces, Translator
-from sing_utils.evidence.controls import SUBSPACES, at_energy, random_bases, remove_null, remove_random
+from sing_utils.evidence.controls import (
+    SUBSPACES,
+    Scores,
+    at_energy,
+    random_spans,
+    remove_null,
+    remove_random,
+)
 from sing_utils.evidence.intervals import bootstrap, bootstrap_places, mean_error, sure, sure_mean
-from sing_utils.evidence.refits import Halves, Refits, scored
+from sing_utils.evidence.refits import Halves, Refits
 from sing_utils.measure import tables
 from sing_utils.measure.controls import subspace_control
+from sing_utils.method.scores import text_angles
 
 M, R, WIDTH, C, CONCEPTS = 24, 16, 8, 6, 5
 FIT, PHOTOS, REFITS, SAMPLES = 360, 96, 24, 150
@@ -70,11 +78,10 @@ class World:
         """Columns of `photo_scores`; also AS toward every text, and the angles before."""
         Tf, Tf_tilde = f @ weight.mT, self.spaces.remove_null(f) @ weight.mT
         whole, part = B(f)
-        pairs = torch.stack([Tf, Tf_tilde, part, whole - part])
-        found = scored(pairs, torch.tensor(1.0), self.texts, own, C)
-        found = {k.replace("_", " "): v.double().numpy() for k, v in found.items()}
-        every = found["AS"]
-        return found | {"AS": every[np.arange(len(f)), own], "every": every}
+        found = Scores.of(Tf, Tf_tilde, self.texts, own, classes=C)
+        beyond = Scores.of(whole, part, self.texts[:C], own).columns(" beyond")
+        before = text_angles(Tf, self.texts).numpy()
+        return found.columns() | beyond | {"every": found.toward.numpy(), "before": before}
 
 
 @cache
@@ -220,7 +227,9 @@ def test_null_spaces_like_any_other_are_found_extreme_as_often_as_it_says(kind):
         energy = None if kind == SUBSPACES[0] else 0.15 + 0.2 * float(torch.rand(1, generator=g))
         options = {"dim": dim, "energy": energy, "like": f}
         draws = remove_random(*given, draws=40, seed=2 * i, **options)
-        for Q in random_bases(f[:PHOTOS], draws=4, seed=2 * i + 1, **options):
+        axes, spans = random_spans(f[:PHOTOS], draws=4, seed=2 * i + 1, **options)
+        for Q in spans:
+            Q = Q if axes is None else axes @ Q
             full = torch.linalg.qr(torch.cat([Q.double(), torch.eye(M).double()], 1))[0]
             spaces = HeadSpaces.from_weight(full[:, dim:M].mT)
             null = remove_null(f[:PHOTOS], T, spaces, texts, own[:PHOTOS]).statistics()
@@ -251,7 +260,7 @@ def test_intervals_of_rank_correlations_are_a_little_wide(monkeypatch):
             AS = world.scores(T.weight, B, new, own)["AS"]
             frames.append(pd.DataFrame({"classifier": name, "class": own, "label": own, "AS": AS}))
         given = {"bootstrap_draws": 150, "confidence": 0.95, "permutations": 99, "low_resolution": []}
-        run = SimpleNamespace(profile=SimpleNamespace(seed=i, **given))
+        run = SimpleNamespace(seed=i, profile=SimpleNamespace(**given))
         found.append(tables.rank_correlations(pd.concat(frames), run).iloc[0][["rho", "low", "high"]])
     rho, low, high = np.array(found, float).T
     assert 0.93 <= np.mean((low <= rho.mean()) & (rho.mean() <= high)) <= 0.99

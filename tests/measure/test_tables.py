@@ -28,23 +28,6 @@ def without_null(f):
 # --------------------------------------------------------------------------------- set-up
 
 
-def test_networks_and_spectra(run):
-    row = tables.networks(run).iloc[0]
-    assert (row["largest σ"], row["smallest σ kept"]) == pytest.approx((2.0, 1.0))
-    spectra = tables.spectra(run)
-    assert spectra[spectra["classifier"] == "two"]["singular value"].tolist() == pytest.approx([2.0, 1.0])
-    assert spectra["index"].tolist() == [1, 2, 1, 2]
-
-
-def test_null_energy_is_of_evaluation_photos_in_percent(run):
-    table = tables.null_energy(run)
-    own = table[table["classifier"] == "one"].set_index("path")["share"]
-    assert len(own) == 20
-    f = run.f[4]  # the third evaluation photo
-    assert own["4.png"] == pytest.approx(100 * float((f[2:] ** 2).sum() / (f**2).sum()))
-    assert "2.png" not in own
-
-
 def test_photo_counts(run):
     run.index.loc[3:, "evaluation"] = False
     table = tables.photo_counts(run).set_index("class")
@@ -162,7 +145,8 @@ def test_at_the_chosen_ridge_the_sensitivity_is_that_of_the_kept_translator(run,
     monkeypatch.setattr(run, "embeddings", lambda name: exact(name) + noise)  # other rows, another map
     kept = {n: Translator.fit((fit := run.photos(n, "fit")).f, fit.z, held_out=0.2) for n in ("one", "two")}
     monkeypatch.setattr(run, "translator", kept.get)
-    run.profile.seed, run.profile.held_out = 1, 0.4  # notebook 02 with other parameters
+    run.seed = run.profile.seed = 1
+    run.profile.held_out = 0.4  # notebook 02 with other parameters
     table = tables.ridge_sensitivity(run, factors=(1, 100)).set_index(["classifier", "ridge, × chosen"])
     scores = tables.photo_scores(run)
     spreads = tables.spreads(scores, run).set_index("classifier")
@@ -236,7 +220,7 @@ def test_intervals_hold_their_value_and_follow_the_seed(run):
     assert (table["ratio low"] < table["IS / |AS|"]).all()
     assert (table["IS / |AS|"] < table["ratio high"]).all()
     pd.testing.assert_frame_equal(table, tables.spreads(scores, run))
-    run.profile.seed = 1
+    run.seed = run.profile.seed = 1
     assert not table.equals(tables.spreads(scores, run))
 
 

@@ -17,7 +17,6 @@ from sing_utils.evidence.controls import SOFTMAX, STATISTICS, SUBSPACES
 from sing_utils.evidence.intervals import false_discovery, sure_mean
 from sing_utils.measure import controls, tables
 from sing_utils.measure import steering as tables_steering
-from sing_utils.measure.cases import cases
 from sing_utils.method.scores import angle
 from sing_utils.models.classifiers import LinearHead
 from sing_utils.show import charts
@@ -98,19 +97,6 @@ def by(table, **values):
     return table
 
 
-# ------------------------------------------------------------------------------ the cases
-
-
-def test_a_case_is_of_the_evaluation_photos_and_what_the_translator_was_fitted_on(run):
-    one, _ = cases(run)
-    assert one.classes == CLASSES
-    assert (len(one.f), len(one.fit[0])) == (100, 90)  # a tenth was held out to choose the ridge
-    assert one.own[:6].tolist() == [0, 1, 2, 3, 4, 0]
-    assert torch.allclose(one.Tf_tilde, one.spaces.remove_null(one.f) @ one.T.weight.mT)
-    evaluation = {tuple(r) for r in one.f.tolist()}
-    assert not evaluation & {tuple(r) for r in one.fit[0].tolist()}
-
-
 # ---------------------------------------------------------------------------- the subspaces
 
 
@@ -175,10 +161,8 @@ def test_scores_of_fewer_photos(run):
 def test_wordings_by_hand(run):
     table = controls.wording_scores(run)
     assert len(table) == 2 * 2 * 6  # classifiers, wordings, classes and all
-    case = next(iter(cases(run)))
-    text = run._encode(["a cow"])[0]
-    rows = case.own == 2
-    expected = angle(case.Tf[rows], text) - angle(case.Tf_tilde[rows], text)
+    photos, T, text = run.photos("one").of("cow"), run.translator("one"), run._encode(["a cow"])[0]
+    expected = angle(T(photos.f), text) - angle(T(run.spaces("one").remove_null(photos.f)), text)
     row = by(table, classifier="one", wording="a {}", **{"class": "cow"}).iloc[0]
     assert row["mean AS (°)"] == pytest.approx(float(expected.mean()))
     assert row["median |AS| (°)"] == pytest.approx(np.median(expected.abs()))

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 
 from sing_utils import BeyondLogits
 from sing_utils.errors import SingError
+from sing_utils.evidence import controls
 from sing_utils.execute.notebooks import run_profile
 from sing_utils.measure import planted as tables_planted
-from sing_utils.measure import planted_confounds as confounds_planted
+from sing_utils.measure import planted_controls as controls_planted
 from sing_utils.measure import planted_findings as findings_planted
 from sing_utils.measure import planted_pictures as pictures_planted
-from sing_utils.measure import planted_steering as steering_planted
 from sing_utils.measure import planted_training
 from sing_utils.method.head import HeadSpaces
 from sing_utils.method.scores import attribute_score
@@ -206,7 +206,8 @@ def recoded():
 
 def test_the_rest_says_nothing_linear_of_any_factor(recoded):
     recoding, h, levels = recoded
-    codes, rest = recoding(h)
+    codes = torch.cat([*recoding.codes_of(h).values()], 1)
+    rest = torch.cat([h.double(), torch.ones(len(h), 1)], 1) @ recoding.rest
     assert rest.mean(0).abs().max() < 1e-6
     assert (rest.mT @ contrasts(levels) / len(rest)).abs().max() < 1e-6
     assert (rest.mT @ codes / len(rest)).abs().max() < 1e-6
@@ -385,7 +386,7 @@ def test_the_validation_passes(worlds):
 
 def test_shares_stay_between_nothing_and_all(worlds):
     heads = tables_planted.named_heads(worlds, level=0.95)
-    reached = steering_planted.steering_means(steering_planted.steering(worlds, scenes=20), level=0.95)
+    reached = controls_planted.steering_means(controls_planted.steering(worlds, scenes=20), level=0.95)
     for table in (heads, reached):
         assert table["low"].min() >= 0
         assert table["high"].max() <= 1
@@ -410,8 +411,8 @@ def test_a_broken_projector_fails_it(worlds, monkeypatch):
 
 
 def test_a_swapped_sign_fails_it(worlds, monkeypatch):
-    real = planted_scores.attribute_scores
-    monkeypatch.setattr(planted_scores, "attribute_scores", lambda z, z_tilde, text: -real(z, z_tilde, text))
+    real = controls.text_angles
+    monkeypatch.setattr(controls, "text_angles", lambda z, texts: -real(z, texts))
     passed = validated(worlds)
     assert not passed["loses more than its alternatives"]
     assert not passed["told apart"]
@@ -554,7 +555,7 @@ def test_conclusions_need_more_than_rounding():
         return pd.DataFrame(rows).assign(factor="shape", seed=0, condition="c").fillna({"planted": 0.0})
 
     by_name = {
-        leaky: confounds_planted.conclusions(heads(leaky)).set_index("short")["worlds"]
+        leaky: controls_planted.conclusions(heads(leaky)).set_index("short")["worlds"]
         for leaky in (1e-6, 1.0)
     }
     assert by_name[1.0]["leaky by |AS|"] == 1
