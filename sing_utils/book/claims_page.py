@@ -107,8 +107,7 @@ def page(results: Results, *, root: Path | None = None) -> str:
 def figures(claims: Iterable[Claim]) -> dict[str, list[str]]:
     """Each figure and table of the paper -> the notebooks that have it.
 
-    >>> from sing_utils.paper.published import load_claims
-    >>> figures(load_claims())["Figure 3a"]
+    >>> figures(Published().claims)["Figure 3a"]
     ['02_model_comparison']
     """
     found: dict[tuple[str, int, str], dict[str, None]] = {}
