@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib.metadata
 import importlib.util
 import json
 import os
@@ -363,6 +364,15 @@ def test_npm_of_the_python_package_is_used_without_node(monkeypatch):
     command, env = pagejs.npm_command()
     assert all(Path(part).is_file() for part in command)
     assert env["PATH"].startswith(str(Path(command[0]).parent))
+
+
+def test_without_the_extra_it_says_what_to_install(project, no_tools, monkeypatch):
+    def version(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(book.metadata, "version", version)
+    with pytest.raises(SingError, match=r"jupyter-book is missing, .* pip install -e '.\[book\]'"):
+        book.build_book(project, "tiny", quiet=True)
 
 
 def test_no_npm_at_all_says_what_to_install(monkeypatch):
