@@ -47,36 +47,26 @@ _REMOTE = re.compile(r"""<(?:script|link|img|iframe)\b[^>]*\b(?:src|href)\s*=\s*
 
 
 def build_book(root: Path, profile: str, *, quiet: bool = False) -> Path:
-    """Build the HTML book of a finished run and return the path of its first page.
+    """Build the HTML book of a finished run; returns its first page, `_build/html/index.html`.
 
-    The notebooks named in ``_toc.yml`` are taken, executed, from
-    ``_build/runs/<profile>/executed/``; nothing is executed here. If nothing has changed since the
-    last build, the book is returned at once. A build that fails leaves ``_build/html`` as it was.
+    The notebooks named in `_toc.yml` are taken, executed, from the run's folder; nothing is executed here. If
+    nothing has changed since the last build, the book is returned at once. A build that fails leaves
+    `_build/html` as it was. The log is in `_build/book.log`.
 
-    Parameters
-    ----------
-    root
-        The project's folder, which holds ``_config.yml``, ``_toc.yml`` and ``book/``.
-    profile
-        The run that is shown: name of its folder in ``_build/runs``, or the folder.
-    quiet
-        Print nothing; the log is always in ``_build/book.log``.
+    Args:
+        root: the project's folder, which holds `_config.yml`, `_toc.yml` and `book/`.
+        profile: the run that is shown: name of its folder in `_build/runs`, or the folder.
+        quiet: print nothing.
 
-    Returns
-    -------
-    Path
-        ``_build/html/index.html``, which opens the introduction.
-
-    Raises
-    ------
-    SingError
-        If there is no such run, a page or notebook is missing, a notebook failed or was not run, a
-        page script cannot be installed, or Jupyter Book warns about anything.
+    Raises:
+        SingError: if there is no such run, a page or notebook is missing, a notebook failed or was not run, a
+            tool or page script is missing, or Jupyter Book warns about anything.
     """
     root = Path(root).resolve()
     build = root / "_build"
     html = build / "html"
-    profile = _require_run(root, profile)
+    run = require_run(root, profile)
+    profile = run.name if run.parent == root / "_build" / "runs" else str(run)  # Path's / takes either
     files = _staged_files(root, profile)
     stamp = _stamp(root, files)
     if (html / _STAMP).is_file() and (html / _STAMP).read_text() == stamp:
@@ -100,18 +90,17 @@ def _say(quiet: bool, line: str) -> None:
         print(line, flush=True)
 
 
-def _require_run(root: Path, run: str) -> str:
-    """The run's name in `_build/runs`, or its folder elsewhere; `Path.__truediv__` takes either."""
-    folder = root / "_build" / "runs"
+def require_run(root: Path, run: str) -> Path:
+    """The folder of a run with executed notebooks, by its name in `_build/runs` or as a folder."""
     found = find_run(root, run, "executed")
     if found is None:
-        runs = sorted(path.parent.name for path in folder.glob("*/executed"))
+        runs = sorted(path.parent.name for path in (root / "_build" / "runs").glob("*/executed"))
         known = f"one of {', '.join(runs)}" if runs else "one, but there is none yet"
         raise SingError(
             f"there is no run {run!r} in _build/runs, expected {known}, or a run's folder: make one with "
             "`sing run --profile PROFILE`, where `--run-dir _build/runs/NAME` gives it another name."
         )
-    return found.name if found.parent == folder else str(found)
+    return found
 
 
 # What the book is made of
@@ -281,8 +270,11 @@ def _stamp(root: Path, files: dict[str, bytes]) -> str:
     sources = {name: path.read_bytes() for name, path in package_files(root).items()}
     for name, content in sorted((files | sources).items()):
         digest.update(f"{name}\0{len(content)}\0".encode() + content)
-    for tool in _TOOLS:
-        digest.update(f"{tool} {metadata.version(tool)}\n".encode())
+    try:
+        tools = {tool: metadata.version(tool) for tool in _TOOLS}
+    except metadata.PackageNotFoundError as error:
+        raise SingError(f"{error.name} is missing, expected it here: pip install -e '.[book]'.") from None
+    digest.update(repr(tools).encode())
     digest.update(f"{page_js_key(root)} {sys.version}".encode())
     return digest.hexdigest()
 

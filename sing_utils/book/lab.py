@@ -31,9 +31,9 @@ from nbformat.sign import NotebookNotary
 from tornado import web
 from traitlets.config import Config
 
+from sing_utils.book.build import require_run
 from sing_utils.book.downloads import ADDED
 from sing_utils.errors import SingError
-from sing_utils.runs.results import find_run
 
 __all__ = ["copy_run", "serve_book", "source_of"]
 
@@ -97,14 +97,7 @@ def _require_book(root: Path, profile: str) -> tuple[Path, Path]:
     pages = (root / "_build" / "html").resolve()
     if not (pages / "index.html").is_file():
         raise SingError("there is no book in _build/html, expected a built one: make it with `make book`.")
-    run = find_run(root, profile, "executed")
-    if run is None:
-        runs = sorted(path.parent.name for path in (root / "_build" / "runs").glob("*/executed"))
-        known = (
-            f"one of {', '.join(runs)}, or a folder" if runs else "one, but there is none: run `make book`"
-        )
-        raise SingError(f"there is no run {profile!r} in _build/runs, expected {known}.")
-    return pages, run
+    return pages, require_run(root, profile)
 
 
 def _open_lab(root: Path, port: int, browser: bool, extra: list[str]) -> ServerApp:

@@ -31,7 +31,7 @@ ALPHAS = (-1.0, 0.0, 1.0, 2.0)  # how much of the null component is taken away i
 
 
 def pair_vectors(run: Run, name: str, f: Tensor) -> tuple[Tensor, Tensor]:
-    """A = T f and b = T Π_n f: (P, m) -> (P, n) each, float64."""
+    """Of each photo a = T f and b = T Π_n f: (P, m) -> (P, n) each, float64."""
     T = run.translator(name)
     return T(f), T(run.spaces(name).null_component(f))
 

@@ -143,7 +143,7 @@ class HeadSpaces:
 
     @property
     def null_dim(self) -> int:
-        """M - r, the dimension of the null space."""
+        """Dimension of the null space, m − r."""
         return self.null_basis.shape[1]
 
     @property

@@ -102,7 +102,7 @@ def contrast(AS: Any, own: Any) -> Any:
 
 
 def _unit(x: Any, *, name: str) -> Tensor:
-    """X / |x| in float64; a zero vector has no direction."""
+    """Vectors over their lengths, x / |x|, in float64; a zero vector has no direction."""
     v = as_tensor(x, name=name).to(torch.float64)
     require_finite(v, name=name)
     norm = torch.linalg.vector_norm(v, dim=-1, keepdim=True)

@@ -1,15 +1,11 @@
 """What the paper says, carried as data: its claims, its numbers, and where its public code differs.
 
 The files are in data/published; an unknown key in one is an error that names it.
-
->>> table_1 = load_numbers()["table-1"]
->>> table_1.values["DINO-ViT"], table_1.error("DINO-ViT"), round(table_1.widest, 2)
-(5.0, 0.59, 3.69)
 """
 
 from __future__ import annotations
 
-import difflib
+from collections import Counter
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -18,7 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sing_utils.checkout import project_root
-from sing_utils.errors import SingError, unknown
+from sing_utils.errors import SingError, reason, unknown
 
 FOLDER = Path("data/published")
 
@@ -192,56 +188,34 @@ class Difference(_Entry):
     follows: Literal["paper", "code", "both", "neither"]
 
 
-def load_claims(root: Path | None = None) -> list[Claim]:
-    """All claims of data/published/claims.yaml, in its order.
-
-    Raises:
-        SingError: for an unknown or missing key (it is named), or an id that occurs twice.
-    """
-    file = _file(root, "claims.yaml")
-    claims = [_validated(Claim, entry, file) for entry in _read(file, list)]
-    seen: set[str] = set()
-    for claim in claims:
-        if claim.id in seen:
-            raise SingError(f"{file.name}: the id {claim.id!r} occurs twice, expected each once.")
-        seen.add(claim.id)
-    return claims
-
-
-def load_numbers(root: Path | None = None) -> dict[str, Numbers]:
-    """All published numbers of data/published/numbers.yaml, by their name there."""
-    file = _file(root, "numbers.yaml")
-    return {name: _validated(Numbers, entry, file, name) for name, entry in _read(file, dict).items()}
-
-
-def load_differences(root: Path | None = None) -> list[Difference]:
-    """Where the paper and its public code differ, of data/published/code_differences.yaml."""
-    file = _file(root, "code_differences.yaml")
-    return [_validated(Difference, entry, file) for entry in _read(file, list)]
-
-
-def load_classifiers(root: Path | None = None) -> dict[str, Classifier]:
-    """The paper's classifiers and those of its later version, by name; see classifiers.yaml."""
-    file = _file(root, "classifiers.yaml")
-    groups = _read(file, dict)
-    entries = {name: entry for group in groups.values() for name, entry in group.items()}
-    return {name: _validated(Classifier, entry, file, name) for name, entry in entries.items()}
+_T = TypeVar("_T", bound=_Entry)
 
 
 class Published:
-    """Everything in data/published, read when it is first asked for.
+    """Everything in data/published, each file read and checked when it is first asked for.
+
+    A file that is missing, or has an unknown or ill-typed key, is a `SingError` that names it.
 
     Args:
         root: of the checkout; None: the one around the working folder.
+
+    >>> table_1 = Published().numbers["table-1"]
+    >>> table_1.values["DINO-ViT"], table_1.error("DINO-ViT"), round(table_1.widest, 2)
+    (5.0, 0.59, 3.69)
     """
 
     def __init__(self, root: Path | None = None) -> None:
-        self.root = root or project_root()
+        self.folder = (root or project_root()) / FOLDER
 
     @cached_property
     def claims(self) -> list[Claim]:
         """In the file's order."""
-        return load_claims(self.root)
+        entries = self._read("claims.yaml", list)
+        claims = [_validated(Claim, entry, "claims.yaml") for entry in entries]
+        for name, count in Counter(claim.id for claim in claims).items():
+            if count > 1:
+                raise SingError(f"claims.yaml: the id {name!r} occurs twice, expected each once.")
+        return claims
 
     def claim(self, name: str) -> Claim:
         """One claim by its id.
@@ -256,48 +230,41 @@ class Published:
 
     @cached_property
     def numbers(self) -> dict[str, Numbers]:
-        """By name."""
-        return load_numbers(self.root)
+        """Published numbers by their name."""
+        entries = self._read("numbers.yaml", dict)
+        return {name: _validated(Numbers, entry, "numbers.yaml", name) for name, entry in entries.items()}
 
     @cached_property
     def differences(self) -> list[Difference]:
-        """Between the paper and its code."""
-        return load_differences(self.root)
+        """Between the paper and its public code."""
+        file = "code_differences.yaml"
+        return [_validated(Difference, entry, file) for entry in self._read(file, list)]
 
     @cached_property
     def classifiers(self) -> dict[str, Classifier]:
-        """By the paper's names."""
-        return load_classifiers(self.root)
+        """The paper's classifiers and those of its later version, by the paper's names."""
+        file = "classifiers.yaml"
+        groups = self._read(file, dict).values()
+        return {n: _validated(Classifier, entry, file, n) for group in groups for n, entry in group.items()}
 
     @cached_property
     def classes(self) -> set[str]:
         """Names of the paper's 16 classes, those of Figure 4."""
         return set(self.numbers["figure-4-resnet50"].values)
 
-
-# ------------------------------------------------------------------------------------ reading
-
-
-_T = TypeVar("_T", bound=_Entry)
-
-
-def _file(root: Path | None, name: str) -> Path:
-    return (root or project_root()) / FOLDER / name
-
-
-def _read(file: Path, kind: type) -> Any:
-    try:
-        found = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except OSError:
-        raise SingError(f"{FOLDER}/{file.name} is missing: restore it from the repository.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SingError(f"{file.name} is not valid YAML: {' '.join(str(error).split())}.") from None
-    if not isinstance(found, kind):
-        raise SingError(f"{file.name} holds a {type(found).__name__}, expected a {kind.__name__}.")
-    return found
+    def _read(self, name: str, kind: type) -> Any:
+        try:
+            found = yaml.safe_load((self.folder / name).read_text(encoding="utf-8"))
+        except OSError:
+            raise SingError(f"{FOLDER}/{name} is missing: restore it from the repository.") from None
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise SingError(f"{name} is not valid YAML: {reason(error)}.") from None
+        if not isinstance(found, kind):
+            raise SingError(f"{name} holds a {type(found).__name__}, expected a {kind.__name__}.")
+        return found
 
 
-def _validated(kind: type[_T], entry: Any, file: Path, name: str = "") -> _T:
+def _validated(kind: type[_T], entry: Any, file: str, name: str = "") -> _T:
     label = name or (entry.get("id") or entry.get("item") if isinstance(entry, dict) else None) or "an entry"
     try:
         return kind.model_validate(entry)
@@ -305,8 +272,5 @@ def _validated(kind: type[_T], entry: Any, file: Path, name: str = "") -> _T:
         first = error.errors(include_url=False)[0]
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(key, kind.model_fields, n=1, cutoff=0.0)[0]
-            raise SingError(
-                f"{file.name}: {label} has the unknown key {key!r}; did you mean {near!r}?"
-            ) from None
-        raise SingError(f"{file.name}: {label}: {key or 'entry'}: {first['msg']}.") from None
+            raise unknown("key", key, list(kind.model_fields), where=f"{file}: {label}") from None
+        raise SingError(f"{file}: {label}: {key or 'entry'}: {first['msg']}.") from None

@@ -526,11 +526,7 @@ def _equal(points: pd.DataFrame) -> tuple[alt.X, alt.Y]:
 
 
 def subspaces(draws: pd.DataFrame) -> alt.LayerChart:
-    """Scores after removing random subspaces (ticks) and the null space (diamonds).
-
-    Args:
-        draws: of `subspace_draws`.
-    """
+    """Scores after removing random subspaces (ticks) and the null space (diamonds); from `subspace_draws`."""
     names = {"contrast": "mean contrast", "|AS|": "median |AS|", "AS": "mean AS", "IS": "median IS"}
     long = draws.melt(["classifier", "kind", "draw"], list(names), "score").dropna(subset="value")
     return _strip(
@@ -546,11 +542,7 @@ def subspaces(draws: pd.DataFrame) -> alt.LayerChart:
 
 
 def rescalings(table: pd.DataFrame) -> alt.LayerChart:
-    """Scores of each classifier in other bases of its feature.
-
-    Args:
-        table: of `tables_basis.rescalings`.
-    """
+    """Scores of each classifier in other bases of its feature; from `tables_basis.rescalings`."""
     names = {"|AS|": "median |AS| (°)", "contrast": "mean contrast (°)", "IS": "median IS (°)"}
     long = table.melt(["classifier", "basis"], list(names), "score").dropna(subset="value")
     drifted = "along the slope of a score"
@@ -600,11 +592,7 @@ def more_outputs(table: pd.DataFrame) -> alt.LayerChart:
 
 
 def factors_told(table: pd.DataFrame) -> alt.LayerChart:
-    """What a planted head and k more outputs tell of each factor.
-
-    Args:
-        table: of `tables_basis.factors_told`.
-    """
+    """What a planted head and k more outputs tell of each factor; from `tables_basis.factors_told`."""
     own = table[["factor", "outputs"]].assign(share=100 * table["R²"])
     return _curves(
         own,
@@ -711,23 +699,16 @@ def class_contrasts(table: pd.DataFrame) -> alt.LayerChart:
     Args:
         table: of `class_scores`, corrected.
     """
-    frames = []
+    parts = {}
     for tail, score in (("", "contrast"), (" beyond", "contrast, beyond the logits")):
-        own = table.dropna(subset=f"contrast{tail}")
-        least, most = (
-            own[f"contrast {end}"] if not tail and f"contrast {end}" in own else own[f"contrast{tail}"]
-            for end in ("least", "most")
-        )
-        ends = {"value": "", "low": " low", "high": " high"}
-        found = {
-            "verdict": (own[f"q{tail}"] < SIGNIFICANCE).map({True: "differs from 0", False: "may be 0"}),
-            "corrected p": own[f"q{tail}"].map(p_value),
-            "least": least,
-            "most": most,
-        }
-        found |= {k: own[f"contrast{tail}{end}"] for k, end in ends.items()}
-        frames.append(own[["classifier", "class", "photos"]].assign(score=score, **found))
-    own = pd.concat(frames, ignore_index=True)
+        part = table[["classifier", "class", "photos"]].copy()
+        part["verdict"] = np.where(table[f"q{tail}"] < SIGNIFICANCE, "differs from 0", "may be 0")
+        part["corrected p"] = table[f"q{tail}"].map(p_value)
+        for end in ("least", "most"):  # over wordings; beyond the logits there is one
+            part[end] = table.get(f"contrast{tail} {end}", table[f"contrast{tail}"])
+        part[["value", "low", "high"]] = table[[f"contrast{tail}{end}" for end in ("", " low", " high")]]
+        parts[score] = part.dropna(subset="value")
+    own = pd.concat(parts, names=["score"]).reset_index("score")
     return dots(
         own,
         "mean contrast (degrees)",

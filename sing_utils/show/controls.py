@@ -112,7 +112,7 @@ def ranks(table: pd.DataFrame) -> pd.DataFrame:
         "median |AS| (°)": number,
         "mean contrast (°)": signed,
         "median IS (°)": partial(number, digits=1),
-        "logits moved": "{:.0e}".format,
+        "logits moved": tiny,
     }
     shown = table[["classifier", "rule"]].assign(**{c: table[c].map(f) for c, f in formats.items()})
     return shown.rename(columns=lambda c: c.removeprefix("median ").removeprefix("mean "))

@@ -117,22 +117,39 @@ def counted(numbers: Iterable[float], what: str = "photos a classifier") -> str:
     return f"{low} {what}" if low == high else f"{low} to {high} {what}"
 
 
-def _listed(rows: Mapping[Any, str]) -> str:
+def listed(rows: Mapping[Any, str]) -> str:
+    """Names with what is said of them, as a sentence's end."""
     return "; ".join(f"{name} {words}" for name, words in rows.items()) + "."
+
+
+def spans(table: pd.DataFrame, unit: str = "°", digits: int = 2, **columns: str) -> str:
+    """Each classifier's value with its interval; `columns`: what value, low and high are called."""
+    named = {"value": "value", "low": "low", "high": "high"} | columns
+    rows = table.set_index("classifier")[[*named.values()]].set_axis([*named], axis=1)
+    return listed({name: span(row, unit, digits) for name, row in rows.iterrows()})
+
+
+def judged(agrees: Any, differs: Any) -> Verdict:
+    """What a rule says where it asks something of every classifier, or of one.
+
+    >>> judged([True, True], [False, False]), judged([True, False], [False, False]), judged(False, True)
+    ('agrees', 'undecided', 'differs')
+    """
+    return "agrees" if np.all(agrees) else "differs" if np.all(differs) else "undecided"
 
 
 # ------------------------------------------------------------------ notebooks 00 and 01
 
 
-def certificate(heads: pd.DataFrame) -> Finding:
-    """Do the logits stay where they were? (eq. 2)"""
+def certificate(heads: pd.DataFrame, of: str = "features") -> Finding:
+    """Do the logits stay where they were? (eqs. 2 and 13)"""
     moved, flips = heads["logits moved"], int(heads["top-1 changes"].sum())
     within = bool((moved <= heads["bound"])[moved.notna()].all())  # NaN: no feature to look at
     return Finding(
         f"The logits moved by at most {tiny(moved.max())} of ‖W‖‖f‖, where rounding explains "
         f"{tiny(heads['bound'].min())}; {flips} top-1 classes changed.",
         "holds" if within and flips == 0 else "fails",
-        f"{int(heads['photos'].sum()):,} features",
+        f"{int(heads['photos'].sum()):,} {of}",
     )
 
 
@@ -140,12 +157,13 @@ def losses(table: pd.DataFrame) -> Finding:
     """Does the squared error also serve the cosine, and not the other way round? (Figure 7)"""
     t = table.set_index("loss")
     exact, own = t.loc["exact"], t.loc["cosine"]
-    verdict: Verdict = "undecided"
-    if own["gain high"] < _SMALL_GAIN and own["ratio low"] > _LARGE_RATIO:
-        verdict = "agrees"
-    elif own["gain low"] > _SMALL_GAIN or own["ratio high"] < _LARGE_RATIO:
-        verdict = "differs"
-    gain, ratio = ({end: own[f"{x} {end}"] for end in ("low", "high")} | {"value": own[x]} for x in _APART)
+    verdict = judged(
+        own["gain high"] < _SMALL_GAIN and own["ratio low"] > _LARGE_RATIO,
+        own["gain low"] > _SMALL_GAIN or own["ratio high"] < _LARGE_RATIO,
+    )
+    gain, ratio = (
+        {"value": own[x], "low": own[f"{x} low"], "high": own[f"{x} high"]} for x in ("gain", "ratio")
+    )
     return Finding(
         f"Cosine {number(exact['cosine'], 3)} by the exact minimiser of the squared error. Training on "
         f"the cosine changes it by {span(gain, '', 3, sign=True)} and leaves "
@@ -156,9 +174,6 @@ def losses(table: pd.DataFrame) -> Finding:
     )
 
 
-_APART = ("gain", "ratio")
-
-
 # ------------------------------------------------------------------ notebooks 02 and 03
 
 
@@ -167,14 +182,13 @@ def ratio_order(spreads: pd.DataFrame) -> Finding:
     own = spreads.sort_values("IS / |AS|", ascending=False)
     if len(own) < 2:
         return Finding("One classifier has no order.", "not comparable")
-    hits = (own["classifier"].iloc[0] == "DINO-ViT") + (own["classifier"].iloc[-1] == "ResNeXt101")
+    names = {"value": "IS / |AS|", "low": "ratio low", "high": "ratio high"}
+    ends = own["classifier"].iloc[[0, -1]] == ["DINO-ViT", "ResNeXt101"]
     apart = sum(a["ratio low"] > b["ratio high"] for a, b in itertools.pairwise(own.to_dict("records")))
-    ends = {"IS / |AS|": "value", "ratio low": "low", "ratio high": "high"}
-    rows = own.set_index("classifier")[list(ends)].rename(columns=ends)
     return Finding(
-        f"Mean IS / mean |AS|, largest first: {_listed({n: span(r, '', 1) for n, r in rows.iterrows()})} The "
+        f"Mean IS / mean |AS|, largest first: {spans(own, '', 1, **names)} The "
         f"intervals of {apart} of {len(own) - 1} neighbouring pairs do not overlap.",
-        "agrees" if hits == 2 else "undecided" if hits else "differs",
+        judged(ends, ~ends),
         counted(own["photos"]),
     )
 
@@ -194,17 +208,14 @@ def elongation(spreads: pd.DataFrame) -> Finding:
     taller = set(spreads[spreads["low"] > 0]["classifier"])
     wider = set(spreads[spreads["high"] < 0]["classifier"])
     others = set(spreads["classifier"]) - {best["classifier"]}
-    verdict: Verdict = "undecided"
-    if best["classifier"] in taller and others <= wider:
-        verdict = "agrees"
-    elif best["classifier"] in wider or taller & others:
-        verdict = "differs"
-    columns = {"log variance ratio": "value", "low": "low", "high": "high"}
-    rows = np.exp(spreads.set_index("classifier")[list(columns)]).rename(columns=columns)
-    shown = _listed({name: span(row, "") for name, row in rows.iterrows()})
+    ends = ["log variance ratio", "low", "high"]
+    shown = spans(spreads.assign(**np.exp(spreads[ends])), "", value=ends[0])
     return Finding(
         f"Var(IS) / Var(AS): {shown} {best['classifier']} has the largest ratio of IS to |AS|.",
-        verdict,
+        judged(
+            best["classifier"] in taller and others <= wider,
+            best["classifier"] in wider or bool(taller & others),
+        ),
         counted(spreads["photos"]),
     )
 
@@ -218,18 +229,13 @@ def basis_orders(orders: pd.DataFrame, tried: pd.DataFrame) -> Finding:
     often = ", ".join(f"by {score} in {100 * share:.0f} %" for score, share in kept.items())
     ends = tried.groupby("classifier")[list(kept.index)].agg(["min", "max"])
     free = [s for s in kept.index if ends[s, "min"].max() < ends[s, "max"].min()]
-    compared = {"IS", "|AS|"} & set(free)  # what the paper compares
-    verdict: Verdict = "differs" if len(compared) == 2 else "undecided" if compared else "agrees"
+    moved = [score in free for score in ("IS", "|AS|")]  # what the paper compares
+    reach = f"every order by {' or '.join(free)} is within" if free else "some orders are out of"
     return Finding(
         "With a random basis for each classifier, their order stays "
         f"{often} of {orders['combinations'].iloc[0]:,} combinations of {draws // len(names)} draws; chance "
-        f"would keep it in {100 * orders['by chance'].iloc[0]:.0f} %. Among all bases tried, "
-        + (
-            f"every order by {' or '.join(free)} is within reach."
-            if free
-            else "some orders are out of reach."
-        ),
-        verdict,
+        f"would keep it in {100 * orders['by chance'].iloc[0]:.0f} %. Among all bases tried, {reach} reach.",
+        judged(not any(moved), moved),
         f"{tried['basis'].nunique()} bases of each classifier",
     )
 
@@ -266,7 +272,7 @@ def class_order(correlations: pd.DataFrame) -> Finding:
     differs = bool((own["q"] < SIGNIFICANCE).any())
     why = "" if differs else "so few classes can hide a correlation"
     return Finding(
-        _listed(parts), "differs" if differs else "undecided", counted(own["classes"], "classes"), why
+        listed(parts), "differs" if differs else "undecided", counted(own["classes"], "classes"), why
     )
 
 
@@ -275,16 +281,10 @@ def failures(areas: pd.DataFrame) -> Finding:
     if areas.empty:
         return Finding("", "not run", why="no head has labels of these classes, or none is ever wrong")
     of = dict(list(areas.groupby("score")))
-    low, high = (of["|AS|"][end] for end in ("low", "high"))
-    verdict: Verdict = "undecided"
-    if (low > _USEFUL).all():
-        verdict = "agrees"
-    elif (high < _USEFUL).all():
-        verdict = "differs"
-    parts = {row["classifier"]: span(row, "") for row in of["|AS|"].to_dict("records")}
+    own = of["|AS|"]
     return Finding(
-        f"ROC area of |AS| for misnamed photos: {_listed(parts)} Of IS: {between(of['IS']['value'], '')}.",
-        verdict,
+        f"ROC area of |AS| for misnamed photos: {spans(own, '')} Of IS: {between(of['IS']['value'], '')}.",
+        judged(own["low"] > _USEFUL, own["high"] < _USEFUL),
         f"{counted(areas['misnamed'], 'misnamed')} of {counted(areas['photos'])}",
     )
 
@@ -296,15 +296,12 @@ def nearest_concept(concepts: pd.DataFrame, class_name: str, expected: str) -> F
     for name, table in own.groupby("classifier", sort=False):
         found = table[table["concept"] == expected].to_dict("records")
         if found:
-            place = {key: found[0][f"place{tail}"] for key, tail in (("value", ""), *_ENDS)}
+            place = {"value": found[0]["place"], "low": found[0]["place low"], "high": found[0]["place high"]}
             first = table.sort_values("before")["concept"].iloc[0]
             parts[name] = f"place {span(place, '', 0)} of {len(table)}, first “{first}”"
     if not parts:
         return Finding("", "not run", why="this run has not both that class and that concept")
-    return Finding(_listed(parts), n=counted(own["photos"]))
-
-
-_ENDS = (("low", " low"), ("high", " high"))
+    return Finding(listed(parts), n=counted(own["photos"]))
 
 
 def quieter_class(sizes: pd.DataFrame, quiet: str, loud: str) -> Finding:
@@ -312,16 +309,11 @@ def quieter_class(sizes: pd.DataFrame, quiet: str, loud: str) -> Finding:
     if not {quiet, loud} <= set(sizes["class"]):
         return Finding("", "not run", why="this run has not both classes")
     a, b = (sizes[sizes["class"] == c].set_index("classifier") for c in (quiet, loud))
-    verdict: Verdict = "undecided"
-    if (b["low"] > a["high"]).all():
-        verdict = "agrees"
-    elif (b["high"] < a["low"]).all():
-        verdict = "differs"
     parts = {name: f"{span(a.loc[name])} and {span(b.loc[name])}" for name in a.index}
     return Finding(
         f"Size of AS over concepts (root mean square, less what errors add), {quiet} and {loud}: "
-        f"{_listed(parts)}",
-        verdict,
+        f"{listed(parts)}",
+        judged(b["low"] > a["high"], b["high"] < a["low"]),
         counted(sizes["photos"], "photos a class"),
     )
 
@@ -333,18 +325,14 @@ def table_1(table: pd.DataFrame) -> Finding:
     """|AS| toward the target at one IS, beside chance (Table 1)."""
     parts = {}
     for name, own in table.groupby("classifier", sort=False):
-        ways = own.set_index("direction")
-        a, b = (f"{number(r['|AS| mean'])} ± {number(r['|AS| sd'])}°" for _, r in _ways(ways).iterrows())
+        ways = own.set_index("direction").loc[[_DIRECTED, _RANDOM]]
+        a, b = (f"{number(r['|AS| mean'])} ± {number(r['|AS| sd'])}°" for _, r in ways.iterrows())
         parts[name] = f"{a} (random null directions {b})"
     first = table.iloc[0]
     return Finding(
-        f"At IS = {first['IS']:g}° toward “{first['target']}”: {_listed(parts)} Mean ± standard deviation.",
+        f"At IS = {first['IS']:g}° toward “{first['target']}”: {listed(parts)} Mean ± standard deviation.",
         n=counted(table[table["direction"] == _DIRECTED]["reached"]),
     )
-
-
-def _ways(table: pd.DataFrame) -> pd.DataFrame:
-    return table.loc[[_DIRECTED, _RANDOM]]
 
 
 def steerable(table: pd.DataFrame) -> Finding:
@@ -355,19 +343,14 @@ def steerable(table: pd.DataFrame) -> Finding:
     spread = table.pivot(index="classifier", columns="direction", values="AS sd").loc[wide.index]
     clear = (wide[_DIRECTED] - wide[_RANDOM]) > 2 * spread[_RANDOM]
     flips = int(table["flips"].sum())
-    verdict: Verdict = "undecided"
-    if bool(clear.all()) and flips == 0:
-        verdict = "agrees"
-    elif not clear.any():
-        verdict = "differs"
     parts = {
         n: f"{number(r[_DIRECTED], 1, sign=True)}° against {number(r[_RANDOM], 1, sign=True)}°"
         for n, r in wide.iterrows()
     }
     return Finding(
-        f"Mean AS toward the text, directed against random steps: {_listed(parts)} {flips} top-1 classes "
+        f"Mean AS toward the text, directed against random steps: {listed(parts)} {flips} top-1 classes "
         "changed.",
-        verdict,
+        judged(clear.all() and flips == 0, ~clear),
         counted(table[table["direction"] == _DIRECTED]["reached"]),
     )
 
@@ -413,18 +396,14 @@ def figure_6(grid: pd.DataFrame) -> Finding:
     """Do steps toward each target reach it clearly? From `steering_grid` (Figure 6)."""
     cells = grid.groupby(["classifier", "target"], sort=False)["AS"].agg(["mean", "std", "count"])
     margin = 2 * cells["std"] / np.sqrt(cells["count"])
+    above = cells["mean"] - margin > PAPER_AS  # NaN, where no photo reaches a target, is not above
     below = (cells["mean"] + margin < PAPER_AS).groupby("classifier").any()
-    verdict: Verdict = "undecided"
-    if (cells["mean"] - margin > PAPER_AS).all():  # NaN, where no photo reaches a target, is not above
-        verdict = "agrees"
-    elif below.all():
-        verdict = "differs"
     reached = cells["mean"].unstack(sort=False)
     parts = {name: between(row, digits=1) for name, row in reached.iterrows()}
     missed = int(cells["mean"].isna().sum())
     return Finding(
-        f"Mean AS toward {reached.shape[1]} targets at IS = {grid['IS'].iloc[0]:g}°: {_listed(parts)}",
-        verdict,
+        f"Mean AS toward {reached.shape[1]} targets at IS = {grid['IS'].iloc[0]:g}°: {listed(parts)}",
+        judged(above, below),
         f"{grid['source'].nunique()} classes of photos",
         f"{missed} targets are reached by no photo" if missed else "",
     )
@@ -447,11 +426,10 @@ def visible_change(changes: pd.DataFrame) -> Finding:
 def norm_effect(effect: pd.DataFrame) -> Finding:
     """How much of a picture's change is the length's doing? (eq. 14)"""
     restored, plain = effect["turned, restored (°)"], effect["turned, as it comes (°)"]
-    verdict: Verdict = "undecided" if (plain > restored).any() else "differs"
     return Finding(
         f"Steps make features {between(effect['norm, × original'], '')} times as long. Pictures turn by "
         f"{number(restored.mean(), 1)}° with the norm restored, {number(plain.mean(), 1)}° without (means).",
-        "agrees" if (plain > restored).all() else verdict,
+        judged(plain > restored, ~(plain > restored)),
         f"{len(effect)} pictures",
     )
 
@@ -462,10 +440,9 @@ def noise_effect(effect: pd.DataFrame) -> Finding:
     if not noise.any():
         return Finding("These pictures are made without noise.", "not comparable", f"{len(effect)} photos")
     more = noise > step
-    verdict: Verdict = "undecided" if more.any() else "differs"
     return Finding(
         f"The step alone turns a picture by {number(step.mean(), 1)}°, other noise alone by "
         f"{number(noise.mean(), 1)}° (means); noise turns {int(more.sum())} of {len(effect)} farther.",
-        "agrees" if more.all() else verdict,
+        judged(more, ~more),
         f"{len(effect)} photos",
     )

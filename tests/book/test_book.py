@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib.metadata
 import importlib.util
 import json
 import os
@@ -126,12 +127,6 @@ def test_the_real_table_of_contents_names_pages_that_exist():
             assert (ROOT / f"{page}.md").is_file(), page
 
 
-def test_missing_notebook_is_one_clear_sentence(project, no_tools):
-    (project / "_build/runs/tiny/executed/01_chapter.ipynb").unlink()
-    with pytest.raises(SingError, match="notebooks/01_chapter.ipynb .* 'tiny' run .* run the"):
-        book.build_book(project, "tiny", quiet=True)
-
-
 def test_unknown_run_lists_those_that_exist_and_says_how_to_make_one(project, no_tools):
     write_notebook(project, notebook(), profile="other")
     (project / "_build/runs/started").mkdir()  # nothing was executed there
@@ -144,37 +139,35 @@ def test_unknown_run_lists_those_that_exist_and_says_how_to_make_one(project, no
         book.build_book(project, "tiny", quiet=True)
 
 
-def test_missing_page_names_it(project, no_tools):
-    (project / "book" / "intro.md").unlink()
-    with pytest.raises(SingError, match="'book/intro', but there is no book/intro.md"):
-        book.build_book(project, "tiny", quiet=True)
-
-
-def test_failed_notebook_names_the_cell(project, no_tools):
-    error = nbformat.v4.new_output("error", ename="ValueError", evalue="no", traceback=[])
-    write_notebook(project, notebook(error))
-    with pytest.raises(SingError, match="Cell 2 of notebooks/01_chapter.ipynb failed with ValueE"):
-        book.build_book(project, "tiny", quiet=True)
-
-
-def test_notebook_that_was_never_run_is_refused(project, no_tools):
+def unrun():
     nb = notebook()
     nb.cells[1].execution_count = None
-    write_notebook(project, nb)
-    with pytest.raises(SingError, match="never executed"):
-        book.build_book(project, "tiny", quiet=True)
+    return nbformat.writes(nb)
 
 
-def test_damaged_notebook_is_refused(project, no_tools):
-    (project / "_build/runs/tiny/executed/01_chapter.ipynb").write_text("{")
-    with pytest.raises(SingError, match="is not a notebook"):
-        book.build_book(project, "tiny", quiet=True)
+def shown(kind, **data):
+    return nbformat.writes(notebook(nbformat.v4.new_output(kind, **data)))
 
 
-def test_output_that_needs_the_network_is_refused(project, no_tools):
-    html = '<script src="https://cdn.example.org/vega.js"></script>'
-    write_notebook(project, notebook(nbformat.v4.new_output("display_data", data={"text/html": html})))
-    with pytest.raises(SingError, match="loads from the network"):
+FAILED = {"ename": "ValueError", "evalue": "no", "traceback": []}
+REMOTE = {"data": {"text/html": '<script src="https://cdn.example.org/vega.js"></script>'}}
+CHAPTER = "_build/runs/tiny/executed/01_chapter.ipynb"
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        (CHAPTER, None, "notebooks/01_chapter.ipynb .* 'tiny' run .* run the"),
+        (CHAPTER, "{", "is not a notebook"),
+        (CHAPTER, unrun(), "never executed"),
+        (CHAPTER, shown("error", **FAILED), "Cell 2 of notebooks/01_chapter.ipynb failed with ValueE"),
+        (CHAPTER, shown("display_data", **REMOTE), "loads from the network"),
+        ("book/intro.md", None, "'book/intro', but there is no book/intro.md"),
+    ],
+)
+def test_what_no_book_can_be_made_of(project, no_tools, file, content, message):
+    (project / file).unlink() if content is None else (project / file).write_text(content)
+    with pytest.raises(SingError, match=message):
         book.build_book(project, "tiny", quiet=True)
 
 
@@ -268,14 +261,6 @@ def test_building_the_book_writes_nothing_into_the_results(project, fake_tools):
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
 
 
-def test_a_table_that_changed_builds_the_book_again(project, fake_tools):
-    save_table(project)
-    for runs, value in ((1, 1.0), (1, 1.0), (2, 2.0)):
-        save_table(project, value=value)
-        book.build_book(project, "tiny", quiet=True)
-        assert len(fake_tools) == runs
-
-
 def test_shown_tables_are_those_that_are_staged(tmp_path):
     """Sphinx copies none where no page changed, and leaves old ones."""
     staged, shown = tmp_path / "staged", tmp_path / "shown"
@@ -296,22 +281,22 @@ def test_staged_notebook_holds_nothing_of_the_machine(project):
     assert b"`tiny`" in files["_config.yml"]
 
 
-def test_second_build_does_nothing_and_a_change_rebuilds(project, fake_tools):
+@pytest.mark.parametrize("changed", ["book/intro.md", "sing_utils/head.py", "a table", ""])
+def test_only_a_change_builds_the_book_again(project, fake_tools, capsys, changed):
+    """Docstrings are part of the book."""
+    (project / "sing_utils").mkdir()
+    save_table(project)
     index = book.build_book(project, "tiny", quiet=True)
     assert index == project / "_build" / "html" / "index.html"
-    book.build_book(project, "tiny", quiet=True)
-    assert len(fake_tools) == 1
-    (project / "book" / "intro.md").write_text("# Changed\n")
-    book.build_book(project, "tiny", quiet=True)
-    assert len(fake_tools) == 2
-
-
-def test_docstrings_are_part_of_the_book(project, fake_tools):
-    (project / "sing_utils").mkdir()
-    book.build_book(project, "tiny", quiet=True)
-    (project / "sing_utils" / "head.py").write_text('"""New words."""\n')
-    book.build_book(project, "tiny", quiet=True)
-    assert len(fake_tools) == 2
+    assert capsys.readouterr().out == ""
+    if changed == "a table":
+        save_table(project, value=2.0)
+    elif changed:
+        (project / changed).write_text('"""New words."""\n')
+    for _ in range(2):
+        book.build_book(project, "tiny")
+    assert len(fake_tools) == (2 if changed else 1)
+    assert "up to date" in capsys.readouterr().out
 
 
 def test_failed_build_keeps_the_last_good_book(project, fake_tools, monkeypatch):
@@ -326,13 +311,6 @@ def test_failed_build_keeps_the_last_good_book(project, fake_tools, monkeypatch)
         with pytest.raises(SingError):
             book.build_book(project, "tiny", quiet=True)
     assert index.read_text() == "<html></html>"
-
-
-def test_quiet_prints_nothing(project, fake_tools, capsys):
-    book.build_book(project, "tiny", quiet=True)
-    assert capsys.readouterr().out == ""
-    book.build_book(project, "tiny")
-    assert "up to date" in capsys.readouterr().out
 
 
 def test_failure_is_told_in_one_sentence(tmp_path):
@@ -363,6 +341,15 @@ def test_npm_of_the_python_package_is_used_without_node(monkeypatch):
     command, env = pagejs.npm_command()
     assert all(Path(part).is_file() for part in command)
     assert env["PATH"].startswith(str(Path(command[0]).parent))
+
+
+def test_without_the_extra_it_says_what_to_install(project, no_tools, monkeypatch):
+    def version(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(book.metadata, "version", version)
+    with pytest.raises(SingError, match=r"jupyter-book is missing, .* pip install -e '.\[book\]'"):
+        book.build_book(project, "tiny", quiet=True)
 
 
 def test_no_npm_at_all_says_what_to_install(monkeypatch):

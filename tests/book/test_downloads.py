@@ -115,7 +115,7 @@ def test_the_page_of_all_tables(results):
     assert "the 3 tables of the run `small`" in page
     assert '<a href="../notebooks/00_setup.html">00_setup</a>' in page
     assert "<li>AS (°)</li>" in page
-    assert "pd.read_parquet('photo_scores.parquet')" in page
+    assert 'pd.read_parquet("photo_scores.parquet")' in page
     assert "```bibtex\n@misc{x}\n```" in page
     assert len(re.findall(r"<tr>", page)) == 1 + 3
 

@@ -498,7 +498,7 @@ def allowed(*options):
         ("_build/html", ["live"], ["no book in _build/html", "`make book`"]),
         ("", ["live", "--profile", "other"], ["no run 'other'", "one of embedded"]),
         ("", ["live", "--profile", "../runs/other"], ["no run '../runs/other'"]),
-        ("_build/runs", ["live"], ["no run 'embedded'", "there is none", "`make book`"]),
+        ("_build/runs", ["live"], ["no run 'embedded'", "there is none", "`sing run "]),
         ("", ["live", "list"], ["'list' is no option of JupyterLab", "-- --allow-root"]),
         ("", allowed("--ip=0.0.0.0"), ["ip was set to '0.0.0.0'", "one user of this machine"]),
         ("", allowed("--ServerApp.allow_origin=*"), ["allow_origin was set to '*'"]),

@@ -391,6 +391,11 @@ def test_page_has_a_row_a_claim_in_its_group(make):
     assert {f"../notebooks/{c.page}.html" for c in CLAIMS.values()} <= set(read(text).links)
 
 
+def test_a_claim_without_a_number_still_says_its_rule(make):
+    page = reproduction_page.page(make(lambda t: t.clear()))
+    assert page.count("<dt>Rule</dt>") == sum(not claim.never for claim in CLAIMS.values())
+
+
 def test_page_counts_the_verdicts_of_each_group(make):
     text = reproduction_page.page(make())
     table = rows(make(run="again"))

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from sing_utils.paper.claims import box
-from sing_utils.paper.published import load_claims
+from sing_utils.paper.published import Published
 from sing_utils.show import findings
 from sing_utils.show.findings import Finding
 
@@ -288,7 +288,7 @@ def test_norm_and_noise(first, second, verdict):
 
 # ------------------------------------------------------------------------------------ html
 
-CLAIM = load_claims()[0]
+CLAIM = Published().claims[0]
 
 
 def test_html_escapes_what_it_shows():
