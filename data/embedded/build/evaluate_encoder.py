@@ -96,7 +96,7 @@ def classifiers_own(features: dict[str, dict[str, Tensor]], rows: Rows, val: Ten
     y = rows.labels["analysed"][val]
     sixteen = y.unique()
     for t in TOWERS:
-        W, b = load_classifier(t).weight, load_classifier(t).bias
+        W, b = load_classifier(t).head.weight, load_classifier(t).head.bias
         sample = features[t]["sample"][rows.sample_test] @ W.mT + b
         analysed = features[t]["analysed"][val] @ W.mT + b
         hits = (
@@ -143,7 +143,7 @@ def translators(
     own_text = t[rows.labels["analysed"][val]]  # (N, n)
     for tower in TOWERS:
         f = features[tower]["analysed"].double()
-        f_tilde = HeadSpaces.from_weight(load_classifier(tower).weight).remove_null(f[val])
+        f_tilde = HeadSpaces.from_weight(load_classifier(tower).head.weight).remove_null(f[val])
         energy, axes = torch.linalg.eigh(f[fit].mT @ f[fit])  # one decomposition for all strengths
         targets = {"its judge": encoder.judge_of(tower).encoder, "its own tower": encoder.only(tower)}
         for (name, who), strength in itertools.product(targets.items(), RIDGES):

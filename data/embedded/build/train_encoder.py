@@ -144,7 +144,7 @@ def train_head(
         seed: of every draw.
     """
     torch.manual_seed(seed)
-    W, b = classifier.weight, classifier.bias
+    W, b = classifier.head.weight, classifier.head.bias
     n_captioned, c = len(captions), len(W)
     mean, scale = f.mean(0), (f.std(0) + f.std(0).mean()) / 2
     x = (f - mean) / scale  # (N, m)
