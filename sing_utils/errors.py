@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 
 class SingError(ValueError):
@@ -28,6 +28,17 @@ def unknown(what: str, name: str, known: Sequence[str], *, where: str) -> SingEr
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
     listed = ", ".join(known[:20]) + (", …" if len(known) > 20 else "")
     return SingError(f"{where} has no {what} {name!r}, expected one of {listed}; did you mean {near!r}?")
+
+
+def misnamed(what: str, name: str, known: Collection[str], others: str = "") -> SingError:
+    """The error for something unknown by its name alone, with the nearest that is known.
+
+    >>> str(misnamed("engine", "locale", ["local", "ray"]))
+    "unknown engine 'locale', expected one of local, ray; did you mean 'local'?"
+    """
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.0) or sorted(known)
+    few = f"one of {', '.join(sorted(known))}{others}" if len(known) < 20 else "a known one"
+    return SingError(f"unknown {what} {name!r}, expected {few}; did you mean {near[0]!r}?")
 
 
 def reason(error: BaseException, *, most: int = 120) -> str:

@@ -58,18 +58,11 @@ def digest_files(files: Iterable[Path]) -> Iterator[bytes]:
     with _memory() as memory, ThreadPoolExecutor(_THREADS) as threads:
         while chunk := list(islice(files, _CHUNK)):
             paths = [os.fsencode(os.path.abspath(f)) for f in chunk]
-            stats = [_stat(f) for f in chunk]
-            known = _recall(memory, paths)
-            found = [
-                k[1] if (k := known.get(p)) and k[0] == s else None for p, s in zip(paths, stats, strict=True)
-            ]
-            fresh = threads.map(digest_file, [f for f, d in zip(chunk, found, strict=True) if d is None])
-            digests = [next(fresh) if d is None else d for d in found]
-            new = [d is None for d in found]
-            _remember(
-                memory, [x for x, n in zip(zip(paths, stats, digests, strict=True), new, strict=True) if n]
-            )
-            yield from digests
+            stats, known = [_stat(f) for f in chunk], _recall(memory, paths)
+            new = [i for i, p in enumerate(paths) if p not in known or known[p][0] != stats[i]]
+            fresh = dict(zip(new, threads.map(digest_file, [chunk[i] for i in new]), strict=True))
+            _remember(memory, [(paths[i], stats[i], digest) for i, digest in fresh.items()])
+            yield from (fresh[i] if i in fresh else known[p][1] for i, p in enumerate(paths))
 
 
 def _stat(file: Path) -> _Stat | None:

@@ -171,22 +171,18 @@ def _received(shared: Any) -> tuple[PictureSource, Sequence[Batch], Any]:
     return source, batches, pickle.loads(extractor)
 
 
+@dataclass(eq=False)
 class _Model:
     """The second stage, in an actor: one model, loaded when its first batch comes.
 
     Not before, because Ray replaces an actor that dies at work, but not one that dies while it is made.
     """
 
-    def __init__(
-        self,
-        load: Callable[[], Extractor],
-        identity: dict[str, str],
-        compute: Compute,
-        threads: int,
-        place: Place,
-    ) -> None:
-        self.load, self.identity, self.compute = load, identity, compute
-        self.threads, self.place = threads, place
+    load: Callable[[], Extractor]
+    identity: dict[str, str]
+    compute: Compute
+    threads: int
+    place: Place
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         return {"batch": compute_batch(self.extractor, row["batch"], self.compute)}

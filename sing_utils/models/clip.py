@@ -21,7 +21,6 @@ the tag `openai` reads the same weights as safetensors.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import json
 import re
@@ -41,7 +40,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from sing_utils.errors import SingError, reason
+from sing_utils.errors import SingError, misnamed, reason
 from sing_utils.models.judges import Encoder
 from sing_utils.models.minilm import require_texts
 from sing_utils.models.weights import missing_weights, signs_of, tensors_only, weights_digest
@@ -168,16 +167,16 @@ def parse_open_clip(name: str) -> OpenClipName:
         return OpenClipName(model, tag, revision or None)
     open_clip = require_open_clip()
     if model not in open_clip.list_models():
-        near = _nearest(model, open_clip.list_models())
-        raise SingError(f"unknown open_clip model {model!r}, expected a known one; did you mean {near!r}?")
+        raise misnamed("open_clip model", model, open_clip.list_models())
     if open_clip.pretrained.is_pretrained_cfg(model, tag):
         return OpenClipName(model, tag, revision or None)
     if Path(pretrained).is_file():
         return OpenClipName(model, None, file=Path(pretrained))
     tags = open_clip.list_pretrained_tags_by_model(model)
-    known = f"one of {', '.join(tags)}; did you mean {_nearest(tag, tags)!r}?" if tags else "a file."
+    if tags:
+        raise misnamed(f"weights of {model}, and no file,", tag, tags, " or a file")
     raise SingError(
-        f"{pretrained!r} is no file, nor weights of {model} that open_clip knows, expected {known}"
+        f"{pretrained!r} is no file, nor weights of {model} that open_clip knows, expected a file."
     )
 
 
@@ -235,10 +234,6 @@ def require_open_clip() -> Any:
         return importlib.import_module("open_clip")
     except ImportError:
         raise SingError("open_clip is not installed, expected it here: pip install -e '.[hub]'.") from None
-
-
-def _nearest(word: str, known: Sequence[str]) -> str:
-    return difflib.get_close_matches(word, known, n=1, cutoff=0.0)[0]
 
 
 def _weights_file(name: str, parsed: OpenClipName, known: dict[str, Any]) -> tuple[str, str]:

@@ -14,7 +14,6 @@ torch.Size([1, 320])
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import re
@@ -32,7 +31,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from sing_utils.checkout import DATA
-from sing_utils.errors import SingError
+from sing_utils.errors import SingError, misnamed
 from sing_utils.method.arrays import as_tensor, require_finite, require_width
 from sing_utils.models.classifiers import load_classifier
 from sing_utils.models.clip import load_karlo_clip, load_open_clip, parse_open_clip
@@ -216,18 +215,10 @@ def require_encoder(name: str) -> None:
     kind, _, source = name.partition(":")
     if kind == "open_clip":
         parse_open_clip(name)
-    elif kind == "karlo" and source:
-        _require_source(name, source)
-    elif name not in ("embedded", *_PLANTED, "karlo"):
-        known = ("embedded", "planted", "karlo", "open_clip")
-        near = difflib.get_close_matches(kind, known, n=1, cutoff=0.0)[0]
-        raise SingError(
-            f"unknown encoder {name!r}, expected one of {', '.join(_KINDS)}; did you mean {near!r}?"
-        )
-
-
-def _require_source(name: str, source: str) -> None:
-    if not Path(source).is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", source):
+    elif kind != "karlo" or not source:
+        if name not in ("embedded", *_PLANTED, "karlo"):
+            raise misnamed("encoder", name, _KINDS)
+    elif not Path(source).is_dir() and not re.fullmatch(r"[\w.-]+/[\w.-]+", source):
         raise SingError(
             f"encoder {name!r}: {source} is no folder, expected one with image_encoder, text_encoder, "
             "tokenizer and feature_extractor in it: check the path."

