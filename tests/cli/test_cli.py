@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 
 import pandas as pd
 import pytest
@@ -398,3 +399,16 @@ def test_a_name_that_is_too_long_is_answered(sing, tmp_path, make_picture):
     assert found.code == 2
     assert "too long" in found.err
     assert "Traceback" not in found.err
+
+
+# --------------------------------------------------------------------------------- what help loads
+
+
+def test_help_loads_no_library():
+    code = (
+        "import sys\nfrom sing_utils.cli import main\ntry:\n    main()\nfinally:\n"
+        "    print(*{'torch', 'pandas', 'numpy', 'papermill'} & {*sys.modules}, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, "--help"], capture_output=True, text=True, check=True)
+    assert "export-head" in done.stdout
+    assert done.stderr.split() == []
