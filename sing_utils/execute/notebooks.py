@@ -247,19 +247,12 @@ def _require_inputs(root: Path, profile: Profile, names: dict[str, str], progres
     for label in profile.classes or {}:
         if label not in labels:
             given = names.get(label, label)
-            near = difflib.get_close_matches(given, known, n=1, cutoff=0.0)[0]
-            raise SingError(
-                f"classes: there is no picture of {given!r}, expected some of "
-                f"{', '.join(known[:20])}; did you mean {near!r}?"
-            )
+            raise _none_of(f"classes: there is no picture of {given!r}, expected some of", given, known)
     found = {label: names.get(label, name) for label, name in class_names(labels).items()}
     classes = list((profile.classes or found).values())
     if profile.source_class is not None and profile.source_class not in classes:
-        near = difflib.get_close_matches(profile.source_class, classes, n=1, cutoff=0.0)[0]
-        raise SingError(
-            f"source_class: {profile.source_class!r} is no class, expected one of {', '.join(classes[:20])}; "
-            f"did you mean {near!r}?"
-        )
+        said = f"source_class: {profile.source_class!r} is no class, expected one of"
+        raise _none_of(said, profile.source_class, classes)
     if profile.second_encoder is not None and "encoder" in profile.controls:
         _require_judge(root, profile)
     encoder = load_encoder(rooted(profile.encoder, root), rehearse=profile.rehearse)
@@ -269,6 +262,11 @@ def _require_inputs(root: Path, profile: Profile, names: dict[str, str], progres
     if long := [t for t in texts if knows_few or len(t) > _LONG_TEXT]:
         encoder.encode_text(long)  # only these can be too long, and the text tower takes seconds to load
     require_fit(profile.picture_backend, encoder, base=root)
+
+
+def _none_of(said: str, given: str, known: list[str]) -> SingError:
+    near = difflib.get_close_matches(given, known, n=1, cutoff=0.0)[0]
+    return SingError(f"{said} {', '.join(known[:20])}; did you mean {near!r}?")
 
 
 def _require_judge(root: Path, profile: Profile) -> None:
@@ -425,11 +423,8 @@ def _inputs_key(root: Path, profile: Profile, parameters: dict[str, Any]) -> str
         place = rooted(encoder, root).partition(":")[2]
         files += files_in(Path(place)) or files_in(Path(place.partition("/")[2]))
     data += [digest.hex() for digest in digest_files([root / photo for photo in profile.photos])]
+    files += files_in(root / (profile.picture_backend.partition(":")[2] or "nowhere"))
     data += [f"{f} {s.st_size} {s.st_mtime_ns}" for f in files for s in [f.stat()]]
-    source = root / (profile.picture_backend.partition(":")[2] or "nowhere")
-    if source.is_dir():
-        stats = ((p, p.stat()) for p in sorted(source.rglob("*")) if p.is_file())
-        data += [f"{p} {s.st_size} {s.st_mtime_ns}" for p, s in stats]
     versions = {name: _version(name) for name in _LIBRARIES}
     return _digest(profile.model_dump_json(), json.dumps([parameters, code, data, versions]))
 

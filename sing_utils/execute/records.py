@@ -59,28 +59,10 @@ def write_record(
         versions: library -> its version.
 
     Returns:
-        dict: what run.json says.
+        dict: what run.json says; whatever a part of a run has not made yet is null or absent in it.
     """
-    record = make_record(root, profile, folder, current=current, versions=versions)
-    text = _without_home(json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False), root)
-    results = folder / "results"
-    results.mkdir(parents=True, exist_ok=True)
-    write_bytes(results / "run.json", f"{text}\n".encode())
-    write_bytes(results / "citation.bib", citation(root, record).encode())
-    return record
-
-
-def make_record(
-    root: Path,
-    profile: Profile,
-    folder: Path,
-    *,
-    current: Mapping[str, bool],
-    versions: Mapping[str, str],
-) -> dict[str, Any]:
-    """What run.json says; whatever a part of a run has not made yet is null or absent. See `write_record`."""
     stages = _stages(folder / "executed", current)
-    return {
+    record = {
         "format": FORMAT,
         "run": folder.name,
         "profile": profile.name,
@@ -95,6 +77,12 @@ def make_record(
         "total_seconds": round(sum(s["seconds"] or 0.0 for s in stages.values()), 2),
         "results": _results(folder / "results"),
     }
+    text = _without_home(json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False), root)
+    results = folder / "results"
+    results.mkdir(parents=True, exist_ok=True)
+    write_bytes(results / "run.json", f"{text}\n".encode())
+    write_bytes(results / "citation.bib", citation(root, record).encode())
+    return record
 
 
 def is_current(folder: Path) -> bool:

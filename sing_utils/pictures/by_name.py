@@ -38,22 +38,21 @@ KARLO_WIDTH = 768  # of CLIP ViT-L/14, for which the published Karlo was trained
 def _decoder(kind: str, source: str, **options: Any) -> Pictures:
     """A generative decoder, loaded once a process."""
     name = f"{kind}:{source}" if source else kind
+    made: Any
     load: Callable[..., Pictures]
     if kind == "mini":
         from sing_utils.pictures.mini import MiniUnCLIP
 
-        load = partial(MiniUnCLIP.load, source or MINI_WEIGHTS, name=name)
+        made, load = MiniUnCLIP, partial(MiniUnCLIP.load, source or MINI_WEIGHTS, name=name)
     elif kind == "planted":
-        load = resolve_name("sing_utils.planted.networks:Renderer")
+        load = made = resolve_name("sing_utils.planted.networks:Renderer")
     else:
         from sing_utils.models.clip import REPOSITORY
         from sing_utils.pictures.karlo import Karlo
 
-        load = partial(Karlo.load, source or REPOSITORY)
-    try:
-        signature(load).bind(**options)
-    except TypeError as error:  # of the call alone: what goes wrong inside is no matter of options
-        raise SingError(f"{name} takes no such options: {error}.") from None
+        made, load = Karlo, partial(Karlo.load, source or REPOSITORY)
+    if wrong := options.keys() - {*signature(load).parameters, *signature(made).parameters}:
+        raise SingError(f"{name} takes no such options: {', '.join(sorted(wrong))}.")
     return load(**options)
 
 

@@ -13,18 +13,10 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sing_utils.checkout import project_root
 from sing_utils.errors import SingError
@@ -36,6 +28,51 @@ from sing_utils.pictures.by_name import require_backend
 
 # What tables with a column a classifier call their others.
 _COLUMNS = {"class", "classifier", "label", "measure", "path", "photo", "prompt", "score", "target"}
+
+
+def _different_names(names: list[str]) -> list[str]:
+    # Files are named by them, also on disks that take Mine and mine for one.
+    if len({safe_name(name).casefold() for name in names}) < len(names):
+        raise ValueError("a classifier is named twice, or two names differ in signs or capitals alone")
+    if taken := [name for name in names if name in _COLUMNS]:
+        raise ValueError(f"tables have a column called {taken[0]!r}, expected another name for a classifier")
+    return names
+
+
+def _one_name_each(classes: dict[str, str]) -> dict[str, str]:
+    name, times = Counter(classes.values() or [""]).most_common(1)[0]
+    if times > 1:
+        raise ValueError(f"{times} classes are called {name!r}, expected another name for each label")
+    return classes
+
+
+def _known_encoder(name: str) -> str:
+    require_encoder(name)
+    return name
+
+
+def _one_place(text: str) -> str:
+    if text.count("{}") != 1 or set(text.replace("{}", "")) & set("{}"):
+        raise ValueError("expected words with one {} where the class name goes, and no other braces")
+    return text
+
+
+def _some_words(text: str) -> str:
+    if not text.replace("{}", "").strip():
+        raise ValueError("expected words beside the {} where the class name goes")
+    return text
+
+
+def _each_once(texts: list[str]) -> list[str]:
+    if not all(text.strip() for text in texts) or len(set(texts)) < len(texts):
+        raise ValueError("expected different ones, none of them empty")
+    return texts
+
+
+_Encoder = Annotated[str, AfterValidator(_known_encoder)]
+_Template = Annotated[str, AfterValidator(_one_place)]
+_Phrases = Annotated[list[str], AfterValidator(_each_once)]
+_Control = Literal["subspace", "translator", "prompts", "encoder", "rank"]
 
 
 class Profile(BaseModel):
@@ -101,9 +138,9 @@ class Profile(BaseModel):
 
     name: str = Field(pattern=r"^[a-z0-9_-]+$")
     description: str = ""
-    classifiers: list[str] = Field(min_length=1)
+    classifiers: Annotated[list[str], AfterValidator(_different_names)] = Field(min_length=1)
     classifier_sources: dict[str, str] = {}
-    encoder: str = "embedded"
+    encoder: _Encoder = "embedded"
     features: str | None = "data/embedded/features"
     images: str | None = None
     imagenet_dir: str | None = None
@@ -112,19 +149,19 @@ class Profile(BaseModel):
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     workers: int | None = Field(None, ge=0)
     rehearse: bool = False
-    classes: dict[str, str] | None = None
+    classes: Annotated[dict[str, str], AfterValidator(_one_name_each)] | None = None
     low_resolution: list[str] = []
-    prompt_template: str = "an image of a {}"
-    concepts: list[str]
-    more_concepts: list[str] = []
+    prompt_template: Annotated[_Template, AfterValidator(_some_words)] = "an image of a {}"
+    concepts: _Phrases = Field(min_length=2)
+    more_concepts: _Phrases = []
     explorer_photos: int = Field(3, ge=1)
     thumbnails: int = Field(24, ge=0)
     concept_classes: list[str] | None = None
     photos: list[str] = []
     source_class: str | None = None
-    targets: list[str] = Field(["jellyfish", "Arabian camel", "starfish", "pirate", "jeep"], min_length=1)
+    targets: _Phrases = Field(["jellyfish", "Arabian camel", "starfish", "pirate", "jeep"], min_length=1)
     degrees: float = Field(40.0, gt=0, lt=180)
-    picture_backend: str = "mini"
+    picture_backend: Annotated[str, AfterValidator(require_backend)] = "mini"
     picture_options: dict[str, int | float | bool] = {}
     search_anew: bool = False
     search_photos: int = Field(4, ge=1)
@@ -137,36 +174,16 @@ class Profile(BaseModel):
     bootstrap_draws: int = Field(2000, ge=100)
     confidence: float = Field(0.95, gt=0, lt=1)
     permutations: int = Field(9999, ge=99)
-    controls: list[Literal["subspace", "translator", "prompts", "encoder", "rank"]] = [
+    controls: Annotated[list[_Control], AfterValidator(_each_once)] = [
         *("subspace", "translator", "prompts", "encoder", "rank")
     ]
     control_draws: int = Field(100, ge=19)
-    prompt_wordings: list[str] = [
+    prompt_wordings: Annotated[list[_Template], AfterValidator(_each_once)] = [
         *("a photo of a {}", "a picture of a {}", "a photograph showing a {}", "there is a {} here"),
         *("a {} in a natural scene", "a close-up of a {}", "what you see is a {}", "{}"),
     ]
-    second_encoder: str | None = None
+    second_encoder: _Encoder | None = None
     seed: int = Field(0, ge=0)
-
-    @field_validator("classifiers")
-    @classmethod
-    def _different(cls, names: list[str]) -> list[str]:
-        # Files are named by them, also on disks that take Mine and mine for one.
-        if len({safe_name(name).casefold() for name in names}) < len(names):
-            raise ValueError("a classifier is named twice, or two names differ in signs or capitals alone")
-        if taken := [name for name in names if name in _COLUMNS]:
-            raise ValueError(
-                f"tables have a column called {taken[0]!r}, expected another name for a classifier"
-            )
-        return names
-
-    @field_validator("classes")
-    @classmethod
-    def _one_name_each(cls, classes: dict[str, str] | None) -> dict[str, str] | None:
-        name, times = Counter((classes or {"": ""}).values()).most_common(1)[0]
-        if times > 1:
-            raise ValueError(f"{times} classes are called {name!r}, expected another name for each label")
-        return classes
 
     @model_validator(mode="after")
     def _known_classifiers(self) -> Profile:
@@ -179,50 +196,6 @@ class Profile(BaseModel):
                     "kept, expected another name."
                 )
         return self
-
-    @field_validator("encoder", "second_encoder")
-    @classmethod
-    def _known_encoder(cls, name: str | None) -> str | None:
-        if name is not None:
-            require_encoder(name)
-        return name
-
-    @field_validator("prompt_template")
-    @classmethod
-    def _one_place(cls, text: str) -> str:
-        if not _has_one_place(text) or not text.replace("{}", "").strip():
-            raise ValueError("expected words with one {} where the class name goes, and no other braces")
-        return text
-
-    @field_validator("prompt_wordings")
-    @classmethod
-    def _one_place_each(cls, wordings: list[str]) -> list[str]:
-        if not all(map(_has_one_place, wordings)) or len(set(wordings)) < len(wordings):
-            raise ValueError(
-                "expected different wordings with one {} each where the class name goes, and no other braces"
-            )
-        return wordings
-
-    @field_validator("controls")
-    @classmethod
-    def _each_once(cls, names: list[str]) -> list[str]:
-        if len(set(names)) < len(names):
-            raise ValueError("a control is named twice")
-        return names
-
-    @field_validator("concepts", "more_concepts", "targets")
-    @classmethod
-    def _phrases(cls, phrases: list[str], info: ValidationInfo) -> list[str]:
-        least = {"concepts": 2, "more_concepts": 0, "targets": 1}[str(info.field_name)]
-        if len(phrases) < least or not all(p.strip() for p in phrases) or len(set(phrases)) < len(phrases):
-            count = "at least two different phrases" if least == 2 else "different phrases"
-            raise ValueError(f"expected {count}, none of them empty")
-        return phrases
-
-    @field_validator("picture_backend")
-    @classmethod
-    def _known_backend(cls, name: str) -> str:
-        return require_backend(name)
 
     def source_of(self, classifier: str) -> str:
         """What `load_classifier` loads for one of the names in `classifiers`."""
@@ -246,10 +219,6 @@ class Profile(BaseModel):
     def wordings(self) -> list[str]:
         """The class prompt in all wordings, the profile's own first."""
         return list(dict.fromkeys([self.prompt_template, *self.prompt_wordings]))
-
-
-def _has_one_place(template: str) -> bool:
-    return template.count("{}") == 1 and not set(template.replace("{}", "")) & set("{}")
 
 
 def worded(template: str, what: str) -> str:

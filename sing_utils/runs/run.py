@@ -15,10 +15,11 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property, partial, wraps
+from inspect import signature
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, cast
 
 import pandas as pd
 import torch
@@ -69,6 +70,7 @@ REHEARSAL = (
     "mean nothing. It shows that the run works from end to end.</p></div>"
 )
 _NOTE = ".parameters.json"  # in a run's folder: its profile as it was resolved
+_Method = TypeVar("_Method", bound=Callable[..., Any])
 DEFAULT = "embedded"  # the profile whose values stand in the notebooks
 EVALUATION_SPLITS = {"val", "valid", "validation", "test", "evaluate"}
 
@@ -110,6 +112,21 @@ class Photos:
         return self.rows(found)
 
 
+def _kept_in_run(make: _Method) -> _Method:
+    """A method of `Run` whose results are kept in memory, by its arguments."""
+
+    @wraps(make)
+    def kept(self: Run, *arguments: Any, **named: Any) -> Any:
+        asked = signature(make).bind(self, *arguments, **named)
+        asked.apply_defaults()
+        key = (make.__name__, *asked.args[1:])
+        if key not in self._kept:
+            self._kept[key] = make(self, *arguments, **named)
+        return self._kept[key]
+
+    return cast(_Method, kept)
+
+
 @dataclass(frozen=True, eq=False)
 class Run:
     """Open one with `open_run`."""
@@ -117,13 +134,8 @@ class Run:
     profile: Profile
     root: Path
     folder: Path
-    _photos: dict[tuple[str, str], Photos] = field(default_factory=dict, repr=False)
     _texts: dict[str, Tensor] = field(default_factory=dict, repr=False)
-    _translators: dict[tuple[str, str], Translator] = field(default_factory=dict, repr=False)
-    _beyond: dict[str, BeyondLogits] = field(default_factory=dict, repr=False)
-    _heads: dict[str, LinearHead] = field(default_factory=dict, repr=False)
-    _spaces: dict[str, HeadSpaces] = field(default_factory=dict, repr=False)
-    _decoders: dict[str, Pictures] = field(default_factory=dict, repr=False)
+    _kept: dict[tuple[Any, ...], Any] = field(default_factory=dict, repr=False)  # see `_kept_in_run`
 
     # --- what was asked for -----------------------------------------------------------------
 
@@ -181,26 +193,24 @@ class Run:
         """What is loaded for a classifier's name."""
         return rooted(self.profile.source_of(name), self.root)
 
+    @_kept_in_run
     def head(self, name: str) -> LinearHead:
-        """W and b of a classifier. Kept in the run, so that its network is loaded for pictures only."""
-        if name not in self._heads:
-            source = self.source_of(name)
-            of_what = _digest(source, self.profile.rehearse, stamps_of(source))
-            path = self.artifact(f"heads/{safe_name(name)}-{of_what}.safetensors")
-            if source.startswith("head:"):
-                self._heads[name] = LinearHead.load(source.removeprefix("head:"))
-            elif path.exists():
-                self._heads[name] = LinearHead.load(path)
-            else:
-                self._heads[name] = self.classifier(name).head
-                write_whole(path, self._heads[name].save)
-        return self._heads[name]
+        """W and b of a classifier. Its file is kept too, so that its network is loaded for pictures only."""
+        source = self.source_of(name)
+        if source.startswith("head:"):
+            return LinearHead.load(source.removeprefix("head:"))
+        of_what = _digest(source, self.profile.rehearse, stamps_of(source))
+        path = self.artifact(f"heads/{safe_name(name)}-{of_what}.safetensors")
+        if path.exists():
+            return LinearHead.load(path)
+        head = self.classifier(name).head
+        write_whole(path, head.save)
+        return head
 
+    @_kept_in_run
     def spaces(self, name: str) -> HeadSpaces:
         """The principal and null space of a classifier's head."""
-        if name not in self._spaces:
-            self._spaces[name] = HeadSpaces.from_weight(self.head(name).weight)
-        return self._spaces[name]
+        return HeadSpaces.from_weight(self.head(name).weight)
 
     @cached_property
     def encoder(self) -> Encoder:
@@ -209,15 +219,15 @@ class Run:
 
     def with_encoder(self, name: str) -> Run:
         """The same run read by another encoder."""
+        of_heads = {key: value for key, value in self._kept.items() if key[0] in ("head", "spaces")}
         profile = self.profile.model_copy(update={"encoder": name})
-        return replace(
-            self, profile=profile, _photos={}, _texts={}, _translators={}, _beyond={}, _decoders={}
-        )
+        return replace(self, profile=profile, _texts={}, _kept=of_heads)
 
     def judge(self, name: str) -> Judge:
         """The encoder without the classifier's own tower."""
         return judge_of_stores(self.encoder, self.store(name), self.store(self.profile.encoder))
 
+    @_kept_in_run
     def translator(self, name: str, method: Literal["ridge", "adamw"] = "ridge") -> Translator:
         """A classifier's translator, fitted if the run has none for these photos and settings.
 
@@ -225,29 +235,26 @@ class Run:
             name: of the classifier.
             method: "ridge", which all scores use, or "adamw", the paper's procedure.
         """
-        if (name, method) not in self._translators:
-            p, photos = self.profile, self.photos(name, "fit")
-            options: dict[str, Any] = {"held_out": p.held_out, "seed": p.seed}
-            if method == "adamw":
-                options["epochs"] = p.adamw_epochs
-            key = _digest(_FITTING, method, options, _bytes_of(photos.f), _bytes_of(photos.z))
-            path = self.artifact(f"translators/{safe_name(name)}-{method}-{key}.safetensors")
-            meta = {"classifier": name, "encoder": p.encoder, "network": self.store(name).network}
-            fit = partial(Translator.fit, photos.f, photos.z, method=method, meta=meta, **options)
-            _once(path, lambda: fit().save)
-            self._translators[name, method] = Translator.load(path)
-        return self._translators[name, method]
+        p, photos = self.profile, self.photos(name, "fit")
+        options: dict[str, Any] = {"held_out": p.held_out, "seed": p.seed}
+        if method == "adamw":
+            options["epochs"] = p.adamw_epochs
+        key = _digest(_FITTING, method, options, _bytes_of(photos.f), _bytes_of(photos.z))
+        path = self.artifact(f"translators/{safe_name(name)}-{method}-{key}.safetensors")
+        meta = {"classifier": name, "encoder": p.encoder, "network": self.store(name).network}
+        fit = partial(Translator.fit, photos.f, photos.z, method=method, meta=meta, **options)
+        _once(path, lambda: fit().save)
+        return Translator.load(path)
 
+    @_kept_in_run
     def beyond(self, name: str) -> BeyondLogits:
         """The maps of a classifier's score beyond the logits, fitted on the photos of its translator."""
-        if name not in self._beyond:
-            p, photos, W = self.profile, self.photos(name, "fit"), self.head(name).weight
-            options: dict[str, Any] = {"held_out": p.held_out, "seed": p.seed}
-            key = _digest(_FITTING, options, *map(_bytes_of, (photos.f, photos.z, W)))
-            path = self.artifact(f"beyond/{safe_name(name)}-{key}.safetensors")
-            _once(path, lambda: BeyondLogits.fit(photos.f, photos.z, W, **options).save)
-            self._beyond[name] = BeyondLogits.load(path)
-        return self._beyond[name]
+        p, photos, W = self.profile, self.photos(name, "fit"), self.head(name).weight
+        options: dict[str, Any] = {"held_out": p.held_out, "seed": p.seed}
+        key = _digest(_FITTING, options, *map(_bytes_of, (photos.f, photos.z, W)))
+        path = self.artifact(f"beyond/{safe_name(name)}-{key}.safetensors")
+        _once(path, lambda: BeyondLogits.fit(photos.f, photos.z, W, **options).save)
+        return BeyondLogits.load(path)
 
     def halves(self, name: str) -> Halves:
         """The photos of a classifier's translator, to refit it on parts of them."""
@@ -320,6 +327,7 @@ class Run:
         make_writable(self.feature_cache, mend="choose another by the environment variable SING_FEATURES_DIR")
         return extract_cached(model, self.pictures, self.feature_cache, **options)
 
+    @_kept_in_run
     def photos(self, name: str, part: Literal["evaluation", "fit", "all"] = "evaluation") -> Photos:
         """Features of a classifier beside its judge's embeddings, for the run's classes.
 
@@ -327,13 +335,11 @@ class Run:
             name: of the classifier.
             part: "evaluation", which nothing is fitted on; "fit", which translators may see; or "all".
         """
-        if (name, "all") not in self._photos:
-            whole = self._read(name)
-            evaluation = whole.index["evaluation"]
-            self._photos[name, "all"] = whole
-            self._photos[name, "fit"] = whole.rows(~evaluation)
-            self._photos[name, "evaluation"] = whole.rows(evaluation)
-        return self._photos[name, part]
+        if part == "all":
+            return self._read(name)
+        whole = self.photos(name, "all")
+        evaluation = whole.index["evaluation"]
+        return whole.rows(evaluation if part == "evaluation" else ~evaluation)
 
     def _read(self, name: str) -> Photos:
         own, targets = self.store(name), self.store(self.profile.encoder)
@@ -406,15 +412,11 @@ class Run:
             raise SingError(f"source_class: {name!r} is no class, expected one of {known}.")
         return name
 
+    @_kept_in_run
     def decoder(self, name: str) -> Pictures:
         """The profile's way to pictures from the embeddings of a classifier's judge."""
-        if name not in self._decoders:
-            p = self.profile
-            encoder = self.judge(name).encoder
-            self._decoders[name] = load_pictures(
-                p.picture_backend, encoder=encoder, base=self.root, **p.picture_options
-            )
-        return self._decoders[name]
+        p, encoder = self.profile, self.judge(name).encoder
+        return load_pictures(p.picture_backend, encoder=encoder, base=self.root, **p.picture_options)
 
     def draw(self, name: str, z: Tensor, *, noise: int = 0) -> list[Image.Image]:
         """Pictures of embeddings by the profile's decoder, all from one noise.

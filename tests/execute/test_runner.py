@@ -199,15 +199,6 @@ def touch_code(root):
     (root / "sing_utils" / "head.py").write_text("# other code\n")
 
 
-def touch_new_module(root):
-    (root / "sing_utils" / "new.py").write_text("")
-
-
-def touch_page_script(root):
-    (root / "sing_utils" / "live" / "pages").mkdir(parents=True)
-    (root / "sing_utils" / "live" / "pages" / "pair.js").write_text("// other script\n")
-
-
 def touch_store(root):
     manifest = root / "features" / "embedded" / "manifest.json"
     manifest.write_text(manifest.read_text() + "\n")
@@ -220,10 +211,6 @@ def touch_profile(root):
 def touch_encoder(root):
     (root / "data" / "embedded" / "encoder").mkdir(parents=True)
     (root / "data" / "embedded" / "encoder" / "w.safetensors").write_bytes(b"1")
-
-
-def touch_command(root):
-    (root / "sing_utils" / "cli" / "__init__.py").write_text("# reads otherwise\n")
 
 
 def touch_photo(root):
@@ -250,12 +237,9 @@ def touch_dates(root):
         (touch_notebook, [False, True]),
         (touch_first_notebook, [True, False]),  # no notebook needs another
         (touch_code, [True, True]),
-        (touch_new_module, [True, True]),
-        (touch_page_script, [True, True]),  # widgets take their scripts with them
         (touch_store, [True, True]),
         (touch_profile, [True, True]),
         (touch_encoder, [True, True]),
-        (touch_command, [False, False]),
         (touch_prose, [False, False]),
         (touch_dates, [False, False]),  # contents count, not dates
     ],
@@ -393,8 +377,6 @@ def test_a_notebook_without_the_parameter_is_refused_before_any_runs(project, no
         ({"sede": 1}, "unknown key 'sede'.*did you mean 'seed'"),
         ({"root": "x"}, "unknown key 'root'"),
         ({"seed": "x"}, "parameter seed"),
-        ({"classifiers": ["resnet"]}, "unknown classifier 'resnet'"),
-        ({"images": "nowhere"}, "nowhere is not a folder"),
         ({"images": "photos/cat"}, "expected a label for each"),
         ({"photos": ["nosuch.jpg"]}, "'nosuch.jpg' is no file"),
         ({"photos": ["chelsea", "photos"]}, "'photos' is no file"),

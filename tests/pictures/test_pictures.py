@@ -166,6 +166,15 @@ def test_mini_pictures_show_what_was_asked_for(root):
     assert own < turned.mean() - 8  # degrees
 
 
+def test_what_fails_inside_a_decoder_is_not_called_an_option(monkeypatch):
+    def broken(folder, *, name, steps=1):
+        return len(steps)
+
+    monkeypatch.setattr(MiniUnCLIP, "load", broken)
+    with pytest.raises(TypeError, match="no len"):
+        load_pictures("mini", steps=977)
+
+
 def test_an_unknown_option_is_said():
     with pytest.raises(SingError, match="mini takes no such options.*save_memory"):
         load_pictures("mini", save_memory=True)

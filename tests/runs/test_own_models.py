@@ -112,7 +112,7 @@ def test_a_head_of_another_network_is_refused(own_run, tmp_path):
     head = own_run().head("Mine")
     replace(head, sha256="0" * 64).save(tmp_path / "head.safetensors")
     run = own_run()
-    run._heads["Mine"] = LinearHead.load(tmp_path / "head.safetensors")
+    run._kept["head", "Mine"] = LinearHead.load(tmp_path / "head.safetensors")
     with pytest.raises(SingError, match="the head of Mine is of the network 000000000000"):
         run.photos("Mine")
 

@@ -158,6 +158,9 @@ def test_an_unknown_profile_names_the_nearest(root):
         ("seed", -1),
         ("seed", "3"),  # a string is no number
         ("held_out", 0),
+        ("degrees", 180.0),
+        ("targets", []),
+        ("picture_options", {"steps": "many"}),
         ("held_out", 1.0),
         ("adamw_epochs", 0),
         ("bootstrap_draws", 99),
