@@ -40,6 +40,8 @@ def test_curves_begin_at_zero_and_follow_the_steps(run):
     degrees = float(own["IS"].iloc[2])
     expected = steer(source(run), run.goals[0], run.translator("two"), run.spaces("two"), degrees=degrees)
     assert own["AS"].iloc[2] == pytest.approx(float(expected.AS.mean()))
+    chance = table[(table["classifier"] == "two") & (table["direction"] == "random")]
+    assert chance["AS"].iloc[2] < own["AS"].iloc[2] - 0.1
     assert own["low"].iloc[2] == pytest.approx(float(np.quantile(expected.AS, 0.1)))
     assert (own["low"] <= own["AS"]).all()
     assert (own["AS"] <= own["high"]).all()
