@@ -47,17 +47,11 @@ def _shown(scene: Scene, words: str) -> Shown:
 
 def telling_scenes(world: World, count: int) -> list[int]:
     """Evaluation scenes with a texture, a pattern and a cloud, those first that are read best."""
-    read = load_reader()(world.evaluation.z["planted"])
-    sure = torch.stack(
-        [
-            p.gather(1, torch.from_numpy(world.evaluation.levels[:, [k]]))[:, 0]
-            for k, p in enumerate(read.values())
-        ]
-    ).amin(0)  # (N,): the probability of the factor that is read worst
-    plain = (
-        world.evaluation.levels[:, [list(FACTORS).index(f) for f in ("texture", "pattern", "cloud")]] == 0
-    ).any(1)
-    return sure.masked_fill(torch.from_numpy(plain), 0).argsort(descending=True)[:count].tolist()
+    read, levels = load_reader()(world.evaluation.z["planted"]), torch.from_numpy(world.evaluation.levels)
+    parts = [p.gather(1, levels[:, [k]])[:, 0] for k, p in enumerate(read.values())]
+    sure = torch.stack(parts).amin(0)  # (N,): the probability of the factor that is read worst
+    plain = (levels[:, [list(FACTORS).index(f) for f in ("texture", "pattern", "cloud")]] == 0).any(1)
+    return sure.masked_fill(plain, 0).argsort(descending=True)[:count].tolist()
 
 
 def removal_rows(

@@ -101,17 +101,17 @@ def compare_losses(run: Run, name: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     fits = {"exact": run.translator(name), "mse": run.translator(name, "adamw")}
     for loss in ("cosine", "both"):
         fits[loss] = Translator.fit(fit.f, fit.z, method="adamw", loss=loss, **options)
-    exact = _photo_fits(fits["exact"], evaluation)
+    cosines, errors = _photo_fits(fits["exact"], evaluation)
     rows, curves = [], []
     for loss, T in fits.items():
         assert T.report is not None
         row = _fit_row(name, T, evaluation) | {"loss": loss, "converged": True}
         if loss != "exact":
-            curve = pd.DataFrame(T.report.history).assign(loss=loss)
-            curves.append(curve)
-            row |= _fits_apart(run, exact, _photo_fits(T, evaluation)) | {
-                "converged": curve["epoch"].max() < p.adamw_epochs
-            }
+            curves.append(pd.DataFrame(T.report.history).assign(loss=loss))
+            cosine, error = _photo_fits(T, evaluation)
+            row |= ends(_bootstrap(run, lambda x: x.mean(-1), cosine - cosines), "gain")
+            row |= ends(_bootstrap(run, lambda x, y: y.mean(-1) / x.mean(-1), errors, error), "ratio")
+            row["converged"] = curves[-1]["epoch"].max() < p.adamw_epochs
         rows.append(row)
     return pd.DataFrame(rows), pd.concat(curves, ignore_index=True)
 
@@ -124,44 +124,27 @@ def exact_minimum(run: Run, name: str) -> dict[str, float]:
 
 
 def fitted(run: Run, name: str) -> tuple[Pairs, Pairs]:
-    """F (N, m) and z (N, n) of the photos that a classifier's translator was fitted on, and that chose λ."""
+    """Features (N, m) and embeddings (N, n) of the photos a translator was fitted on, and that chose λ."""
     fit, report = run.photos(name, "fit"), run.translator(name).report
     assert report is not None
     rows, held = split_rows(len(fit), held_out=report.held_out, seed=report.seed)
     return (fit.f[rows], fit.z[rows]), (fit.f[held], fit.z[held])
 
 
-def _photo_fits(T: Translator, evaluation: Photos) -> tuple[np.ndarray, np.ndarray]:
+def _photo_fits(T: Translator, photos: Photos) -> tuple[np.ndarray, np.ndarray]:
     """Cosine and squared error of each photo: (N,) each."""
-    Tf = T(evaluation.f)
-    cosine = torch.cosine_similarity(Tf, evaluation.z, dim=-1)
-    return cosine.numpy(), (Tf - evaluation.z).square().sum(-1).numpy()
+    Tf = T(photos.f)
+    cosine = torch.cosine_similarity(Tf, photos.z, dim=-1)
+    return cosine.numpy(), (Tf - photos.z).square().sum(-1).numpy()
 
 
-def _fits_apart(
-    run: Run, one: tuple[np.ndarray, np.ndarray], other: tuple[np.ndarray, np.ndarray]
-) -> dict[str, float]:
-    """How much the second of two fits gains in cosine, and its squared error relative to the first's."""
-    gain = _bootstrap(run, lambda x: x.mean(-1), other[0] - one[0])
-    ratio = _bootstrap(run, lambda x, y: y.mean(-1) / x.mean(-1), one[1], other[1])
-    return ends(gain, "gain") | ends(ratio, "ratio")
-
-
-def _fit_row(name: str, T: Translator, evaluation: Photos) -> dict[str, Any]:
+def _fit_row(name: str, T: Translator, photos: Photos) -> dict[str, Any]:
     assert T.report is not None
-    score = quality(T(evaluation.f), evaluation.z)
-    cosines, errors = _photo_fits(T, evaluation)
-    return {
-        "classifier": name,
-        "method": T.report.method,
-        "loss": T.report.loss,
-        "photos to fit": T.report.n_fit,
-        "photos to evaluate": len(evaluation.f),
-        "cosine": score.cosine,
-        "cosine sd": float(cosines.std(ddof=1)) if len(cosines) > 1 else math.nan,
-        "R²": score.r2,
-        "squared error": float(errors.mean()),
-    }
+    score, (cosines, errors) = quality(T(photos.f), photos.z), _photo_fits(T, photos)
+    row: dict[str, Any] = {"classifier": name, "method": T.report.method, "loss": T.report.loss}
+    row |= {"photos to fit": T.report.n_fit, "photos to evaluate": len(photos), "cosine": score.cosine}
+    spread = float(cosines.std(ddof=1)) if len(cosines) > 1 else math.nan
+    return row | {"cosine sd": spread, "R²": score.r2, "squared error": float(errors.mean())}
 
 
 # ------------------------------------------------------------------------ 02 and 03 scores

@@ -268,10 +268,7 @@ def _lay_out(
     Q, _ = torch.linalg.qr(torch.randn(m, m, generator=generator, dtype=torch.float64))
     principal, null = list(range(CLASSES)), list(range(CLASSES, m))
     need = sum(DIMS[f] for f, a in shares.items() if a > 0)
-    least, rests = (
-        CLASSES + max(1, need),
-        m - 1 - sum(DIMS.values()),
-    )  # of the rest, noise included
+    least, rests = CLASSES + max(1, need), m - 1 - sum(DIMS.values())  # of the rest, noise included
     if m < least or rests > recoding.rest.shape[1]:
         most = recoding.rest.shape[1] + 1 + sum(DIMS.values())
         raise SingError(f"m is {m}, expected {least} to {most} for these shares.")

@@ -152,16 +152,6 @@ def test_few_classes_exchange_their_names_in_all_ways():
         other_names(AS[:, :1], torch.zeros(3, dtype=torch.long), permutations=5)
 
 
-def test_many_classes_exchange_their_names_at_random():
-    own = torch.arange(60) % 6
-    AS = torch.zeros(60, 6, dtype=torch.float64)
-    AS[torch.arange(60), own] = 6.0
-    found = other_names(AS, own, permutations=500)
-    assert len(found) == 500
-    assert float(found.mean()) == pytest.approx(1.0, abs=0.15)  # each class keeps its own once in six
-    assert set(found.tolist()) <= {0.0, 1.0, 2.0, 3.0, 4.0, 6.0}
-
-
 @pytest.mark.parametrize("C", [3, 6])
 def test_p_of_the_names_is_uniform_where_names_mean_nothing(C):
     g, p = torch.Generator().manual_seed(0), []

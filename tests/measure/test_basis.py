@@ -50,6 +50,13 @@ def test_rescaled_sums_give_the_scores_of_rescaled_features(run, d):
     assert {k: found[k] for k in expected} == pytest.approx(expected, abs=1e-6)
 
 
+def test_axes_are_no_matter(run):
+    axes = torch.linalg.qr(torch.randn(4, 4, generator=torch.Generator().manual_seed(1)).double())[0]
+    one = torch.ones(4, dtype=torch.float64)
+    found, given = (tables_basis._Photos.of(run, "one", a).rescaled(one) for a in (axes, None))
+    assert found == pytest.approx(given, abs=1e-9)
+
+
 @pytest.mark.parametrize("s", [0.1, 1.0, 7.0])
 def test_one_decomposition_gives_the_scores_of_every_stretch(run, s):
     table = tables_basis.stretches(run, (s,)).set_index("classifier")
