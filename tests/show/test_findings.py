@@ -286,6 +286,16 @@ def test_norm_and_noise(first, second, verdict):
     assert findings.noise_effect(silent).verdict == "not comparable"
 
 
+# ----------------------------------------------------------------------------- words about code
+
+
+def test_docstrings_spell_symbols_as_the_code_does(root):
+    """A linter once made capitals of the first letters of formulas: "M - r", "X / |x|"."""
+    for path in (root / "sing_utils").rglob("*.py"):
+        found = re.findall(r'"""([A-Z] [-/] .*)', path.read_text(encoding="utf-8"))
+        assert found == [], path.name
+
+
 # ------------------------------------------------------------------------------------ html
 
 CLAIM = Published().claims[0]
