@@ -269,7 +269,7 @@ def test_visible_change():
     assert "another class from IS = 20° on (mean AS 6.0°); from IS = 20° on they turn by more" in words
     assert "noise" not in findings.visible_change(changes(noise=0.0)).measured
     never = findings.visible_change(changes((0.0, 0.0, 40.0), noise=50.0)).measured
-    assert "Up to IS = 20° fewer than half" in never
+    assert "at no IS up to 20°" in never
     assert "at no IS" in never
 
 
