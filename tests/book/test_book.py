@@ -379,12 +379,6 @@ def test_vega_does_not_see_the_module_loader():
     assert pagejs._vega_bundle().startswith("(function (define, require) {")
 
 
-def test_vega_lite_is_the_one_that_altair_writes():
-    vl_convert = pytest.importorskip("vl_convert")
-    version = ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])
-    assert version in vl_convert.get_vegalite_versions()
-
-
 def test_chart_html_cannot_be_broken_by_its_data(extension):
     spec = chart_spec()
     html = extension.chart_html(spec, 'Bars "a" & <b>')
