@@ -14,7 +14,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from sing_utils.book.summary import summary
 from sing_utils.checkout import package_files
 from sing_utils.errors import SingError
 from sing_utils.features.shards import locked
-from sing_utils.runs.results import find_run
+from sing_utils.runs.results import Results, find_run
 
 __all__ = ["build_book"]
 
@@ -121,15 +121,29 @@ def _staged_files(root: Path, profile: str) -> dict[str, bytes]:
     if (root / "CHANGELOG.md").is_file():
         files["CHANGELOG.md"] = (root / "CHANGELOG.md").read_bytes()
     pages = list(_toc_pages(files["_toc.yml"]))
-    files |= downloads.table_files(downloads.run_results(root, profile))
     executed = root / "_build" / "runs" / profile / "executed"
-    made = _generated_pages(root, profile, pages)
+    notebooks = {
+        page: _notebook(executed / f"{page.removeprefix('notebooks/')}.ipynb", profile)
+        for page in pages
+        if page.startswith("notebooks/")
+    }
+    results = downloads.run_results(root, profile)
+    tables = downloads.table_files(results)
+    files |= tables
+    saved = {page: downloads.saved_tables(notebook) for page, notebook in notebooks.items()}
+    made_in = {table: Path(page).name for page, names in saved.items() for table in names}
+    made = {
+        "book/tables": lambda: downloads.tables_page(results, tables, made_in),
+        "book/reproduction": lambda: reproduction_page.page(results, root=root),
+    }
     for page in pages:
-        if page.startswith("notebooks/"):
-            notebook = _notebook(executed / f"{page.split('/', 1)[1]}.ipynb", profile)
-            files[f"{page}.ipynb"] = _with_downloads(notebook, files, all_tables="book/tables" in pages)
-        elif f"{page}.md" in made:
-            files[f"{page}.md"] = made[f"{page}.md"]
+        if page in notebooks:
+            cell = downloads.download_cell(saved[page], tables, all_tables="book/tables" in pages)
+            notebooks[page]["cells"] += [cell] if cell else []
+            text = json.dumps(notebooks[page], ensure_ascii=False, indent=1, sort_keys=True)
+            files[f"{page}.ipynb"] = text.encode()
+        elif page in made:
+            files[f"{page}.md"] = made[page]().encode()
         elif (root / f"{page}.md").is_file():  # such as data/embedded/README, where the data are
             files[f"{page}.md"] = (root / f"{page}.md").read_bytes()
             beside = [p for p in (root / page).parent.iterdir() if p.suffix in _PICTURES]
@@ -137,49 +151,16 @@ def _staged_files(root: Path, profile: str) -> dict[str, bytes]:
         elif not {page, f"{page}.md"} & set(files):
             raise SingError(f"_toc.yml names the page {page!r}, but there is no {page}.md.")
     if _INTRODUCTION in files:
-        files[_INTRODUCTION] = _introduction(files[_INTRODUCTION].decode(), root, profile).encode()
+        files[_INTRODUCTION] = _introduction(files[_INTRODUCTION].decode(), results).encode()
     return files
 
 
-def _generated_pages(root: Path, profile: str, pages: list[str]) -> dict[str, bytes]:
-    """{path in the staged folder: contents} of those pages that are made from the run's results."""
-    named = {f"{page}.md" for page in pages}
-    return {page: make(root, profile).encode() for page, make in GENERATED.items() if page in named}
-
-
-def _tables_page(root: Path, profile: str) -> str:
-    """All tables of the run, with the notebooks of the table of contents that make them."""
-    results = downloads.run_results(root, profile)
-    executed = root / "_build" / "runs" / profile / "executed"
-    made_in: dict[str, str] = {}
-    for page in _toc_pages((root / "_toc.yml").read_bytes()):
-        file = executed / f"{page.removeprefix('notebooks/')}.ipynb"
-        if page.startswith("notebooks/") and file.is_file():
-            saved = downloads.saved_tables(json.loads(_notebook(file, profile)))
-            made_in |= dict.fromkeys(saved, file.stem)
-    return downloads.tables_page(results, downloads.table_files(results), made_in)
-
-
-def _reproduction_page(root: Path, profile: str) -> str:
-    """The paper's claims beside this run's numbers."""
-    return reproduction_page.page(downloads.run_results(root, profile), root=root)
-
-
-def _introduction(page: str, root: Path, profile: str) -> str:
+def _introduction(page: str, results: Results) -> str:
     """The introduction with what the run found and, where the run has drawn one, with its picture."""
-    results = downloads.run_results(root, profile)
     drawn = results.folder / "intro_picture.html"
     picture = drawn.read_text(encoding="utf-8") if drawn.is_file() else ""
     shown = f"``````{{raw}} html\n{picture.strip()}\n``````" if picture else ""
     return page.replace(_SHORT, summary(results)).replace(_PICTURE, shown)
-
-
-#: Pages that are made from the run's results and need no source file: path in the staged folder ->
-#: function of the project's folder and the run's name that returns Markdown.
-GENERATED: dict[str, Callable[[Path, str], str]] = {
-    "book/tables.md": _tables_page,
-    "book/reproduction.md": _reproduction_page,
-}
 
 
 def _config(root: Path, profile: str) -> bytes:
@@ -202,7 +183,7 @@ def _toc_pages(toc: bytes) -> Iterator[str]:
             todo = parts + todo
 
 
-def _notebook(path: Path, profile: str) -> bytes:
+def _notebook(path: Path, profile: str) -> dict[str, Any]:
     """Read an executed notebook, refuse a broken one, and drop what differs from run to run."""
     name = f"notebooks/{path.name}"
     if not path.is_file():
@@ -211,13 +192,13 @@ def _notebook(path: Path, profile: str) -> bytes:
             "run the notebooks of this profile first."
         )
     try:
-        notebook = json.loads(path.read_text(encoding="utf-8"))
+        notebook: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         cells = notebook["cells"]
     except (ValueError, KeyError, TypeError) as error:
         raise SingError(f"{name} of the {profile!r} run is not a notebook: {error}.") from None
     code = [cell for cell in cells if cell["cell_type"] == "code" and "".join(cell["source"])]
     for cell in code:
-        _check_outputs(cell, f"cell {cells.index(cell) + 1} of {name}")
+        _check_outputs(cell, f"Cell {cells.index(cell) + 1} of {name}")
     if code and all(cell.get("execution_count") is None for cell in code):
         raise SingError(f"{name} of the {profile!r} run has no outputs: it was never executed.")
     for output in (o for cell in code for o in cell.get("outputs", [])):
@@ -227,40 +208,26 @@ def _notebook(path: Path, profile: str) -> bytes:
     # Papermill notes times and paths of this machine; equal results should give equal pages.
     for part in (notebook, *cells):
         if "injected-parameters" in part.get("metadata", {}).get("tags", []):
-            part["metadata"]["tags"].append(
-                "remove-cell"
-            )  # the run's name and folder say nothing to a reader
+            # The run's name and folder say nothing to a reader.
+            part["metadata"]["tags"].append("remove-cell")
         for key in ("papermill", "execution"):
             part.get("metadata", {}).pop(key, None)
-    return json.dumps(notebook, ensure_ascii=False, indent=1, sort_keys=True).encode()
-
-
-def _with_downloads(notebook: bytes, files: dict[str, bytes], *, all_tables: bool) -> bytes:
-    """A notebook with links to the tables that it saves, at its end."""
-    loaded = json.loads(notebook)
-    cell = downloads.download_cell(downloads.saved_tables(loaded), files, all_tables=all_tables)
-    if cell is None:
-        return notebook
-    loaded["cells"].append(cell)
-    return json.dumps(loaded, ensure_ascii=False, indent=1, sort_keys=True).encode()
+    return notebook
 
 
 def _check_outputs(cell: dict[str, Any], where: str) -> None:
     for output in cell.get("outputs", []):
         if output["output_type"] == "error":
             message = f"{output.get('ename', 'error')}: {output.get('evalue', '')}".strip(": ")
-            raise SingError(f"{where[0].upper()}{where[1:]} failed with {message.rstrip('.')}.")
+            raise SingError(f"{where} failed with {message.rstrip('.')}.")
         data = output.get("data", {})
-        shown = "".join(data.get("text/html", "")) if not _has_chart(data) else ""
+        chart = any(key.startswith("application/vnd.vegalite.") for key in data)
+        shown = "" if chart else "".join(data.get("text/html", ""))
         if _REMOTE.search(shown):
             raise SingError(
-                f"{where[0].upper()}{where[1:]} shows something that loads from the network, "
+                f"{where} shows something that loads from the network, "
                 "which the book must not: import sing_utils.show.charts before showing Altair charts."
             )
-
-
-def _has_chart(data: dict[str, Any]) -> bool:
-    return any(key.startswith("application/vnd.vegalite.") for key in data)
 
 
 def _stamp(root: Path, files: dict[str, bytes]) -> str:

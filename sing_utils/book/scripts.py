@@ -36,14 +36,8 @@ _DONE = "done.json"
 
 def page_js_key(root: Path) -> str:
     """Hash of everything that decides what :func:`fetch_page_js` makes for the project `root`."""
-    parts = [
-        _lock(root).read_bytes(),
-        json.dumps(VENDOR, sort_keys=True).encode(),
-        metadata.version("vl-convert-python").encode(),
-        metadata.version("altair").encode(),
-        metadata.version("anywidget").encode(),
-        Path(__file__).read_bytes(),
-    ]
+    versions = [metadata.version(name) for name in ("vl-convert-python", "altair", "anywidget")]
+    parts = [_lock(root).read_bytes(), json.dumps([VENDOR, versions]).encode(), Path(__file__).read_bytes()]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
 
 
@@ -72,7 +66,9 @@ def fetch_page_js(root: Path) -> Path:
             (vendor / target).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(home / "node_modules" / package / source, vendor / target)
     (vendor / "vega.js").write_text(_vega_bundle(), encoding="utf-8")
-    shutil.copyfile(_anywidget_script(), vendor / "anywidget.js")
+    # An AMD module, of the version whose widgets the notebooks hold.
+    anywidget = Path(str(metadata.distribution("anywidget").locate_file("anywidget")))
+    shutil.copyfile(anywidget / "nbextension" / "index.js", vendor / "anywidget.js")
     shutil.rmtree(home / "node_modules")  # the book needs the copied files only
     (home / _DONE).write_text(json.dumps(VENDOR), encoding="utf-8")
     return vendor
@@ -116,26 +112,12 @@ def _npm_install(root: Path, home: Path) -> None:
     command, env = npm_command()
     # The lock names no registry; this option keeps npm from wanting one in it.
     options = ["--omit-lockfile-registry-resolved", "--ignore-scripts", "--no-audit", "--no-fund"]
-    done = subprocess.run(
-        [*command, "ci", *options],
-        check=False,
-        cwd=home,
-        env=env,
-        capture_output=True,
-        text=True,
-    )
+    command += ["ci", *options]
+    done = subprocess.run(command, check=False, cwd=home, env=env, capture_output=True, text=True)
     if done.returncode != 0:
         lines = [line for line in done.stderr.splitlines() if line.startswith("npm error")]
         reason = (lines or [f"exit status {done.returncode}"])[0].removeprefix("npm error").strip()
         raise SingError(f"npm could not install the book's page scripts: {reason}.")
-
-
-def _anywidget_script() -> Path:
-    """Anywidget as an AMD module, of the version whose widgets the notebooks hold."""
-    spec = find_spec("anywidget")
-    assert spec is not None  # a dependency of this package
-    assert spec.origin is not None
-    return Path(spec.origin).parent / "nbextension" / "index.js"
 
 
 def _vega_bundle() -> str:

@@ -5,31 +5,27 @@ from __future__ import annotations
 import pandas as pd
 
 from sing_utils.planted.scenes import BEYOND, GIVEN
-from sing_utils.show.findings import Finding, between, number
+from sing_utils.show.findings import Finding, between, judged, number
 
 RECOVERED = 0.9  # ROC area from which on a score is said to find what is planted
 
 
 def opening(regimes: pd.DataFrame) -> Finding:
     """Notebook 06: what each score finds in the regimes of `sing_utils.measure.planted.regimes`."""
-    every, parts = regimes["regime"].nunique(), {}
+    held = regimes.assign(held=regimes["low"] > RECOVERED)  # the whole interval lies above
+    parts = []
     for score in ("|AS|", "contrast"):
-        own = regimes[regimes["score"] == score]
+        own = held[held["score"] == score]
         other, beyond = own[own["way"] != BEYOND], own[own["way"] == BEYOND]
-        held = other.groupby("way")["low"].agg(lambda low: int((low > RECOVERED).sum()))
-        parts[score] = between(held, "", 0), between(other["value"], ""), str(_held(beyond))
-    (size, size_areas, size_beyond), (signed, areas, signed_beyond) = parts.values()
+        counts = between(other.groupby("way")["held"].sum(), "", 0)
+        parts.append((counts, between(other["value"], ""), int(beyond["held"].sum())))
+    (size, size_areas, size_beyond), (signed, areas, signed_beyond) = parts
     return Finding(
-        f"In heads built to ignore things, |AS| finds which in {size} of {every} settings, by the basis, and "
-        f"contrast in {signed}. Their ROC areas are {size_areas} and {areas} (found: above {RECOVERED}). "
-        f"Beyond the logits, where no basis matters, |AS| finds which in {size_beyond} and contrast in "
-        f"{signed_beyond}."
+        f"In heads built to ignore things, |AS| finds which in {size} of {regimes['regime'].nunique()} "
+        f"settings, by the basis, and contrast in {signed}. Their ROC areas are {size_areas} and {areas} "
+        f"(found: above {RECOVERED}). Beyond the logits, where no basis matters, |AS| finds which in "
+        f"{size_beyond} and contrast in {signed_beyond}."
     )
-
-
-def _held(table: pd.DataFrame) -> int:
-    """Of how many rows the whole interval lies above `RECOVERED`."""
-    return int((table["low"] > RECOVERED).sum())
 
 
 def finds_leakage(regimes: pd.DataFrame) -> Finding:
@@ -39,14 +35,13 @@ def finds_leakage(regimes: pd.DataFrame) -> Finding:
     if in some regime it lies below, as laid out and beyond the logits: then no choice of a basis is to blame.
     """
     own = regimes[regimes["score"] == "|AS|"]
-    agrees = bool((own["low"] > RECOVERED).all())
     given, beyond = (own[own["way"] == way].set_index("regime") for way in (GIVEN, BEYOND))
     fails = (given["high"] < RECOVERED) & (beyond["high"] < RECOVERED)
     parts = [f"{r.Index} {r.value:.2f} ({beyond['value'][r.Index]:.2f})" for r in given.itertuples()]
     return Finding(
         measured="ROC area of |AS| by what the heads ignore, as laid out (and beyond the logits): "
         f"{'; '.join(parts)}.",
-        verdict="agrees" if agrees else "differs" if fails.any() else "undecided",
+        verdict=judged(own["low"] > RECOVERED, fails.any()),
         n=f"{own['worlds'].max()} planted worlds",
         why=f"It fails both ways in {fails.sum()} of {len(fails)}." if fails.any() else "",
     )

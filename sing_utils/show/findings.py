@@ -409,13 +409,17 @@ def figure_6(grid: pd.DataFrame) -> Finding:
     )
 
 
+def half_changed(changes: pd.DataFrame) -> str:
+    """From which IS on half of the pictures are seen as another class, if from any."""
+    half = changes[changes["changed"] >= 50]
+    at = f"from IS = {half['IS'].iloc[0]:g}° on" if len(half) else f"at no IS up to {changes['IS'].max():g}°"
+    return f"Half of the steered pictures are seen as another class {at}"
+
+
 def visible_change(changes: pd.DataFrame) -> Finding:
     """At which IS do pictures change? (appendix C, Figure 9)"""
     half, noise = changes[changes["changed"] >= 50], float(changes["noise"].iloc[0])
-    words = f"Up to IS = {changes['IS'].max():g}° fewer than half of the pictures are seen as another class"
-    if len(half):
-        words = f"Half of the pictures are seen as another class from IS = {half['IS'].iloc[0]:g}° on (mean "
-        words += f"AS {number(half['AS'].iloc[0], 1)}°)"
+    words = half_changed(changes) + (f" (mean AS {number(half['AS'].iloc[0], 1)}°)" if len(half) else "")
     past = changes[changes["turned"] > noise]
     if noise > 0:
         when = f"from IS = {past['IS'].iloc[0]:g}° on" if len(past) else "at no IS"

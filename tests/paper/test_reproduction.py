@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import re
 from html.parser import HTMLParser
@@ -404,15 +403,6 @@ def test_page_counts_the_verdicts_of_each_group(make):
         assert title in line
     for count in table.groupby("group")["verdict"].value_counts():
         assert f"{count} <span" in tally
-
-
-def test_headings_skip_no_level_and_occur_once(make):
-    headings = re.findall(r"^(#+) (.+)$", reproduction_page.page(make()), re.MULTILINE)
-    levels = [len(marks) for marks, _ in headings]
-    assert levels[0] == 1
-    assert levels.count(1) == 1
-    assert all(b - a <= 1 for a, b in itertools.pairwise(levels))
-    assert len({title for _, title in headings}) == len(headings)
 
 
 def test_page_states_the_facts_of_the_run(make):

@@ -269,7 +269,7 @@ def test_visible_change():
     assert "another class from IS = 20° on (mean AS 6.0°); from IS = 20° on they turn by more" in words
     assert "noise" not in findings.visible_change(changes(noise=0.0)).measured
     never = findings.visible_change(changes((0.0, 0.0, 40.0), noise=50.0)).measured
-    assert "Up to IS = 20° fewer than half" in never
+    assert "at no IS up to 20°" in never
     assert "at no IS" in never
 
 
@@ -284,6 +284,16 @@ def test_norm_and_noise(first, second, verdict):
     assert findings.noise_effect(noise).verdict == verdict
     silent = noise.assign(**{"noise alone (°)": 0.0})
     assert findings.noise_effect(silent).verdict == "not comparable"
+
+
+# ----------------------------------------------------------------------------- words about code
+
+
+def test_docstrings_spell_symbols_as_the_code_does(root):
+    """A linter once made capitals of the first letters of formulas: "M - r", "X / |x|"."""
+    for path in (root / "sing_utils").rglob("*.py"):
+        found = re.findall(r'"""([A-Z] [-/] .*)', path.read_text(encoding="utf-8"))
+        assert found == [], path.name
 
 
 # ------------------------------------------------------------------------------------ html
