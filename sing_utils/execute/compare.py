@@ -285,7 +285,8 @@ def _unique(table: pd.DataFrame, keys: list[str]) -> bool:
 
 def _ids(table: pd.DataFrame, keys: list[str]) -> pd.Series:
     """What names each row, as one text."""
-    return table[keys].astype(str).agg("\0".join, axis=1) if len(table) else pd.Series([], dtype=str)
+    columns = [table[key].astype(object).map(str) for key in keys]  # str itself, so that nothing is missing
+    return pd.Series(["\0".join(row) for row in zip(*columns, strict=True)], index=table.index, dtype=object)
 
 
 def _row_texts(table: pd.DataFrame, keys: list[str]) -> list[str]:

@@ -73,6 +73,13 @@ def test_equal_runs_are_equal_whatever_the_order_of_rows_and_the_seconds(runs):
     assert summary(found) == "The runs are equal: 1 table. Not compared: scores.seconds."
 
 
+def test_a_row_whose_name_lacks_a_part_finds_its_partner(runs):
+    table = SCORES.assign(of=["photo", None, "photo", None], AS=1.5)
+    a, b = runs({"scores": (table, changed(table.iloc[::-1], 3, "AS", 2.5))})
+    (row,) = compare(a, b).columns.to_dict("records")
+    assert (row["table"], row["column"], row["differ"]) == ("scores", "AS", 1)
+
+
 def test_a_number_that_differs_is_counted_measured_and_placed(runs):
     b = changed(changed(SCORES, 0, "AS", 0.15), 2, "AS", 0.6).iloc[[3, 2, 1, 0]]
     found = compare(*runs({"scores": (SCORES, b)}))
