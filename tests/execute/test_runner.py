@@ -288,7 +288,7 @@ def test_a_second_encoder_that_is_built_on_the_classifier_is_refused_before_anyt
         said = json.loads(manifest.read_text())
         said["extractor"] |= {"name": "efficientnet_lite0"}
         manifest.write_text(json.dumps(said))
-    with pytest.raises(SingError, match="no tower but 'efficientnet_lite0' itself"):
+    with pytest.raises(SingError, match="is the judged classifier 'efficientnet_lite0'"):
         run(project, overrides=given)
     assert no_kernel == []
     assert run(project, overrides=given | {"controls": []}) == [True, True]
