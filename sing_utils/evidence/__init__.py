@@ -2,3 +2,5 @@
 
 Stands on the method alone.
 """
+
+SOFTMAX = "this book, and what softmax ignores"  # one of `controls.rank_rules`, which pages name

@@ -29,11 +29,11 @@ import torch
 from torch import Tensor
 
 from sing_utils.errors import SingError
+from sing_utils.evidence import SOFTMAX
 from sing_utils.method.head import HeadSpaces
 from sing_utils.method.scores import contrast, image_score, text_angles
 
 STATISTICS = ("|AS|", "AS", "contrast", "IS")
-SOFTMAX = "this book, and what softmax ignores"  # one of `rank_rules`
 SUBSPACES = ("same dimension", "same dimension and energy")  # kinds of random subspaces
 _BISECTIONS = 12  # of a power between -4 and 4
 

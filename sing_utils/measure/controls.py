@@ -15,8 +15,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from sing_utils.evidence import SOFTMAX
 from sing_utils.evidence.controls import (
-    SOFTMAX,
     STATISTICS,
     SUBSPACES,
     Scores,

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from pandas.io.formats.style import Styler
 
-from sing_utils.evidence.controls import SOFTMAX
+from sing_utils.evidence import SOFTMAX
 from sing_utils.show.findings import number, tiny
 
 _WITNESS = [

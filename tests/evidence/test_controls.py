@@ -8,8 +8,8 @@ import torch
 from scipy import stats
 
 from sing_utils import HeadSpaces, SingError, Translator, attribute_score, image_score
+from sing_utils.evidence import SOFTMAX
 from sing_utils.evidence.controls import (
-    SOFTMAX,
     STATISTICS,
     energy_share,
     other_names,
