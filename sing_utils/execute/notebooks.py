@@ -6,6 +6,7 @@ None needs another, so they run side by side. A failed run leaves the last good 
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import hashlib
 import importlib.metadata
@@ -87,7 +88,8 @@ class _Kernel(AsyncKernelManager):
                 process = getattr(kernel.provisioner, "process", None)
                 if process is not None and process.poll() is None:
                     group = getattr(kernel.provisioner, "pgid", None)
-                    process.kill() if group in (None, os.getpgrp()) else os.killpg(group, signal.SIGKILL)
+                    with contextlib.suppress(ProcessLookupError):  # it ended by itself just now
+                        process.kill() if group in (None, os.getpgrp()) else os.killpg(group, signal.SIGKILL)
 
 
 @dataclass(frozen=True)
