@@ -31,7 +31,7 @@ from torch import Tensor
 from sing_utils.errors import SingError
 from sing_utils.evidence import SOFTMAX
 from sing_utils.method.head import HeadSpaces
-from sing_utils.method.scores import contrast, image_score, text_angles
+from sing_utils.method.scores import contrast, image_score, pairwise_angle
 
 STATISTICS = ("|AS|", "AS", "contrast", "IS")
 SUBSPACES = ("same dimension", "same dimension and energy")  # kinds of random subspaces
@@ -79,8 +79,8 @@ class Scores:
             angles: those of `before` to the texts, (N, P), if they are known.
             energy: see above.
         """
-        angles = text_angles(before, texts) if angles is None else angles
-        toward = angles - text_angles(after, texts)  # eq. 7
+        angles = pairwise_angle(before, texts) if angles is None else angles
+        toward = angles - pairwise_angle(after, texts)  # eq. 7
         own = torch.as_tensor(own, dtype=torch.long)
         mine = toward.gather(1, own[:, None])[:, 0]
         return cls(mine, contrast(toward[:, :classes], own), image_score(before, after), toward, energy)
@@ -147,7 +147,7 @@ def remove_random(
         x, weight = x @ vectors, weight @ vectors
     z, total = (x @ weight.mT).double(), x.square().sum(-1)
     rows: list[dict[str, float]] = []
-    angles = text_angles(z, texts)
+    angles = pairwise_angle(z, texts)
     for Q in spans:
         inside = x @ Q  # (N, dim)
         share = inside.square().sum(-1) / total

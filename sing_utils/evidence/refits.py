@@ -30,7 +30,7 @@ from torch import Tensor
 from sing_utils.evidence.controls import Scores
 from sing_utils.method.beyond import BeyondLogits
 from sing_utils.method.head import HeadSpaces
-from sing_utils.method.scores import text_angles
+from sing_utils.method.scores import pairwise_angle
 from sing_utils.method.translator import Translator, split_rows
 
 _NOTHING = 1e-10  # of the mean variance: added to what is inverted, so that no direction of nothing counts
@@ -260,7 +260,7 @@ def scored(
 
     Beyond the logits there are none where photos were too few. Last come the angles of T f, (N, P).
     """
-    angles, nothing = text_angles(z[0], texts), bool(z[2].isnan().any())
+    angles, nothing = pairwise_angle(z[0], texts), bool(z[2].isnan().any())
     found = Scores.of(z[0], z[1], texts, own, classes=classes, angles=angles)
     beyond = None if nothing else Scores.of(z[2] + shrinkage * z[3], z[2], texts[:classes], own)
     return found, beyond, angles

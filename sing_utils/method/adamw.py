@@ -60,7 +60,7 @@ def fit_adamw(
         torch.manual_seed(seed)
         layers = nn.Sequential(nn.Linear(m, hidden or n, bias=False), nn.Linear(hidden or n, n, bias=False))
     layers = layers.to(f.device)
-    optimizer = torch.optim.AdamW(layers.parameters(), lr=lr, weight_decay=weight_decay)
+    optimizer = torch.optim.AdamW(layers.parameters(), lr=lr, weight_decay=weight_decay, fused=True)
     generator = torch.Generator().manual_seed(seed)
     history = [_epoch_rows(0, layers, f, z, f_test, z_test)]
     T, least, falling, last = torch.empty(0), float("inf"), float("inf"), 0

@@ -29,7 +29,6 @@ import torch
 from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from timm.data import ImageNetInfo
 from torch import Tensor, nn
 
 from sing_utils.errors import SingError, reason
@@ -40,6 +39,7 @@ from sing_utils.models.networks import (
     load_network,
     own_labels,
     parse_source,
+    timm,
 )
 from sing_utils.models.weights import noise_picture
 
@@ -600,7 +600,7 @@ def _stir(layer: nn.Module) -> None:
 
 def imagenet_wnids() -> list[str]:
     """The WordNet ids of ImageNet-1k's classes, in the order of the logits."""
-    return list(ImageNetInfo("imagenet-1k").label_names())
+    return list(timm.data.ImageNetInfo("imagenet-1k").label_names())
 
 
 def imagenet_names() -> list[str]:

@@ -33,12 +33,10 @@ from pickle import UnpicklingError
 from pkgutil import resolve_name
 from typing import Any
 
-import timm
+import lazy_loader
 import torch
-import torchvision
 from huggingface_hub import HfApi, constants, try_to_load_from_cache
 from PIL import Image
-from timm.data import ImageNetInfo, create_transform, resolve_model_data_config
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
@@ -53,6 +51,10 @@ from sing_utils.models.weights import (
     tensors_only,
     weights_digest,
 )
+
+# Seconds to import, and a run that reads its features builds no network.
+timm = lazy_loader.load("timm")
+torchvision = lazy_loader.load("torchvision")
 
 KINDS = ("timm", "torchvision", "hf", "file", "planted", "head")
 LOCAL = "local-dir:"  # timm's own word for a folder of `save_for_hf`
@@ -303,7 +305,7 @@ def _is_timm(folder: Path) -> bool:
 
 def _timm_transform(model: nn.Module) -> Transform:
     with torch.device("cpu"):  # also where the model is only counted, on the meta device
-        return create_transform(**resolve_model_data_config(model))
+        return timm.data.create_transform(**timm.data.resolve_model_data_config(model))
 
 
 def _imagenet_labels(model: nn.Module) -> tuple[str, ...] | None:
@@ -313,7 +315,7 @@ def _imagenet_labels(model: nn.Module) -> tuple[str, ...] | None:
 @cache
 def imagenet_labels() -> tuple[str, ...]:
     """A short English name of each ImageNet-1k class, in the order of the logits; no two are alike."""
-    info = ImageNetInfo("imagenet-1k")
+    info = timm.data.ImageNetInfo("imagenet-1k")
     pairs = zip(info.label_names(), info.label_descriptions(), strict=True)
     return tuple(_APART.get(wnid) or d.split(",")[0] for wnid, d in pairs)
 
@@ -328,7 +330,7 @@ _APART = {  # ImageNet has two cranes, two maillots, and a Cardigan beside a car
 
 def _short_names(names: Sequence[str]) -> tuple[str, ...]:
     """Labels as they are; of ImageNet's lists of synonyms the short names."""
-    known = ImageNetInfo("imagenet-1k").label_descriptions()
+    known = timm.data.ImageNetInfo("imagenet-1k").label_descriptions()
     alike = sum(a == b for a, b in zip(names, known, strict=False))
     return imagenet_labels() if len(names) == len(known) and alike > len(known) / 2 else tuple(names)
 

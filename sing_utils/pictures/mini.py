@@ -32,7 +32,7 @@ class MiniUnCLIP:
         unet: velocity network; its channels are components of patches of p x p pixels.
         mean, basis: a patch from its components, mean (3 p p,) and basis (3 p p, channels).
         scheduler: of the flow.
-        steps: Euler steps from noise to picture.
+        steps: from noise to picture; 10 of UniPC's, of second order, are nearer the flow than 24 of Euler's.
         guidance: how far the velocity is pushed away from the one without an embedding; 1 is none.
         batch_size: pictures a forward pass.
     """
@@ -43,7 +43,7 @@ class MiniUnCLIP:
     mean: Tensor = field(repr=False)
     basis: Tensor = field(repr=False)
     scheduler: Any = field(repr=False)
-    steps: int = 24
+    steps: int = 10
     guidance: float = 2.0
     batch_size: int = 64
 
@@ -62,7 +62,7 @@ class MiniUnCLIP:
         try:
             patches = load_file(folder / "patches.safetensors")
             unet = diffusers.UNet2DConditionModel.from_pretrained(folder / "unet", dtype=torch.float32)
-            scheduler = diffusers.FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler")
+            scheduler = diffusers.UniPCMultistepScheduler.from_pretrained(folder / "scheduler")
         except (OSError, ValueError, SafetensorError) as error:
             raise SingError(
                 f"no mini UnCLIP in {folder} ({str(error).splitlines()[0][:120]}), expected unet, scheduler "

@@ -30,7 +30,7 @@ from sing_utils.evidence.intervals import bootstrap, bootstrap_places, mean_erro
 from sing_utils.evidence.refits import Halves, Refits
 from sing_utils.measure import tables
 from sing_utils.measure.controls import subspace_control
-from sing_utils.method.scores import text_angles
+from sing_utils.method.scores import pairwise_angle
 
 M, R, WIDTH, C, CONCEPTS = 24, 16, 8, 6, 5
 FIT, PHOTOS, REFITS, SAMPLES = 360, 96, 24, 150
@@ -80,7 +80,7 @@ class World:
         whole, part = B(f)
         found = Scores.of(Tf, Tf_tilde, self.texts, own, classes=C)
         beyond = Scores.of(whole, part, self.texts[:C], own).columns(" beyond")
-        before = text_angles(Tf, self.texts).numpy()
+        before = pairwise_angle(Tf, self.texts).numpy()
         return found.columns() | beyond | {"every": found.toward.numpy(), "before": before}
 
 

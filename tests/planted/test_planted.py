@@ -405,8 +405,8 @@ def test_a_broken_projector_fails_it(worlds, monkeypatch):
 
 
 def test_a_swapped_sign_fails_it(worlds, monkeypatch):
-    real = controls.text_angles
-    monkeypatch.setattr(controls, "text_angles", lambda z, texts: -real(z, texts))
+    real = controls.pairwise_angle
+    monkeypatch.setattr(controls, "pairwise_angle", lambda z, texts: -real(z, texts))
     passed = validated(worlds)
     assert not passed["loses more than its alternatives"]
     assert not passed["told apart"]

@@ -105,7 +105,7 @@ def compare_guidance(
     z = encoder.combine({t: x[rows] for t, x in towers.items()})
     table = []
     for guidance in (1.0, 2.0, 4.0):
-        for steps in (12, 24):
+        for steps in (5, 10, 20):
             decoder = MiniUnCLIP.load(weights, guidance=guidance, steps=steps)
             pictures = decoder(z, shared_noise=False)
             seen = encoder.encode_images(pictures)

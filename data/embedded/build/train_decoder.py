@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, UNet2DConditionModel
+from diffusers import UNet2DConditionModel, UniPCMultistepScheduler
 from diffusers.training_utils import EMAModel
 from PIL import Image
 from safetensors.torch import save_file
@@ -131,7 +131,9 @@ def save_decoder(unet: UNet2DConditionModel, ema: EMAModel, patches: dict[str, T
     half = build_unet(unet.config.projection_class_embeddings_input_dim)
     half.load_state_dict(unet.state_dict())
     half.half().save_pretrained(out / "unet", max_shard_size="3900KB")
-    FlowMatchEulerDiscreteScheduler().save_pretrained(out / "scheduler")
+    UniPCMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=2.0
+    ).save_pretrained(out / "scheduler")
     save_file(patches, out / "patches.safetensors")
     ema.restore(unet.parameters())
 
