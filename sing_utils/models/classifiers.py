@@ -35,11 +35,9 @@ from sing_utils.errors import SingError, reason
 from sing_utils.models.networks import (
     BUILDING,
     Network,
-    imagenet_labels,
     load_network,
     own_labels,
     parse_source,
-    timm,
 )
 from sing_utils.models.weights import noise_picture
 
@@ -596,17 +594,3 @@ def _stir(layer: nn.Module) -> None:
     assert isinstance(W, Tensor)
     with torch.no_grad():
         W.copy_(torch.randn(W.shape, generator=generator) / W.shape[1] ** 0.5)
-
-
-def imagenet_wnids() -> list[str]:
-    """The WordNet ids of ImageNet-1k's classes, in the order of the logits."""
-    return list(timm.data.ImageNetInfo("imagenet-1k").label_names())
-
-
-def imagenet_names() -> list[str]:
-    """A short English name of each ImageNet-1k class, in the order of the logits.
-
-    >>> imagenet_names()[1]
-    'goldfish'
-    """
-    return list(imagenet_labels())

@@ -313,11 +313,20 @@ def _imagenet_labels(model: nn.Module) -> tuple[str, ...] | None:
 
 
 @cache
-def imagenet_labels() -> tuple[str, ...]:
-    """A short English name of each ImageNet-1k class, in the order of the logits; no two are alike."""
+def imagenet_classes() -> dict[str, str]:
+    """WordNet id -> a short English name, of ImageNet-1k in the order of the logits; no two are alike.
+
+    >>> imagenet_classes()["n01443537"]
+    'goldfish'
+    """
     info = timm.data.ImageNetInfo("imagenet-1k")
     pairs = zip(info.label_names(), info.label_descriptions(), strict=True)
-    return tuple(_APART.get(wnid) or d.split(",")[0] for wnid, d in pairs)
+    return {wnid: _APART.get(wnid) or d.split(",")[0] for wnid, d in pairs}
+
+
+def imagenet_labels() -> tuple[str, ...]:
+    """The names of `imagenet_classes`."""
+    return tuple(imagenet_classes().values())
 
 
 _APART = {  # ImageNet has two cranes, two maillots, and a Cardigan beside a cardigan

@@ -471,11 +471,10 @@ def class_names(labels: Iterable[str]) -> dict[str, str]:
 
 def class_name(label: str) -> str:
     """A name for a folder's label: ImageNet's for a WordNet id, else the label in words."""
-    from sing_utils.models.classifiers import imagenet_names, imagenet_wnids
+    from sing_utils.models.networks import imagenet_classes
 
-    if re.fullmatch(r"n\d{8}", label) and label in imagenet_wnids():
-        return imagenet_names()[imagenet_wnids().index(label)]
-    return label.replace("_", " ")
+    known = imagenet_classes() if re.fullmatch(r"n\d{8}", label) else {}
+    return known.get(label, label.replace("_", " "))
 
 
 def _validated(values: dict[str, Any]) -> Profile:

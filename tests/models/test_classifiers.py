@@ -18,8 +18,8 @@ from torchvision import transforms as V
 
 from sing_utils import HeadSpaces, SingError
 from sing_utils.models import networks as model_sources
-from sing_utils.models.classifiers import Classifier, imagenet_names, imagenet_wnids, load_classifier
-from sing_utils.models.networks import Network
+from sing_utils.models.classifiers import Classifier, load_classifier
+from sing_utils.models.networks import Network, imagenet_classes, imagenet_labels
 from sing_utils.models.weights import signs_of, weights_digest
 
 GOLDEN = Path(__file__).parents[1] / "tools" / "golden"
@@ -65,13 +65,13 @@ def test_golden(lite0, what, tolerance):
 
 def test_the_golden_cat_is_a_cat(lite0):
     logits = lite0(lite0.prepare(chelsea())[None]).logits[0]
-    assert imagenet_names()[int(logits.argmax())] in CATS
+    assert imagenet_labels()[int(logits.argmax())] in CATS
 
 
 def test_names_and_wnids_follow_the_logits():
-    assert (imagenet_wnids()[0], imagenet_names()[0]) == ("n01440764", "tench")
-    assert imagenet_names()[281:286] == ["tabby", "tiger cat", "Persian cat", "Siamese cat", "Egyptian cat"]
-    assert len(imagenet_names()) == len(set(imagenet_wnids())) == 1000
+    assert (next(iter(imagenet_classes())), imagenet_labels()[0]) == ("n01440764", "tench")
+    assert imagenet_labels()[281:286] == ("tabby", "tiger cat", "Persian cat", "Siamese cat", "Egyptian cat")
+    assert len(imagenet_labels()) == len(imagenet_classes()) == 1000
 
 
 def test_the_identity_holds_on_real_input(lite0):

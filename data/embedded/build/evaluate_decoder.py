@@ -24,8 +24,9 @@ from torch import Tensor
 
 from sing_utils.features.store import FeatureStore
 from sing_utils.method.scores import angle
-from sing_utils.models.classifiers import imagenet_wnids, load_classifier
+from sing_utils.models.classifiers import load_classifier
 from sing_utils.models.encoders import EmbeddedEncoder, load_embedded
+from sing_utils.models.networks import imagenet_classes
 from sing_utils.pictures.base import MINI_WEIGHTS
 from sing_utils.pictures.mini import MiniUnCLIP
 from sing_utils.runs.profiles import load_profile
@@ -117,7 +118,7 @@ def compare_guidance(
 def witness(pictures: list[Image.Image]) -> Tensor:
     """EfficientNet-Lite2's logits of the 16 classes, in the order of `classes()`: (N, 16)."""
     classifier = load_classifier(WITNESS)
-    columns = [imagenet_wnids().index(w) for w in classes()]
+    columns = [list(imagenet_classes()).index(w) for w in classes()]
     parts = []
     for start in range(0, len(pictures), BATCH):
         batch = torch.stack([classifier.prepare(p) for p in pictures[start : start + BATCH]])

@@ -19,8 +19,9 @@ from torch.nn.functional import normalize
 from sing_utils.features.store import FeatureStore
 from sing_utils.method.head import HeadSpaces
 from sing_utils.method.scores import attribute_score, image_score
-from sing_utils.models.classifiers import imagenet_names, load_classifier
+from sing_utils.models.classifiers import load_classifier
 from sing_utils.models.encoders import EmbeddedEncoder, load_embedded
+from sing_utils.models.networks import imagenet_labels
 
 PROMPT = "a photo of a {}."
 CONCEPTS = (
@@ -68,7 +69,7 @@ def main() -> None:
 
 def accuracy(encoder: EmbeddedEncoder, z: dict[str, dict[str, Tensor]], rows: Rows, val: Tensor) -> None:
     """Zero-shot classification and text-to-image retrieval, for each set of towers."""
-    names = encoder.encode_text([PROMPT.format(n) for n in imagenet_names()])  # (1000, n)
+    names = encoder.encode_text([PROMPT.format(n) for n in imagenet_labels()])  # (1000, n)
     captions = encoder.encode_text([rows.caption_texts[i] for i in rows.captions[rows.flickr_test].flatten()])
     own = torch.arange(len(rows.flickr_test)).repeat_interleave(rows.captions.shape[1])
     y = rows.labels["analysed"][val]
@@ -120,7 +121,7 @@ def concepts(encoder: EmbeddedEncoder, z: dict[str, dict[str, Tensor]], rows: Ro
     for c, own, raw in zip(y.unique().tolist(), lift, plain, strict=True):
         best = [CONCEPTS[i] for i in own.argsort(descending=True)[:4]]
         rank = 1 + int((raw > raw[CONCEPTS.index("desert")]).sum()) if c == CAMEL else ""
-        row(imagenet_names()[c], *best, rank)
+        row(imagenet_labels()[c], *best, rank)
 
 
 def translators(
@@ -139,7 +140,7 @@ def translators(
     row("classifier", "target", "ridge", "fit cosine", "held-out cosine", "mean IS", "mean abs. AS")
     row(*["---"] * 7)
     fit = torch.tensor((stores[TOWERS[0]]["analysed"].index.split == "train").to_numpy())
-    t = encoder.encode_text([PROMPT.format(n) for n in imagenet_names()])
+    t = encoder.encode_text([PROMPT.format(n) for n in imagenet_labels()])
     own_text = t[rows.labels["analysed"][val]]  # (N, n)
     for tower in TOWERS:
         f = features[tower]["analysed"].double()

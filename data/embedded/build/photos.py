@@ -23,7 +23,8 @@ from torch.nn.functional import normalize
 
 from sing_utils.features.extraction import extract
 from sing_utils.features.store import FeatureStore
-from sing_utils.models.classifiers import imagenet_wnids, load_classifier
+from sing_utils.models.classifiers import load_classifier
+from sing_utils.models.networks import imagenet_classes
 
 TOWERS = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
 SOURCES = {
@@ -64,7 +65,7 @@ def stores_of(tower: str, photos: Path, work: Path) -> dict[str, FeatureStore]:
 
 def split_rows(stores: dict[str, FeatureStore], photos: Path) -> Rows:
     """Labels and hold-outs, fixed by seed 0 and the sorted file names."""
-    place = {wnid: i for i, wnid in enumerate(imagenet_wnids())}
+    place = {wnid: i for i, wnid in enumerate(imagenet_classes())}
     index = {s: store.index for s, store in stores.items()}
     wnids = {
         "sample": [p.split("_")[0] for p in index["sample"].path],
