@@ -72,9 +72,11 @@ def dial_table(run: Run, name: str, ranks: list[int]) -> tuple[Tensor, Tensor]:
     before = pairwise_angle(z, texts)  # (N, J)
     norm = vector_norm(f, dim=-1)
     costs, concepts = [], []
-    for rank in ranks:
-        kept = coordinates[:, :rank]
-        logits_kept, z_kept = kept @ WV[:, :rank].mT, kept @ TV[:rank]
+    logits_kept, z_kept, last = coordinates @ WV.mT, coordinates @ TV, coordinates.shape[1]
+    for rank in ranks:  # they fall: each takes some more away
+        kept, gone = coordinates[:, :rank], slice(rank, last)
+        logits_kept = logits_kept - coordinates[:, gone] @ WV[:, gone].mT
+        z_kept, last = z_kept - coordinates[:, gone] @ TV[gone], rank
         change = (logits - logits_kept).abs().amax(-1)  # (N,)
         changed = ((logits_kept + head.bias.to(logits)).argmax(-1) != top1).double()
         ignored = 1 - kept.square().sum(-1) / norm.square()
