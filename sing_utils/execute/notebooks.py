@@ -15,10 +15,11 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event, current_thread, main_thread
 from typing import Any, ClassVar
 from weakref import WeakSet
 
@@ -170,21 +171,37 @@ def _run_notebooks(
         given = (folder, parameters, force, progress)
         waiting = [pool.submit(_execute, n, keys[n], *given) for n in chosen]
         try:
-            executed = [future.result() for future in waiting]
+            with _interrupted() as stopped:
+                while wait(waiting, timeout=0.1, return_when=FIRST_EXCEPTION).not_done:
+                    if stopped.is_set() or any(f.done() and f.exception() for f in waiting):
+                        break
+                for future in waiting:
+                    future.cancel()
+                if stopped.is_set():
+                    _Kernel.stop_until(waiting)
+                    raise KeyboardInterrupt
+            executed = [future.result() for future in waiting if not future.cancelled()]
             if chosen == notebooks and all(e.ran for e in executed):
                 _forget_tables(folder, start)
-        except KeyboardInterrupt:
-            for future in waiting:
-                future.cancel()
-            _Kernel.stop_until(waiting)
-            raise
         finally:  # also after a failure: tables may be new
-            for future in waiting:
-                future.cancel()
             wait(waiting)
             if any(e.ran for e in executed) or len(executed) < len(chosen) or not is_current(folder):
                 _record(root, loaded, folder, keys)
     return executed
+
+
+@contextlib.contextmanager
+def _interrupted() -> Iterator[Event]:
+    """An event that Ctrl-C sets: raised anywhere, it could leave a lock that a notebook waits for."""
+    event = Event()
+    if current_thread() is not main_thread():
+        yield event
+        return
+    before = signal.signal(signal.SIGINT, lambda *_: event.set())
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def find_notebooks(root: Path) -> list[Path]:
