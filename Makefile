@@ -65,7 +65,7 @@ format: setup ## mend what ruff can mend
 	$(BIN)/ruff format .
 
 check-notebooks: setup ## no outputs, the method in sight, the parameters of the profile
-	$(BIN)/python -m pytest -q tests/whole/test_notebooks.py -k "not alone and not own and not planted_profile"
+	$(BIN)/python -m pytest -q tests/whole/test_notebooks.py -k "not alone and not own"
 
 bench: setup ## compare speeds; prints ratios measured in one run
 	$(BIN)/python -m tests.tools.bench
