@@ -31,9 +31,9 @@ def dial_numbers(run: Run) -> dict[str, Any]:
                 "name": name,
                 "width": spaces.width,
                 "ranks": ranks,
-                "spectrum": pack(spaces.singular_values.float().numpy()),
-                "costs": pack(costs.numpy()),
-                "concepts": pack(concepts.float().numpy()),
+                "spectrum": pack(spaces.singular_values.float()),
+                "costs": pack(costs),
+                "concepts": pack(concepts.float()),
             }
         )
     photos = len(run.photos(run.classifiers[0]).index)

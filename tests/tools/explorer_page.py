@@ -52,15 +52,38 @@ class Driver:
     def __init__(self, watched, name):
         self.watched, self.page = watched, watched.page
         self.root = self.page.locator(f"[data-explorer={name}]")
+        self.slider = self.root.get_by_role("slider")
+        self.settle()
 
     def choose(self, label, option):
         self.root.get_by_label(label, exact=True).select_option(option)
         self.settle()
 
-    def slide(self, label, value):
-        slider = self.root.get_by_role("slider", name=label)
-        slider.evaluate("(s, v) => { s.value = v; s.dispatchEvent(new Event('input')) }", value)
+    def slide(self, value):
+        self.slider.evaluate("(s, v) => { s.value = v; s.dispatchEvent(new Event('input')) }", value)
         self.settle()
+
+    def drag(self, place, start, end):
+        """By mouse from one share of its width to another."""
+        place.scroll_into_view_if_needed()
+        box = place.bounding_box()
+        x, y = (lambda share: box["x"] + share * box["width"]), box["y"] + box["height"] / 2
+        self.page.mouse.move(x(start), y)
+        self.page.mouse.down()
+        self.page.mouse.move(x(end), y, steps=5)
+        self.page.mouse.up()
+        self.settle()
+
+    def press(self, button):
+        self.root.get_by_role("button", name=button).click()
+        self.settle()
+
+    def copied(self, button):
+        """What a button copies."""
+        self.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+        self.press(button)
+        self.root.get_by_text("copied").wait_for()
+        return self.page.evaluate("navigator.clipboard.readText()")
 
     def settle(self):
         """Two frames: what was asked for is drawn."""
@@ -69,8 +92,8 @@ class Driver:
     def text(self, selector):
         return self.root.locator(selector).all_inner_texts()
 
-    def number(self, selector, place=0):
-        return number(self.text(selector)[place])
+    def numbers(self, selector):
+        return [number(text) for text in self.text(selector)]
 
     def rows(self, heading):
         table = self.root.get_by_label(heading, exact=True).locator("tbody tr:not([hidden])")
