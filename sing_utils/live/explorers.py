@@ -134,11 +134,10 @@ def logits_of(run: Run, photos: pd.DataFrame) -> dict[str, Any]:
         drifts.append(drift.gather(-1, top.indices))
         most.append(drift.abs().amax(-1))
     # By name: another classifier may list its classes in another order.
-    known = sorted({label for part in labels for row in part for label in row})
-    place = {label: i for i, label in enumerate(known)}
+    places, known = pd.factorize(np.ravel(labels), sort=True)
     return {
-        "labels": known,
-        "classes": pack(np.vectorize(place.get)(np.array(labels)).astype(np.uint16)),
+        "labels": known.tolist(),
+        "classes": pack(places.reshape(np.shape(labels)).astype(np.uint16)),
         "values": pack(torch.stack(values)),
         "drifts": pack(torch.stack(drifts)),
         "most": pack(torch.stack(most)),

@@ -47,7 +47,7 @@ class Explorer(anywidget.AnyWidget):
         data: what the page computes from.
         prompts: free texts that Python encoded for the page.
         reading: the numbers of the current point, written by the page.
-        classifier: name of the classifier.
+        classifier: name of the classifier; as it opens, the run's first.
     """
 
     _css = (_PAGES / "explorers.css").read_text(encoding="utf-8")
@@ -56,8 +56,8 @@ class Explorer(anywidget.AnyWidget):
     reading = traitlets.Dict().tag(sync=True)
     classifier = traitlets.Unicode().tag(sync=True)
 
-    def __init__(self, run: Run, **values: Any) -> None:
-        super().__init__(**values)
+    def __init__(self, run: Run, *, data: dict[str, Any], **values: Any) -> None:
+        super().__init__(**{"data": data, "classifier": data["classifiers"][0]} | values)
         self._run = run
         self.on_msg(self._answer)
 
@@ -149,8 +149,7 @@ class PairExplorer(_PhotoExplorer):
     def of(cls, run: Run) -> Self:
         """The explorer of a run."""
         photos = moves.offered_photos(run)
-        data, photo = moves.pair_numbers(run, photos), moves.telling_photo(run, photos)
-        return cls(run, data=data, classifier=run.classifiers[0], photo=photo)
+        return cls(run, data=moves.pair_numbers(run, photos), photo=moves.telling_photo(run, photos))
 
     def _encode(self, text: str) -> dict[str, Any]:
         return moves.pair_cosines(self._run, moves.offered_photos(self._run), [text])
@@ -196,7 +195,6 @@ class SteeringExplorer(_PhotoExplorer):
         return cls(
             run,
             data=moves.steering_numbers(run, photos),
-            classifier=run.classifiers[0],
             photo=classes.index(run.source_class) if run.source_class in classes else 0,
             target=run.targets[0],
             degrees=min(run.degrees, moves.FARTHEST),
@@ -253,8 +251,7 @@ class ConceptLens(Explorer):
     def of(cls, run: Run) -> Self:
         """The lens of a run, with small pictures of its photos."""
         small = thumbnails(run)
-        data = lens.lens_numbers(run, small)
-        explorer = cls(run, data=data, classifier=run.classifiers[0], class_name=run.concept_classes[0])
+        explorer = cls(run, data=lens.lens_numbers(run, small), class_name=run.concept_classes[0])
         explorer._thumbnails = small
         return explorer
 
@@ -286,7 +283,7 @@ class NullSpaceDial(Explorer):
     @classmethod
     def of(cls, run: Run) -> Self:
         """The dial of a run."""
-        return cls(run, data=dial.dial_numbers(run), classifier=run.classifiers[0])
+        return cls(run, data=dial.dial_numbers(run))
 
     def first_state(self) -> Any:
         """The spectrum and the exact null space."""
@@ -320,7 +317,7 @@ class BasisExplorer(Explorer):
             run: whose classifiers.
             stretched: of `sing_utils.measure.basis.stretches`.
         """
-        explorer = cls(run, data=basis.basis_numbers(run, stretched), classifier=run.classifiers[0])
+        explorer = cls(run, data=basis.basis_numbers(run, stretched))
         explorer._stretched = stretched
         return explorer
 

@@ -340,7 +340,7 @@ def fresh(run, made):
     def make(name):
         old = made[name]
         own = {k: getattr(old, k) for k in ("photo", "target", "class_name") if old.has_trait(k)}
-        new = type(old)(run, data=old.data, classifier=NAMES[0], **own)
+        new = type(old)(run, data=old.data, **own)
         if name == "lens":
             new._thumbnails = old._thumbnails
         return new

@@ -30,7 +30,7 @@ every = pytest.mark.parametrize("name", ["pair", "steering", "lens", "dial", "ba
 
 @pytest.fixture(scope="module")
 def explorers(run, made):
-    pair = PairExplorer(run, data=made["pair"].data, classifier=NAMES[0], photo=CAR)
+    pair = PairExplorer(run, data=made["pair"].data, photo=CAR)
     return made | {"pair": pair}
 
 

@@ -71,7 +71,7 @@ def pair_of_2000():
         "photoName": [f"{i}.jpg" for i in range(PHOTOS)],
         "pictureNote": "",
     }
-    return PairExplorer(None, data=data, classifier="one")
+    return PairExplorer(None, data=data)
 
 
 def lens_of_300():
@@ -91,7 +91,7 @@ def lens_of_300():
         "endScores": pack(np.zeros((*shape, 0), np.int16)) | {"unit": 180 / 32767},
         "pictureNote": "",
     }
-    return ConceptLens(None, data=data, classifier="one", class_name="thing 0")
+    return ConceptLens(None, data=data, class_name="thing 0")
 
 
 def frames(page, act):

@@ -18,7 +18,6 @@ function render(context) {
   const ui = explorer(context, {
     name: "basis",
     title: "Same network, another basis",
-    classifiers,
     traits: { s: within(scales[0] * 0.99, scales.at(-1) * 1.01) },
     update,
     csv: (k) => [

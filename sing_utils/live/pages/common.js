@@ -184,7 +184,7 @@ const PLOT = { width: 340, height: 200, left: 44, right: 322, top: 8, bottom: 16
 function plot(title, kind, ...marks) {
   const { width, height, left, right, top, bottom } = PLOT;
   const axis = h("svg:g", { class: "sx-axis" });
-  const box = { viewBox: `0 0 ${width} ${height}`, class: `sx-plot ${kind}`, "aria-hidden": "true" };
+  const box = { viewBox: `0 0 ${width} ${height}`, class: kind, "aria-hidden": "true" };
   const node = h("svg:svg", box, axis, marks);
   const label = (x, y, text, anchor) => h("svg:text", { x, y, "text-anchor": anchor }, text);
   const draw = (x, y, across, below) =>
@@ -220,13 +220,13 @@ const pictureURL = (bytes) => URL.createObjectURL(new Blob([bytes], { type: "ima
 // ------------------------------------------------------------------------------- explorers
 
 // The frame of an explorer: title, controls, view, fold, copying; its state, in the model and in links.
-//   name         of the explorer, in links: #explore-name?alpha=1
-//   classifiers  names in the first menu
-//   traits       {trait: how its value reads in a link}; these and `classifier` are shared with Python
-//   update       draws the current state of the k-th classifier and returns what Python reads of it
-//   csv          rows of the current values of the k-th classifier, the first one with names
-//   view         what is shown
-function explorer({ model, el, signal }, { name, title, classifiers, traits, update, csv, view }) {
+//   name    of the explorer, in links: #explore-name?alpha=1
+//   traits  {trait: how its value reads in a link}; these and `classifier` are shared with Python
+//   update  draws the current state of the k-th classifier and returns what Python reads of it
+//   csv     rows of the current values of the k-th classifier, the first one with names
+//   view    what is shown
+function explorer({ model, el, signal }, { name, title, traits, update, csv, view }) {
+  const { classifiers } = model.get("data");
   const shared = { classifier: oneOf(() => classifiers), ...traits };
   const current = () => Math.max(0, classifiers.indexOf(model.get("classifier")));
   const chooser = menu("Classifier", (k) => set({ classifier: classifiers[k] }));

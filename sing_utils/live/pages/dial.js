@@ -13,7 +13,6 @@ function render(context) {
     };
     return { ...head, sigma, cost, AS: unpack(concepts) };
   });
-  const names = heads.map((head) => head.name);
 
   // The stop at or below the wanted number of further directions.
   const stopOf = ({ ranks }) => {
@@ -32,14 +31,13 @@ function render(context) {
   const ui = explorer(context, {
     name: "dial",
     title: "Null-space dial",
-    classifiers: names,
     traits: { dropped: wholeWithin(0, 1e9) },
     update,
     csv: (k) => [
       ["classifier", "rank kept", "null dimension", "energy (%)", "certificate", "median largest logit change", "top-1 changes (%)", "median IS (degrees)"],
       ...heads[k].ranks.map((rank, g) => {
         const { energy, certificate, logit, top1, IS } = heads[k].cost(g);
-        return [names[k], rank, heads[k].width - rank, energy.toFixed(3), certificate.toExponential(3), logit.toExponential(3), top1.toFixed(2), IS.toFixed(4)];
+        return [data.classifiers[k], rank, heads[k].width - rank, energy.toFixed(3), certificate.toExponential(3), logit.toExponential(3), top1.toFixed(2), IS.toFixed(4)];
       }),
     ],
     view: [panel("Singular values", spectrum.node), panel("What is given up", numbers.node), verdict, moved.nodes],

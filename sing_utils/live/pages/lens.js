@@ -45,7 +45,6 @@ function render(context) {
   const ui = explorer(context, {
     name: "lens",
     title: "Concept lens",
-    classifiers: data.classifiers,
     traits: {
       class_name: oneOf(() => data.classes),
       filter: (text) => text,

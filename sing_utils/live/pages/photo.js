@@ -48,7 +48,6 @@ function photoExplorer(context, face) {
   });
   const ui = explorer(context, {
     ...face,
-    classifiers: data.classifiers,
     traits: {
       photo: wholeWithin(0, data.photoClass.length - 1),
       [move.trait]: within(move.min, move.max),
