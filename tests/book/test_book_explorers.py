@@ -77,7 +77,7 @@ def opened(request, watched, server):
     def open_page(name, query=""):
         watched.page.set_viewport_size(DESK)
         watched.open(f"{base}/{EXPLORERS[name]}#explore-{name}{query}")
-        return Driver(watched, name)
+        return Driver(watched.page, name)
 
     yield open_page
     assert watched.wrong == []

@@ -30,3 +30,18 @@ def made(run):
         "dial": w.NullSpaceDial.of(run),
         "basis": w.BasisExplorer.of(run, basis.stretches(run)),
     }
+
+
+@pytest.fixture
+def fresh(run, made):
+    """New explorers with the numbers of those that are made."""
+
+    def make(name):
+        old = made[name]
+        own = {k: getattr(old, k) for k in ("photo", "target", "class_name") if old.has_trait(k)}
+        new = type(old)(run, data=old.data, **own)
+        if name == "lens":
+            new._thumbnails = old._thumbnails
+        return new
+
+    return make

@@ -333,21 +333,6 @@ class Page:
         return self.heard[-1] if self.heard else None
 
 
-@pytest.fixture
-def fresh(run, made):
-    """New explorers with the numbers of those that are made."""
-
-    def make(name):
-        old = made[name]
-        own = {k: getattr(old, k) for k in ("photo", "target", "class_name") if old.has_trait(k)}
-        new = type(old)(run, data=old.data, **own)
-        if name == "lens":
-            new._thumbnails = old._thumbnails
-        return new
-
-    return make
-
-
 def test_a_page_hears_that_python_is_there(fresh):
     assert Page(fresh("pair")).ask(kind="hello") == ({"kind": "alive"}, None)
 

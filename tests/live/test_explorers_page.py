@@ -12,7 +12,7 @@ import io
 import numpy as np
 import pytest
 from browser import DESK, PHONE
-from explorer_page import Driver, number, write_page
+from explorer_page import Driver, number, open_live, write_page
 from small_run import CLASSES, NAMES
 
 from sing_utils import Translator, attribute_score, image_score, steer
@@ -45,7 +45,7 @@ def opened(watched, address):
         watched.page.set_viewport_size(DESK)
         watched.open(address + fragment)
         watched.page.wait_for_selector(f"[data-explorer={name}] .sx-view *")
-        return Driver(watched, name)
+        return Driver(watched.page, name)
 
     yield open_page
     assert watched.wrong == []
@@ -195,7 +195,7 @@ def test_a_bare_word_is_another_target_than_its_prompt(run, watched, tmp_path):
     explorer = SteeringExplorer.of(run)
     explorer.prompts = {"jellyfish": explorer._encode("jellyfish")}
     watched.open(write_page(tmp_path, {"steering": explorer}).as_uri())
-    steering = Driver(watched, "steering")
+    steering = Driver(watched.page, "steering")
     steering.choose("Toward", "“jellyfish”")
     _, result = steered(run, NAMES[0], "jellyfish", 40)
     assert steering.numbers("dd")[0] == pytest.approx(float(result.AS), abs=SHOWN)
@@ -342,12 +342,12 @@ def test_a_stretch_moves_scores_and_no_logit(run, opened):
 # ------------------------------------------------------------------------------- manners
 
 
-def test_a_link_restores_a_view(run, opened):
-    pair = opened("pair", f"#explore-pair?classifier={NAMES[1]}&photo=5&alpha=-0.5&toward=a+desert")
-    assert pair.numbers(".sx-value") == pytest.approx(
-        scores_of(run, NAMES[1], 5, -0.5, "a desert"), abs=SHOWN
-    )
+def test_a_link_restores_a_view_and_is_what_is_copied(run, opened):
+    link = f"#explore-pair?classifier={NAMES[1]}&photo=5&alpha=-0.5&toward=a+desert"
+    pair, expected = opened("pair", link), scores_of(run, NAMES[1], 5, -0.5, "a desert")
+    assert pair.numbers(".sx-value") == pytest.approx(expected, abs=SHOWN)
     assert pair.root.get_by_label("Class", exact=True).input_value() == "jellyfish"
+    assert pair.copied("Copy link to this view").endswith(link)
     lens = opened("lens", "#explore-lens?class_name=tench&filter=sea&order=phrase")
     assert [row[0] for row in lens.rows("phrases")] == ["the sea"]
     assert lens.root.evaluate("(e) => e.getBoundingClientRect().top < innerHeight")
@@ -359,15 +359,6 @@ def test_a_broken_link_changes_nothing(opened):
         assert pair.slider.input_value() == "1"
     assert pair.root.get_by_label("Classifier").input_value() == NAMES[0]
     assert pair.root.get_by_label("Class", exact=True).input_value() == "sports car"
-
-
-def test_a_copied_link_leads_back(opened):
-    pair = opened("pair")
-    pair.choose("Attribute Score toward", "shiny metal")
-    pair.slide(1.75)
-    shown = pair.text(".sx-value")
-    again = opened("pair", "#" + pair.copied("Copy link to this view").split("#")[1])
-    assert again.text(".sx-value") == shown
 
 
 @every
@@ -439,3 +430,32 @@ def test_a_page_without_python_says_so(opened):
     assert pair.root.locator(".sx-prompt input").is_disabled()
     assert pair.root.locator(".sx-needs").is_visible()
     assert pair.root.get_by_role("button", name="Draw exactly this").count() == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "menu", "at", "said"),
+    [("pair", "Attribute Score toward", 0.25, "α = 0.25"), ("steering", "Toward", 10, "IS = 10.0°")],
+)
+def test_python_answers_a_free_text_and_draws_this_very_point(run, fresh, browser, name, menu, at, said):
+    widget = fresh(name)
+    widget.photo = CAR
+    explorer = open_live(browser.new_page(), widget)
+    assert not explorer.root.locator(".sx-needs").is_visible()
+    prompt = explorer.root.locator(".sx-prompt input")
+    prompt.fill("a lighthouse")
+    prompt.press("Enter")
+    chosen = explorer.root.get_by_label(menu, exact=True).locator("option:checked")
+    chosen.and_(explorer.page.get_by_text("a lighthouse")).wait_for(state="attached")
+    explorer.slide(at)
+    if name == "pair":
+        expected = scores_of(run, NAMES[0], CAR, at, "a lighthouse")[1]
+        assert explorer.numbers(".sx-value")[1] == pytest.approx(expected, abs=SHOWN)
+    else:
+        expected = float(steered(run, NAMES[0], "a lighthouse", at)[1].AS)
+        assert explorer.numbers("dd")[0] == pytest.approx(expected, abs=SHOWN)
+    assert not explorer.root.get_by_text(f"{said}, drawn").count()
+    explorer.press("Draw exactly this")
+    explorer.root.get_by_text(f"{said}, drawn").wait_for()
+    explorer.slide(at + 1)
+    assert not explorer.root.get_by_text(f"{said}, drawn").count()
+    explorer.page.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import html
 import json
 from pathlib import Path
@@ -46,11 +47,61 @@ def write_page(folder: Path, explorers: dict, *, theme: str = "light") -> Path:
     return page
 
 
+# An explorer in an empty page, as in JupyterLab: what it sends goes to `python`, and answers come back.
+LIVE = """async ([script, state]) => {
+  const read = (x) => {
+    if (x === null || typeof x !== "object") return x;
+    if ("base64" in x) return new DataView(Uint8Array.from(atob(x.base64), (c) => c.charCodeAt(0)).buffer);
+    if (Array.isArray(x)) return x.map(read);
+    return Object.fromEntries(Object.entries(x).map(([key, value]) => [key, read(value)]));
+  };
+  const [values, listeners] = [read(state), {}];
+  const tell = (event, ...news) => (listeners[event] ?? []).forEach((listener) => listener(...news));
+  const set = (trait, value) => { values[trait] = value; tell(`change:${trait}`); };
+  const send = async (message) => {
+    const { prompts, said } = read(await python(message));
+    if (message.kind === "prompt") set("prompts", prompts);
+    said.forEach(([content, buffers]) => tell("msg:custom", content, buffers));
+  };
+  const on = (event, listener) => (listeners[event] ??= []).push(listener);
+  const url = URL.createObjectURL(new Blob([script], { type: "text/javascript" }));
+  const { default: explorer } = await import(url);
+  const model = { get: (trait) => values[trait], set, send, on, save_changes() {} };
+  explorer.render({ el: document.body, model });
+}"""
+
+
+def wire(x):
+    """Bytes as JSON can hold them."""
+    if isinstance(x, bytes):
+        return {"base64": base64.b64encode(x).decode()}
+    if isinstance(x, dict):
+        return {key: wire(value) for key, value in x.items()}
+    return [wire(value) for value in x] if isinstance(x, list | tuple) else x
+
+
+def open_live(page, explorer):
+    """The driver of an explorer that has Python behind it."""
+    said = []
+    explorer.send = lambda content, buffers=None: said.append([content, buffers or []])
+
+    def python(message):
+        said.clear()
+        explorer._answer(explorer, message, [])
+        return wire({"prompts": explorer.prompts, "said": said})
+
+    page.expose_function("python", python)
+    own = ("data", "prompts", *(k for k in type(explorer).class_own_traits(sync=True) if k[0] != "_"))
+    state = {k: getattr(explorer, k) for k in ("classifier", "photo", *own)}
+    page.evaluate(LIVE, [explorer._esm, wire(state)])
+    return Driver(page, page.locator(".sing-explorer").get_attribute("data-explorer"))
+
+
 class Driver:
     """One explorer of an open page, used as a person would."""
 
-    def __init__(self, watched, name):
-        self.watched, self.page = watched, watched.page
+    def __init__(self, page, name):
+        self.page = page
         self.root = self.page.locator(f"[data-explorer={name}]")
         self.slider = self.root.get_by_role("slider")
         self.settle()
