@@ -47,14 +47,13 @@ class Explorer(anywidget.AnyWidget):
         data: what the page computes from.
         prompts: free texts that Python encoded for the page.
         reading: the numbers of the current point, written by the page.
-        classifier: name of the classifier; as it opens, the run's first.
     """
 
     _css = (_PAGES / "explorers.css").read_text(encoding="utf-8")
     data = traitlets.Dict().tag(sync=True)
     prompts = traitlets.Dict().tag(sync=True)
     reading = traitlets.Dict().tag(sync=True)
-    classifier = traitlets.Unicode().tag(sync=True)
+    classifier = traitlets.Unicode().tag(sync=True)  # as it opens, the run's first
 
     def __init__(self, run: Run, *, data: dict[str, Any], **values: Any) -> None:
         super().__init__(**{"data": data, "classifier": data["classifiers"][0]} | values)
@@ -99,11 +98,7 @@ class Explorer(anywidget.AnyWidget):
 
 
 class _PhotoExplorer(Explorer):
-    """What the explorers of one photo share: its menus, free texts and exact pictures.
-
-    Attributes:
-        photo: place of the photo among those that are offered.
-    """
+    """What the explorers of one photo share: its menus, free texts and exact pictures."""
 
     photo = traitlets.Int(0, min=0).tag(sync=True)
     _text: str  # the trait that names a text
@@ -119,9 +114,10 @@ class _PhotoExplorer(Explorer):
 
     def _ask(self, change: Any) -> None:
         """A text that Python sets is encoded as one that a page asks for."""
-        text, known = change["new"], [*self.data["texts"], *self.data.get("names", ()), *self.prompts]
-        if text and text not in known:
-            self.prompts = {**self.prompts, text: self._encode(text)}
+        text, names = change["new"], self.data.get("names", ())
+        bare = text.strip("“”") if names else text  # in quotes, no short name is meant
+        if text and text not in names and bare not in (*self.data["texts"], *self.prompts):
+            self.prompts = {**self.prompts, bare: self._encode(bare)}
 
     def _draw(self, message: dict[str, Any]) -> bytes:
         name = str(message["classifier"])
@@ -137,6 +133,8 @@ class PairExplorer(_PhotoExplorer):
     """A photo's feature and its equivalents f - α Π_n f: logits, scores, phrases, pictures.
 
     Attributes:
+        classifier: name of the classifier.
+        photo: place of the photo among those that are offered.
         alpha: how much of the null component is taken away; 0 is the original, 1 null removal.
         toward: text of the Attribute Score; empty: the prompt of the photo's class.
     """
@@ -179,7 +177,9 @@ class SteeringExplorer(_PhotoExplorer):
     """A photo's feature after a step in the null space toward a target.
 
     Attributes:
-        target: short name of what is steered toward.
+        classifier: name of the classifier.
+        photo: place of the photo among those that are offered.
+        target: short name of what is steered toward, or any text; in “quotes”, no short name is meant.
         degrees: the wanted IS.
     """
 
@@ -215,7 +215,7 @@ class SteeringExplorer(_PhotoExplorer):
         """AS along the way toward the first target."""
         run, name, T = self._run, self.classifier, self._run.translator(self.classifier)
         c, f = self._photo(name, self.photo)
-        target = moves.steering_targets(run).get(self.target, self.target)
+        target = moves.steering_targets(run).get(self.target, self.target.strip("“”"))
         texts = dict(zip([self.target, c], run.texts(name, [target, run.prompt(c)]), strict=True))
         wanted = torch.arange(0.0, moves.FARTHEST + 1, 2.0, dtype=torch.float64)
         f = f.expand(len(wanted), -1)
@@ -235,6 +235,7 @@ class ConceptLens(Explorer):
     """Hundreds of phrases against the photos of one class.
 
     Attributes:
+        classifier: name of the classifier.
         class_name: name of the class.
         filter: only phrases with these letters are shown.
         order: column by which rows are sorted (phrase, before, after or AS), with "-" the other way.
@@ -274,6 +275,7 @@ class NullSpaceDial(Explorer):
     """A head's spectrum, and what would follow if more of its directions counted as null.
 
     Attributes:
+        classifier: name of the classifier.
         dropped: directions that count as null beyond the exact null space.
     """
 
@@ -303,6 +305,7 @@ class BasisExplorer(Explorer):
     """The null component of every feature times s, W as it is: scores move, logits do not.
 
     Attributes:
+        classifier: name of the classifier.
         s: how much the null component is stretched; the page goes to the nearest stretch that was measured.
     """
 

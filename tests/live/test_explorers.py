@@ -398,13 +398,20 @@ def test_steering_is_shown_again_after_another_choice(fresh, target):
     assert target in explorer.first_state().to_dict()["title"]["text"]
 
 
-@pytest.mark.parametrize(("name", "trait"), [("pair", "toward"), ("steering", "target")])
-def test_a_text_set_from_python_is_encoded(fresh, name, trait):
+@pytest.mark.parametrize(
+    ("name", "trait", "text", "encoded"),
+    [
+        ("pair", "toward", "a lighthouse", "a lighthouse"),
+        ("steering", "target", "a lighthouse", "a lighthouse"),
+        ("steering", "target", "“jellyfish”", "jellyfish"),  # not the prompt of that short name
+    ],
+)
+def test_a_text_set_from_python_is_encoded(fresh, name, trait, text, encoded):
     explorer = fresh(name)
-    setattr(explorer, trait, "a lighthouse")
-    assert array(explorer.prompts["a lighthouse"]["cosines"]).shape[:3] == (len(NAMES), 6, 1)
+    setattr(explorer, trait, text)
+    assert array(explorer.prompts[encoded]["cosines"]).shape[:3] == (len(NAMES), 6, 1)
     setattr(explorer, trait, "a desert")  # the page has it
-    assert list(explorer.prompts) == ["a lighthouse"]
+    assert list(explorer.prompts) == [encoded]
 
 
 def test_a_setting_out_of_bounds_is_refused(fresh):
