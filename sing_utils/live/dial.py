@@ -28,16 +28,20 @@ def dial_numbers(run: Run) -> dict[str, Any]:
         costs, concepts = dial_table(run, name, ranks)
         heads.append(
             {
-                "name": name,
                 "width": spaces.width,
                 "ranks": ranks,
-                "spectrum": pack(spaces.singular_values.float().numpy()),
-                "costs": pack(costs.numpy()),
-                "concepts": pack(concepts.float().numpy()),
+                "spectrum": pack(spaces.singular_values.float()),
+                "costs": pack(costs),
+                "concepts": pack(concepts.float()),
             }
         )
     photos = len(run.photos(run.classifiers[0]).index)
-    return {"heads": heads, "phrases": run.profile.phrases, "photos": photos}
+    return {
+        "classifiers": run.classifiers,
+        "heads": heads,
+        "phrases": run.profile.phrases,
+        "photos": photos,
+    }
 
 
 def dial_ranks(rank: int, *, stops: int = 32) -> list[int]:

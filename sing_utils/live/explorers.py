@@ -21,7 +21,6 @@ from torch import Tensor
 from sing_utils.runs.run import Run
 
 TOP = 5  # logits shown
-_UNIT = 32767  # int16 of a cosine of 1: 0.001 degrees of a right angle, 0.01 of one of 5 degrees
 _QUALITY = 55  # of WebP; these pictures are small
 
 
@@ -35,9 +34,13 @@ def pack(values: Any) -> dict[str, Any]:
     return {"dtype": array.dtype.name, "shape": list(array.shape), "data": little.tobytes()}
 
 
-def pack_cosines(cosines: Tensor) -> dict[str, Any]:
-    """Numbers from -1 to 1 in 16 bits each."""
-    return pack((cosines.clamp(-1, 1) * _UNIT).round().to(torch.int16).numpy())
+def pack_steps(values: Tensor, largest: float = 1.0) -> dict[str, Any]:
+    """Numbers up to `largest`, of either sign, in 16 bits each; a page multiplies them by `unit`.
+
+    As a cosine that is exact to 0.001 degrees of a right angle, 0.01 of one of 5 degrees.
+    """
+    unit = largest / 32767
+    return pack((values.clamp(-largest, largest) / unit).round().to(torch.int16)) | {"unit": unit}
 
 
 def pack_pictures(pictures: Iterable[bytes]) -> dict[str, Any]:
@@ -63,30 +66,15 @@ def first_photos(run: Run, count: int) -> pd.DataFrame:
     return index.groupby("class", sort=False).head(count)[["class", "path"]]
 
 
-def offered_photos(run: Run) -> pd.DataFrame:
-    """The photos that the pair and steering explorers offer, class by class as the profile has them."""
-    photos = first_photos(run, run.profile.explorer_photos)
-    return photos.sort_values("class", key=lambda c: c.map(run.classes.index), kind="stable")
-
-
 def shown_classes(run: Run) -> list[str]:
     """The classes that have evaluation photos, in the profile's order."""
     present = set(run.photos(run.classifiers[0]).index["class"])
     return [c for c in run.classes if c in present]
 
 
-def photo_numbers(run: Run, photos: pd.DataFrame) -> dict[str, Any]:
-    """What a page knows of photos, whichever way they move: names, classes, logits, what pictures show."""
-    classes = shown_classes(run)
-    return {
-        "classifiers": run.classifiers,
-        "logits": logits_of(run, photos),
-        "drawn": not run.profile.picture_backend.startswith("photos:"),
-        "pictureNote": drawn_note(run),
-        "classes": classes,
-        "photoClass": [classes.index(c) for c in photos["class"]],
-        "photoName": [str(p).rsplit("/", 1)[-1] for p in photos["path"]],
-    }
+def photo_names(photos: pd.DataFrame) -> list[str]:
+    """Their file names."""
+    return [str(path).rsplit("/", 1)[-1] for path in photos["path"]]
 
 
 def features(run: Run, name: str, photos: pd.DataFrame) -> Tensor:
@@ -106,26 +94,6 @@ def thumbnails(run: Run) -> pd.DataFrame:
     else:
         images = [i for path in photos["path"] if (i := run.original(path)) is not None]
     return pd.DataFrame({"path": photos["path"].to_list(), "picture": [webp(i, 128) for i in images]})
-
-
-def drawn_note(run: Run) -> str:
-    """What to say of pictures that show translated features."""
-    kind, _, source = run.profile.picture_backend.partition(":")
-    if kind == "photos":
-        return (
-            f"A picture is the photograph of {source} whose embedding is nearest to the translated feature."
-        )
-    if kind == "planted":
-        return (
-            "Pictures are drawn from what is read off a translated feature: colours are mixed by their "
-            "probability, and what it does not say is grey and faint. Between two drawn pictures the page "
-            "shows a blend."
-        )
-    return (
-        f"Pictures are drawn by the decoder “{kind}” from translated features, all from one noise and at one "
-        "length (eq. 14): impressions of what a feature means, not the photograph. Between two drawn "
-        "pictures the page shows a blend."
-    )
 
 
 def thumbnail_note(run: Run) -> str:
@@ -166,12 +134,11 @@ def logits_of(run: Run, photos: pd.DataFrame) -> dict[str, Any]:
         drifts.append(drift.gather(-1, top.indices))
         most.append(drift.abs().amax(-1))
     # By name: another classifier may list its classes in another order.
-    known = sorted({label for part in labels for row in part for label in row})
-    place = {label: i for i, label in enumerate(known)}
+    places, known = pd.factorize(np.ravel(labels), sort=True)
     return {
-        "labels": known,
-        "classes": pack(np.vectorize(place.get)(np.array(labels)).astype(np.uint16)),
-        "values": pack(torch.stack(values).numpy()),
-        "drifts": pack(torch.stack(drifts).numpy()),
-        "most": pack(torch.stack(most).numpy()),
+        "labels": known.tolist(),
+        "classes": pack(places.reshape(np.shape(labels)).astype(np.uint16)),
+        "values": pack(torch.stack(values)),
+        "drifts": pack(torch.stack(drifts)),
+        "most": pack(torch.stack(most)),
     }

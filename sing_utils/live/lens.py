@@ -9,12 +9,18 @@ import numpy as np
 import pandas as pd
 import torch
 
-from sing_utils.live.explorers import pack, pack_pictures, shown_classes, thumbnail_note
+from sing_utils.live.explorers import (
+    pack,
+    pack_pictures,
+    pack_steps,
+    photo_names,
+    shown_classes,
+    thumbnail_note,
+)
 from sing_utils.measure.tables import class_angles, sure_phrases
 from sing_utils.runs.run import Run
 
 ENDS = 2  # photos shown at either end
-_STEPS = 32767 / 180  # a degree, in 16 bits: exact to 0.003 degrees
 
 
 def lens_numbers(run: Run, thumbnails: pd.DataFrame) -> dict[str, Any]:
@@ -25,29 +31,29 @@ def lens_numbers(run: Run, thumbnails: pd.DataFrame) -> dict[str, Any]:
         thumbnails: as `explorers.thumbnails` gives them; the photos at the ends are among these.
     """
     phrases = run.profile.phrases
-    table = lens_table(run, thumbnails, phrases)
+    counts = run.photos(run.classifiers[0]).index["class"].value_counts()
     return {
         "classifiers": run.classifiers,
         "classes": shown_classes(run),
-        "counts": [int(x) for x in _counts(run)],
+        "counts": [int(counts[c]) for c in shown_classes(run)],
         "phrases": phrases,
         "confidence": run.profile.confidence,
-        "photoName": [str(p).rsplit("/", 1)[-1] for p in thumbnails["path"]],
+        "photoName": photo_names(thumbnails),
         "pictures": pack_pictures(thumbnails["picture"]),
         "pictureNote": thumbnail_note(run),
         "drawn": run.profile.pictures is None,
-        **{key: pack(value) for key, value in table.items()},
+        **lens_table(run, thumbnails, phrases),
     }
 
 
-def lens_table(run: Run, thumbnails: pd.DataFrame, phrases: Sequence[str]) -> dict[str, np.ndarray]:
-    """Angles of J phrases to each class of photos, degrees.
+def lens_table(run: Run, thumbnails: pd.DataFrame, phrases: Sequence[str]) -> dict[str, Any]:
+    """Angles of J phrases to each class of photos, degrees, as a page reads them.
 
     Returns:
         means (K, C, J, 3), float32: mean angle before, mean AS, half the width of its interval with the
         errors of photos and translator (NaN unless these are the profile's phrases). ends (K, C, J, E),
         uint16: the photos with the lowest and the highest AS, lowest first, as places among the
-        thumbnails. endScores (K, C, J, E), int16: their AS, in steps of 180 / 32767 degrees.
+        thumbnails. endScores (K, C, J, E), int16: their AS, exact to 0.003 degrees.
     """
     place = {path: i for i, path in enumerate(thumbnails["path"])}
     few = _pictures_a_side(run, place)
@@ -70,9 +76,9 @@ def lens_table(run: Run, thumbnails: pd.DataFrame, phrases: Sequence[str]) -> di
             scores.append(AS[rows].gather(0, order).mT)
     shape = (len(run.classifiers), len(shown_classes(run)), len(phrases))
     return {
-        "means": torch.stack(means).reshape(*shape, 3).float().numpy(),
-        "ends": torch.stack(ends).reshape(*shape, 2 * few).numpy().astype(np.uint16),
-        "endScores": (torch.stack(scores).reshape(*shape, 2 * few) * _STEPS).round().short().numpy(),
+        "means": pack(torch.stack(means).reshape(*shape, 3).float()),
+        "ends": pack(torch.stack(ends).reshape(*shape, 2 * few).numpy().astype(np.uint16)),
+        "endScores": pack_steps(torch.stack(scores).reshape(*shape, 2 * few), 180.0),
     }
 
 
@@ -81,9 +87,3 @@ def _pictures_a_side(run: Run, place: dict[str, int]) -> int:
     index = run.photos(run.classifiers[0]).index
     drawn = index["path"].isin(list(place)).groupby(index["class"]).sum()
     return min(ENDS, int(drawn.min()) // 2)
-
-
-def _counts(run: Run) -> list[int]:
-    """Evaluation photos of each class."""
-    counts = run.photos(run.classifiers[0]).index["class"].value_counts()
-    return [counts[c] for c in shown_classes(run)]

@@ -17,22 +17,11 @@ import anywidget
 import pandas as pd
 import torch
 import traitlets
+from torch import Tensor
 
 from sing_utils.errors import SingError
-from sing_utils.live import basis as explorers_basis
-from sing_utils.live import dial as explorers_dial
-from sing_utils.live import lens as explorers_lens
-from sing_utils.live import pair as explorers_pair
-from sing_utils.live import steering as explorers_steering
-from sing_utils.live.explorers import (
-    features,
-    offered_photos,
-    pack,
-    pack_cosines,
-    thumbnails,
-    top_logits,
-    webp,
-)
+from sing_utils.live import basis, dial, lens, moves
+from sing_utils.live.explorers import features, thumbnails, top_logits, webp
 from sing_utils.measure.tables import class_angles
 from sing_utils.method.scores import attribute_score, image_score, pairwise_angle
 from sing_utils.method.steering import steer
@@ -46,9 +35,9 @@ _PAGES = Path(__file__).parent / "pages"
 _SHOWN = 8  # phrases at either end of a static picture
 
 
-def _module(name: str) -> str:
+def _module(*parts: str) -> str:
     """The page script of an explorer: one module, since a page may have no server to import from."""
-    return "".join((_PAGES / f"{part}.js").read_text(encoding="utf-8") for part in ("common", name))
+    return "".join((_PAGES / f"{part}.js").read_text(encoding="utf-8") for part in ("common", *parts))
 
 
 class Explorer(anywidget.AnyWidget):
@@ -64,9 +53,10 @@ class Explorer(anywidget.AnyWidget):
     data = traitlets.Dict().tag(sync=True)
     prompts = traitlets.Dict().tag(sync=True)
     reading = traitlets.Dict().tag(sync=True)
+    classifier = traitlets.Unicode().tag(sync=True)  # as it opens, the run's first
 
-    def __init__(self, run: Run, **values: Any) -> None:
-        super().__init__(**values)
+    def __init__(self, run: Run, *, data: dict[str, Any], **values: Any) -> None:
+        super().__init__(**{"data": data, "classifier": data["classifiers"][0]} | values)
         self._run = run
         self.on_msg(self._answer)
 
@@ -107,7 +97,39 @@ class Explorer(anywidget.AnyWidget):
         raise NotImplementedError
 
 
-class PairExplorer(Explorer):
+class _PhotoExplorer(Explorer):
+    """What the explorers of one photo share: its menus, free texts and exact pictures."""
+
+    photo = traitlets.Int(0, min=0).tag(sync=True)
+    _text: str  # the trait that names a text
+
+    def __init__(self, run: Run, **values: Any) -> None:
+        super().__init__(run, **values)
+        self.observe(self._ask, self._text)
+
+    def _photo(self, name: str, place: int) -> tuple[str, Tensor]:
+        """A photo's class and feature (1, m)."""
+        row = moves.offered_photos(self._run).iloc[[place]]
+        return row["class"].iloc[0], features(self._run, name, row)
+
+    def _ask(self, change: Any) -> None:
+        """A text that Python sets is encoded as one that a page asks for."""
+        text, names = change["new"], self.data.get("names", ())
+        bare = text.strip("“”") if names else text  # in quotes, no short name is meant
+        if text and text not in names and bare not in (*self.data["texts"], *self.prompts):
+            self.prompts = {**self.prompts, bare: self._encode(bare)}
+
+    def _draw(self, message: dict[str, Any]) -> bytes:
+        name = str(message["classifier"])
+        z = self._embedding(name, self._photo(name, int(message["photo"]))[1], message)  # (1, n)
+        return webp(self._run.draw(name, z.float(), noise=self._run.seed)[0])
+
+    def _embedding(self, name: str, f: Tensor, message: dict[str, Any]) -> Tensor:
+        """What the picture of one point shows, for a feature (1, m): (1, n)."""
+        raise NotImplementedError
+
+
+class PairExplorer(_PhotoExplorer):
     """A photo's feature and its equivalents f - α Π_n f: logits, scores, phrases, pictures.
 
     Attributes:
@@ -117,45 +139,31 @@ class PairExplorer(Explorer):
         toward: text of the Attribute Score; empty: the prompt of the photo's class.
     """
 
-    _esm = _module("pair")
-    classifier = traitlets.Unicode().tag(sync=True)
-    photo = traitlets.Int(0, min=0).tag(sync=True)
+    _esm, _text = _module("photo", "pair"), "toward"
     alpha = traitlets.Float(1.0, min=-1.0, max=2.0).tag(sync=True)
     toward = traitlets.Unicode("").tag(sync=True)
 
     @classmethod
     def of(cls, run: Run) -> Self:
         """The explorer of a run."""
-        photos = offered_photos(run)
-        data = explorers_pair.pair_numbers(run, photos)
-        photo = explorers_pair.telling_photo(run, photos)
-        return cls(run, data=data, classifier=run.classifiers[0], photo=photo)
-
-    @traitlets.observe("toward")
-    def _ask_toward(self, change: Any) -> None:
-        if change["new"] and change["new"] not in (*self.data["texts"], *self.prompts):
-            self.prompts = {**self.prompts, change["new"]: self._encode(change["new"])}
+        photos = moves.offered_photos(run)
+        return cls(run, data=moves.pair_numbers(run, photos), photo=moves.telling_photo(run, photos))
 
     def _encode(self, text: str) -> dict[str, Any]:
-        return pack_cosines(explorers_pair.pair_products(self._run, offered_photos(self._run), [text]))
+        return moves.pair_cosines(self._run, moves.offered_photos(self._run), [text])
 
-    def _draw(self, message: dict[str, Any]) -> bytes:
-        run, name = self._run, str(message["classifier"])
-        f = features(run, name, offered_photos(run).iloc[[int(message["photo"])]])
-        z = explorers_pair.pair_embeddings(run, name, f, [float(message["alpha"])])[:, 0]
-        return webp(run.draw(name, z.float(), noise=run.seed)[0])
+    def _embedding(self, name: str, f: Tensor, message: dict[str, Any]) -> Tensor:
+        return moves.pair_embeddings(self._run, name, f, [float(message["alpha"])])[:, 0]
 
     def first_state(self) -> Any:
         """The photo with its null component removed."""
         run, name = self._run, self.classifier
-        photo = offered_photos(run).iloc[[self.photo]]
-        c, f = photo["class"].iloc[0], features(run, name, photo)
-        a, b = explorers_pair.pair_vectors(run, name, f)
-        text = run.texts(name, [run.prompt(c)]).double()
-        phrases = run.texts(name, run.profile.phrases)
+        c, f = self._photo(name, self.photo)
+        a, b = moves.pair_vectors(run, name, f)
+        own, phrases = run.texts(name, [run.prompt(c)]).double(), run.texts(name, run.profile.phrases)
         AS = (pairwise_angle(a, phrases) - pairwise_angle(a - b, phrases))[0]
-        z = explorers_pair.pair_embeddings(run, name, f, [0.0, 1.0])[0].float()
-        IS, AS_own = float(image_score(a, a - b)), float(attribute_score(a, a - b, text))
+        z = moves.pair_embeddings(run, name, f, [0.0, 1.0])[0].float()
+        IS, AS_own = float(image_score(a, a - b)), float(attribute_score(a, a - b, own))
         return charts.pair(
             top_logits(run, name, f),
             _farthest(run.profile.phrases, AS),
@@ -165,70 +173,57 @@ class PairExplorer(Explorer):
         )
 
 
-class SteeringExplorer(Explorer):
+class SteeringExplorer(_PhotoExplorer):
     """A photo's feature after a step in the null space toward a target.
 
     Attributes:
         classifier: name of the classifier.
         photo: place of the photo among those that are offered.
-        target: short name of what is steered toward.
+        target: short name of what is steered toward, or any text; in “quotes”, no short name is meant.
         degrees: the wanted IS.
     """
 
-    _esm = _module("steering")
-    classifier = traitlets.Unicode().tag(sync=True)
-    photo = traitlets.Int(0, min=0).tag(sync=True)
+    _esm, _text = _module("photo", "steering"), "target"
     target = traitlets.Unicode().tag(sync=True)
-    degrees = traitlets.Float(40.0, min=0.0, max=float(explorers_steering.FARTHEST)).tag(sync=True)
+    degrees = traitlets.Float(40.0, min=0.0, max=float(moves.FARTHEST)).tag(sync=True)
 
     @classmethod
     def of(cls, run: Run) -> Self:
         """The explorer of a run."""
-        photos = offered_photos(run)
+        photos = moves.offered_photos(run)
         classes = photos["class"].to_list()
         return cls(
             run,
-            data=explorers_steering.steering_numbers(run, photos),
-            classifier=run.classifiers[0],
+            data=moves.steering_numbers(run, photos),
             photo=classes.index(run.source_class) if run.source_class in classes else 0,
             target=run.targets[0],
-            degrees=min(run.degrees, explorers_steering.FARTHEST),
+            degrees=min(run.degrees, moves.FARTHEST),
         )
 
     def _encode(self, text: str) -> dict[str, Any]:
-        run, photos = self._run, offered_photos(self._run)
-        parts = [explorers_steering.steering_products(run, k, photos, [text]) for k in run.classifiers]
-        return explorers_steering.pack_planes(parts)
+        run, photos = self._run, moves.offered_photos(self._run)
+        return moves.pack_planes([moves.steering_planes(run, k, photos, [text]) for k in run.classifiers])
 
-    def _draw(self, message: dict[str, Any]) -> bytes:
-        run, name, degrees = self._run, str(message["classifier"]), float(message["degrees"])
-        f = features(run, name, offered_photos(run).iloc[[int(message["photo"])]])
-        text = run.texts(name, [str(message["target"])])[0]
-        reached, z = explorers_steering.steered_embeddings(run, name, f, text, degrees)
-        if not reached:
+    def _embedding(self, name: str, f: Tensor, message: dict[str, Any]) -> Tensor:
+        degrees, text = float(message["degrees"]), self._run.texts(name, [str(message["target"])])[0]
+        z = moves.steered_embeddings(self._run, name, f, text, degrees)
+        if bool(z.isnan().any()):
             raise SingError(f"IS = {degrees:g}° can't be reached from this photo: choose fewer degrees.")
-        return webp(run.draw(name, z.float(), noise=run.seed)[0])
+        return z
 
     def first_state(self) -> Any:
         """AS along the way toward the first target."""
-        run, name = self._run, self.classifier
-        photo = offered_photos(run).iloc[[self.photo]]
-        c, f, T = photo["class"].iloc[0], features(run, name, photo), run.translator(name)
-        target = explorers_steering.steering_targets(run).get(self.target, self.target)
+        run, name, T = self._run, self.classifier, self._run.translator(self.classifier)
+        c, f = self._photo(name, self.photo)
+        target = moves.steering_targets(run).get(self.target, self.target.strip("“”"))
         texts = dict(zip([self.target, c], run.texts(name, [target, run.prompt(c)]), strict=True))
-        wanted = torch.arange(0.0, explorers_steering.FARTHEST + 1, 2.0, dtype=torch.float64)
-        result = steer(f.expand(len(wanted), -1), texts[self.target], T, run.spaces(name), degrees=wanted)
-        z, z_eps = T(f), T(result.f_eps[~result.IS.isnan()])
-        curves = [
-            pd.DataFrame(
-                {
-                    "IS": image_score(z.expand_as(z_eps), z_eps).numpy(),
-                    "AS": attribute_score(z.expand_as(z_eps), z_eps, text.double()).numpy(),
-                    "toward": toward,
-                }
-            )
-            for toward, text in texts.items()
-        ]
+        wanted = torch.arange(0.0, moves.FARTHEST + 1, 2.0, dtype=torch.float64)
+        f = f.expand(len(wanted), -1)
+        result = steer(f, texts[self.target], T, run.spaces(name), degrees=wanted)
+        reached = ~result.IS.isnan()
+        z, z_eps = T(f[reached]), T(result.f_eps[reached])
+        IS, AS = result.IS[reached], {k: attribute_score(z, z_eps, u.double()) for k, u in texts.items()}
+        curves = [pd.DataFrame({"IS": IS, "AS": AS[toward], "toward": toward}) for toward in texts]
         return charts.steering(
             pd.concat(curves),
             title=f"Steering: {c} toward {self.target}, {name}",
@@ -248,7 +243,6 @@ class ConceptLens(Explorer):
     """
 
     _esm = _module("lens")
-    classifier = traitlets.Unicode().tag(sync=True)
     class_name = traitlets.Unicode().tag(sync=True)
     filter = traitlets.Unicode("").tag(sync=True)
     order = traitlets.Unicode("-AS").tag(sync=True)
@@ -258,14 +252,12 @@ class ConceptLens(Explorer):
     def of(cls, run: Run) -> Self:
         """The lens of a run, with small pictures of its photos."""
         small = thumbnails(run)
-        data = explorers_lens.lens_numbers(run, small)
-        lens = cls(run, data=data, classifier=run.classifiers[0], class_name=run.concept_classes[0])
-        lens._thumbnails = small
-        return lens
+        explorer = cls(run, data=lens.lens_numbers(run, small), class_name=run.concept_classes[0])
+        explorer._thumbnails = small
+        return explorer
 
     def _encode(self, text: str) -> dict[str, Any]:
-        table = explorers_lens.lens_table(self._run, self._thumbnails, [text])
-        return {key: pack(value) for key, value in table.items()}
+        return lens.lens_table(self._run, self._thumbnails, [text])
 
     def first_state(self) -> Any:
         """The phrases that move most for the first class."""
@@ -288,13 +280,12 @@ class NullSpaceDial(Explorer):
     """
 
     _esm = _module("dial")
-    classifier = traitlets.Unicode().tag(sync=True)
     dropped = traitlets.Int(0, min=0).tag(sync=True)
 
     @classmethod
     def of(cls, run: Run) -> Self:
         """The dial of a run."""
-        return cls(run, data=explorers_dial.dial_numbers(run), classifier=run.classifiers[0])
+        return cls(run, data=dial.dial_numbers(run))
 
     def first_state(self) -> Any:
         """The spectrum and the exact null space."""
@@ -319,7 +310,6 @@ class BasisExplorer(Explorer):
     """
 
     _esm = _module("basis")
-    classifier = traitlets.Unicode().tag(sync=True)
     s = traitlets.Float(1.0).tag(sync=True)
 
     @classmethod
@@ -330,7 +320,7 @@ class BasisExplorer(Explorer):
             run: whose classifiers.
             stretched: of `sing_utils.measure.basis.stretches`.
         """
-        explorer = cls(run, data=explorers_basis.basis_numbers(run, stretched), classifier=run.classifiers[0])
+        explorer = cls(run, data=basis.basis_numbers(run, stretched))
         explorer._stretched = stretched
         return explorer
 

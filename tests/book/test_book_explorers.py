@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 from browser import DESK, HTML, PAGES, PHONE
+from explorer_page import Driver
 
 from sing_utils import attribute_score, image_score
 from sing_utils.live import explorers as ex
+from sing_utils.live import moves
 from sing_utils.method.scores import pairwise_angle
 from sing_utils.runs.run import open_run
 
@@ -75,51 +77,35 @@ def opened(request, watched, server):
     def open_page(name, query=""):
         watched.page.set_viewport_size(DESK)
         watched.open(f"{base}/{EXPLORERS[name]}#explore-{name}{query}")
-        root = watched.page.locator(f"[data-explorer={name}]")
-        watched.page.evaluate("new Promise((r) => requestAnimationFrame(() => requestAnimationFrame(r)))")
-        return root
+        return Driver(watched.page, name)
 
     yield open_page
     assert watched.wrong == []
 
 
-def number(text):
-    return float(text.replace("−", "-").replace("°", "").replace("▲", "").replace("▼", "").split()[0])
-
-
-def slide(root, value):
-    root.get_by_role("slider").evaluate(
-        "(s, v) => { s.value = v; s.dispatchEvent(new Event('input')); }", value
-    )
-    root.page.evaluate("new Promise((r) => requestAnimationFrame(() => requestAnimationFrame(r)))")
-
-
 def test_pair(run, opened):
     name, k = run.classifiers[0], 4
-    root = opened("pair", f"?classifier={name}&photo={k}")
-    slide(root, 1.6)
-    photo = ex.offered_photos(run).iloc[[k]]
+    pair = opened("pair", f"?classifier={name}&photo={k}")
+    pair.slide(1.6)
+    photo = moves.offered_photos(run).iloc[[k]]
     f, T = ex.features(run, name, photo), run.translator(name)
     z, z_tilde = T(f), T(f - 1.6 * run.spaces(name).null_component(f))
     own = run.texts(name, [run.prompt(photo["class"].iloc[0])]).double()
-    values = [number(t) for t in root.locator(".sx-value").all_inner_texts()]
-    assert values[0] == pytest.approx(float(image_score(z, z_tilde)), abs=SHOWN)
-    assert values[1] == pytest.approx(float(attribute_score(z, z_tilde, own)), abs=SHOWN)
+    expected = [float(image_score(z, z_tilde)), float(attribute_score(z, z_tilde, own))]
+    assert pair.numbers(".sx-value") == pytest.approx(expected, abs=SHOWN)
     angles = pairwise_angle(z_tilde, run.texts(name, run.profile.phrases).double())[0]
-    first = root.get_by_role("group", name="Nearest phrases now").locator("tbody tr").first
-    assert first.locator("td").nth(1).inner_text() == run.profile.phrases[int(angles.argmin())]
-    assert root.locator(".sx-picture img").evaluate_all("(is) => is.every((i) => i.naturalWidth > 0)")
+    assert pair.rows("Nearest phrases now")[0][1] == run.profile.phrases[int(angles.argmin())]
+    assert pair.root.locator(".sx-picture img").evaluate_all("(is) => is.every((i) => i.naturalWidth > 0)")
 
 
 @each
 def test_it_comes_to_life(opened, name):
     """What each computes is compared with Python in tests/live."""
-    root = opened(name)
-    shown = root.inner_text()
-    slider = root.get_by_role("slider")
-    if slider.count():
-        slide(root, slider.get_attribute("min"))
-        assert root.inner_text() != shown
+    driver = opened(name)
+    shown = driver.root.inner_text()
+    if driver.slider.count():
+        driver.slide(driver.slider.get_attribute("min"))
+        assert driver.root.inner_text() != shown
     assert "°" in shown
 
 

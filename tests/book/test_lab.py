@@ -65,7 +65,7 @@ def test_a_notebook_runs_and_takes_a_free_text(browser, tmp_path):
         lens.get_by_role("button", name="Ask").click()
         lens.locator(".sx-detail h4", has_text=PROMPT).wait_for()
         assert lens.locator(".sx-status").inner_text() == ""
-        driver = Driver(type("Watched", (), {"page": page}), "lens")
+        driver = Driver(page, "lens")
         shown = next(row for row in driver.rows("phrases") if row[0].endswith(PROMPT))
         assert all(url.startswith(address) for url in left)
         context.close()

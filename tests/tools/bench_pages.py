@@ -49,7 +49,7 @@ def pair_of_2000():
     rng = np.random.default_rng(0)
     phrases = [f"phrase {i}" for i in range(PHRASES)]
     prompts = [f"an image of a thing {i}" for i in range(CLASSES)]
-    products = rng.normal(0, 2000, (1, PHOTOS, CLASSES + PHRASES, 2)).astype(np.int16)
+    cosines = rng.normal(0, 2000, (1, PHOTOS, CLASSES + PHRASES, 2)).astype(np.int16)
     logits = {
         "labels": prompts,
         "classes": pack(rng.integers(0, CLASSES, (1, PHOTOS, 5), dtype=np.uint16)),
@@ -61,16 +61,17 @@ def pair_of_2000():
         "classifiers": ["one"],
         "texts": prompts + phrases,
         "norms": pack(np.tile([0.7, 0.01, 0.02], (1, PHOTOS, 1))),
-        "products": pack(products),
+        "cosines": pack(cosines) | {"unit": 1 / 32767},
         "logits": logits,
-        "alphas": [-1, 0, 1, 2],
+        "stops": [-1, 1, 2],
+        "ways": 1,
         "frames": pack_pictures([]),
         "classes": [f"thing {i}" for i in range(CLASSES)],
         "photoClass": sorted(i % CLASSES for i in range(PHOTOS)),
         "photoName": [f"{i}.jpg" for i in range(PHOTOS)],
         "pictureNote": "",
     }
-    return PairExplorer(None, data=data, classifier="one")
+    return PairExplorer(None, data=data)
 
 
 def lens_of_300():
@@ -87,10 +88,10 @@ def lens_of_300():
         "pictures": pack_pictures([]),
         "means": pack(rng.normal(80, 5, (*shape, 3)).astype(np.float32)),
         "ends": pack(np.zeros((*shape, 0), np.uint16)),
-        "endScores": pack(np.zeros((*shape, 0), np.int16)),
+        "endScores": pack(np.zeros((*shape, 0), np.int16)) | {"unit": 180 / 32767},
         "pictureNote": "",
     }
-    return ConceptLens(None, data=data, classifier="one", class_name="thing 0")
+    return ConceptLens(None, data=data, class_name="thing 0")
 
 
 def frames(page, act):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import html
 import json
 from pathlib import Path
@@ -46,21 +47,94 @@ def write_page(folder: Path, explorers: dict, *, theme: str = "light") -> Path:
     return page
 
 
+# An explorer in an empty page, as in JupyterLab: what it sends goes to `python`, and answers come back.
+LIVE = """async ([script, state]) => {
+  const read = (x) => {
+    if (x === null || typeof x !== "object") return x;
+    if ("base64" in x) return new DataView(Uint8Array.from(atob(x.base64), (c) => c.charCodeAt(0)).buffer);
+    if (Array.isArray(x)) return x.map(read);
+    return Object.fromEntries(Object.entries(x).map(([key, value]) => [key, read(value)]));
+  };
+  const [values, listeners] = [read(state), {}];
+  const tell = (event, ...news) => (listeners[event] ?? []).forEach((listener) => listener(...news));
+  const set = (trait, value) => { values[trait] = value; tell(`change:${trait}`); };
+  const send = async (message) => {
+    const { prompts, said } = read(await python(message));
+    if (message.kind === "prompt") set("prompts", prompts);
+    said.forEach(([content, buffers]) => tell("msg:custom", content, buffers));
+  };
+  const on = (event, listener) => (listeners[event] ??= []).push(listener);
+  const url = URL.createObjectURL(new Blob([script], { type: "text/javascript" }));
+  const { default: explorer } = await import(url);
+  const model = { get: (trait) => values[trait], set, send, on, save_changes() {} };
+  explorer.render({ el: document.body, model });
+}"""
+
+
+def wire(x):
+    """Bytes as JSON can hold them."""
+    if isinstance(x, bytes):
+        return {"base64": base64.b64encode(x).decode()}
+    if isinstance(x, dict):
+        return {key: wire(value) for key, value in x.items()}
+    return [wire(value) for value in x] if isinstance(x, list | tuple) else x
+
+
+def open_live(page, explorer):
+    """The driver of an explorer that has Python behind it."""
+    said = []
+    explorer.send = lambda content, buffers=None: said.append([content, buffers or []])
+
+    def python(message):
+        said.clear()
+        explorer._answer(explorer, message, [])
+        return wire({"prompts": explorer.prompts, "said": said})
+
+    page.expose_function("python", python)
+    own = ("data", "prompts", *(k for k in type(explorer).class_own_traits(sync=True) if k[0] != "_"))
+    state = {k: getattr(explorer, k) for k in ("classifier", "photo", *own)}
+    page.evaluate(LIVE, [explorer._esm, wire(state)])
+    return Driver(page, page.locator(".sing-explorer").get_attribute("data-explorer"))
+
+
 class Driver:
     """One explorer of an open page, used as a person would."""
 
-    def __init__(self, watched, name):
-        self.watched, self.page = watched, watched.page
+    def __init__(self, page, name):
+        self.page = page
         self.root = self.page.locator(f"[data-explorer={name}]")
+        self.slider = self.root.get_by_role("slider")
+        self.settle()
 
     def choose(self, label, option):
         self.root.get_by_label(label, exact=True).select_option(option)
         self.settle()
 
-    def slide(self, label, value):
-        slider = self.root.get_by_role("slider", name=label)
-        slider.evaluate("(s, v) => { s.value = v; s.dispatchEvent(new Event('input')) }", value)
+    def slide(self, value):
+        self.slider.evaluate("(s, v) => { s.value = v; s.dispatchEvent(new Event('input')) }", value)
         self.settle()
+
+    def drag(self, place, start, end):
+        """By mouse from one share of its width to another."""
+        place.scroll_into_view_if_needed()
+        box = place.bounding_box()
+        x, y = (lambda share: box["x"] + share * box["width"]), box["y"] + box["height"] / 2
+        self.page.mouse.move(x(start), y)
+        self.page.mouse.down()
+        self.page.mouse.move(x(end), y, steps=5)
+        self.page.mouse.up()
+        self.settle()
+
+    def press(self, button):
+        self.root.get_by_role("button", name=button).click()
+        self.settle()
+
+    def copied(self, button):
+        """What a button copies."""
+        self.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+        self.press(button)
+        self.root.get_by_text("copied").wait_for()
+        return self.page.evaluate("navigator.clipboard.readText()")
 
     def settle(self):
         """Two frames: what was asked for is drawn."""
@@ -69,8 +143,8 @@ class Driver:
     def text(self, selector):
         return self.root.locator(selector).all_inner_texts()
 
-    def number(self, selector, place=0):
-        return number(self.text(selector)[place])
+    def numbers(self, selector):
+        return [number(text) for text in self.text(selector)]
 
     def rows(self, heading):
         table = self.root.get_by_label(heading, exact=True).locator("tbody tr:not([hidden])")

@@ -5,25 +5,27 @@ function render(context) {
   const data = model.get("data");
   const { classifiers, scales } = data;
   const [scores, beyond] = [unpack(data.scores), unpack(data.beyond)];
-  const logits = logitTable(data.logits);
-  const row = (table, ...place) => table.values.subarray(table.at(...place, 0), table.at(...place, 0) + 3);
   const told = (s) => Number(s.toPrecision(2));
 
   // Scores were measured at these stretches, and nothing is drawn between them.
   const current = () => {
-    const wanted = Math.log(model.get("s"));
-    const far = scales.map((s) => Math.abs(Math.log(s) - wanted));
-    return { k: Math.max(0, classifiers.indexOf(model.get("classifier"))), g: Math.max(0, far.indexOf(Math.min(...far))) };
+    const far = scales.map((s) => Math.abs(Math.log(s) - Math.log(model.get("s"))));
+    return Math.max(0, far.indexOf(Math.min(...far)));
   };
 
+  const numbers = scoreTable();
+  const bars = logitBars(data.logits);
   const ui = explorer(context, {
     name: "basis",
     title: "Same network, another basis",
-    traits: { classifier: oneOf(classifiers), s: within(scales[0] * 0.99, scales.at(-1) * 1.01) },
+    traits: { s: within(scales[0] * 0.99, scales.at(-1) * 1.01) },
     update,
-    csv,
+    csv: (k) => [
+      ["classifier", "s", "median IS (degrees)", "median |AS| (degrees)", "mean contrast (degrees)"],
+      ...scales.map((s, g) => [classifiers[k], s.toPrecision(4), ...Array.from(scores(k, g), (x) => x.toFixed(4))]),
+    ],
+    view: [panel(`Scores of ${data.photos} photos`, numbers.node), bars.node],
   });
-  const classifierMenu = menu("Classifier", classifiers, (k) => ui.set({ classifier: classifiers[k] }));
   const last = scales.length - 1;
   const places = [[0, `× ${told(scales[0])}`], [last, `× ${told(scales[last])}`]];
   const given = scales.findIndex((s) => Math.abs(s - 1) < 1e-9);
@@ -33,64 +35,44 @@ function render(context) {
     { min: 0, max: last, step: 1, places, say: (g) => `s = ${told(scales[g])}` },
     (g) => ui.set({ s: scales[g] }),
   );
-  ui.controls.append(classifierMenu.node, stretch.node);
+  ui.controls.append(stretch.node);
 
-  const numbers = scoreTable();
-  const bars = logitBars();
-  ui.view.append(panel(`Scores of ${data.photos} photos`, numbers.node), bars.node);
-
-  function update() {
-    const { k, g } = current();
+  function update(k) {
+    const g = current();
     const s = scales[g];
-    classifierMenu.show(k);
     stretch.show(g);
-    numbers.show(row(scores, k, g), row(beyond, k), data.directions[k]);
-    const drifts = logits.drifts(k, 0);
-    bars.show(logits.names(k, 0), logits.values(k, 0).map((v, i) => v + (s - 1) * drifts[i]), Math.abs(s - 1) * logits.most(k, 0));
-    const [IS, size, contrast] = row(scores, k, g);
-    model.set("reading", { s, IS, size, contrast });
-    ui.fold.replaceChildren(
-      h("p", {}, `f′ = f + (s − 1) Π_n f is the feature in the other basis, W stays. A translator was fitted anew at each of the ${scales.length} stops of the slider, with a ridge chosen anew, and ${data.photos} evaluation photos were scored: nothing is interpolated. The logits are those of the first photo of “${data.photo}”.`),
-      formula("W f′ = W f + (s − 1) W Π_n f", `   W Π_n f = ${small(logits.most(k, 0))} at most`),
+    numbers.show(scores(k, g), beyond(k), data.directions[k]);
+    bars.show(k, 0, s - 1);
+    const [IS, size, contrast] = scores(k, g);
+    ui.explain(
+      sentence(`f′ = f + (s − 1) Π_n f is the feature in the other basis, W stays. A translator was fitted anew at each of the ${scales.length} stops of the slider, with a ridge chosen anew, and ${data.photos} evaluation photos were scored: nothing is interpolated. The logits are those of the first photo of “${data.photo}”.`),
+      formula("W f′ = W f + (s − 1) W Π_n f", `   W Π_n f = ${small(bars.most(k, 0))} at most`),
       formula("IS = median angle(T f′, T f̃′)   (eq. 8)", `   = ${degrees(IS, 3)}`),
       formula("|AS| = median |angle(T f′, u) − angle(T f̃′, u)|   (eq. 7)", `   = ${degrees(size, 3)}`),
-      h("p", {}, "Beyond the logits, the numbers were measured in the given basis, and hold in all."),
+      sentence("Beyond the logits, the numbers were measured in the given basis, and hold in all."),
     );
+    return { s, IS, size, contrast };
   }
-
-  function csv() {
-    const { k } = current();
-    return [
-      ["classifier", "s", "median IS (degrees)", "median |AS| (degrees)", "mean contrast (degrees)"],
-      ...scales.map((s, g) => [classifiers[k], s.toPrecision(4), ...Array.from(row(scores, k, g), (x) => x.toFixed(4))]),
-    ];
-  }
-
-  ui.schedule();
 }
 
 // Three scores of null removal in this basis, and beyond the logits, where no basis matters.
 function scoreTable() {
   const names = ["median IS", "median |AS|", "mean contrast"];
-  const rows = names.map((name) => ({ name, cells: [h("td", { class: "sx-angle" }), h("td", { class: "sx-angle" })] }));
-  const heads = ["", "null removal, this basis", "beyond the logits, any basis"].map((name) => h("th", { scope: "col" }, name));
-  heads[0] = h("td", {});
-  const table = h(
-    "table",
-    { class: "sx-table" },
-    h("thead", {}, h("tr", {}, heads)),
-    h("tbody", {}, rows.map(({ name, cells }) => h("tr", {}, h("th", { scope: "row" }, name), cells))),
-  );
-  const none = h("p", { class: "sx-note" }, "The photos to fit on are too few to say what lies beyond the logits.");
+  const rows = names.map((name) => {
+    const cells = [h("td", { class: "sx-angle" }), h("td", { class: "sx-angle" })];
+    return h("tr", {}, h("th", { scope: "row" }, name), cells);
+  });
+  const heads = ["null removal, this basis", "beyond the logits, any basis"].map((name) => columnHead(name));
+  const none = note("The photos to fit on are too few to say what lies beyond the logits.");
   const show = (removal, beyond, directions) => {
     rows.forEach(({ cells }, i) =>
       [removal[i], beyond[i]].forEach((x, j) =>
-        write(cells[j], Number.isNaN(x) || (j && !directions) ? "–" : i === 2 ? signed(x) : degrees(x)),
+        write(cells[j + 1], Number.isNaN(x) || (j && !directions) ? "–" : i === 2 ? signed(x) : degrees(x)),
       ),
     );
     none.hidden = directions > 0;
   };
-  return { node: h("div", {}, table, none), show };
+  return { node: h("div", {}, table([h("td", {}), heads], h("tbody", {}, rows)), none), show };
 }
 
 export default { render };

@@ -1,29 +1,25 @@
 // What the explorers have in common. Python puts this file before each explorer's own, as one module.
 
-const DEGREES = 180 / Math.PI;
 const SVG = "http://www.w3.org/2000/svg";
-
-// ------------------------------------------------------------------------------ geometry
-
-// Angle of a vector to a unit vector, degrees, from their inner product and the vector's squared norm.
-// With atan2, as in sing_utils.method.scores: an arc cosine would lose the small angles.
-const angleTo = (product, square) =>
-  DEGREES * Math.atan2(Math.sqrt(Math.max(0, square - product * product)), product);
+const DEGREES = 180 / Math.PI;
+const PATIENCE = 60_000; // milliseconds for an answer of Python
 
 // ------------------------------------------------------------------------------- numbers
 
 const ARRAYS = { float64: Float64Array, float32: Float32Array, int16: Int16Array, uint16: Uint16Array };
-const COSINE = 32767; // see pack_cosines
-const PATIENCE = 60_000; // milliseconds for an answer of Python
 
 const bytesOf = (view) => new Uint8Array(view.buffer, view.byteOffset, view.byteLength);
 
-// The array that `pack` made of it, and `at(i, j, ...)`: where the row that begins so starts.
-function unpack({ dtype, shape, data }) {
-  const values = new ARRAYS[dtype](bytesOf(data).slice().buffer);
-  const strides = shape.map((_, i) => shape.slice(i + 1).reduce((a, b) => a * b, 1));
-  const at = (...place) => place.reduce((sum, p, i) => sum + p * strides[i], 0);
-  return { values, shape, at };
+// Rows of the array that `pack` or `pack_steps` made: (i, j) => the row along what other axes there are.
+function unpack({ dtype, shape, data, unit }) {
+  const whole = new ARRAYS[dtype](bytesOf(data).slice().buffer);
+  const values = unit ? Float64Array.from(whole, (x) => x * unit) : whole;
+  const sizes = [...shape.keys(), shape.length].map((i) => shape.slice(i).reduce((a, b) => a * b, 1));
+  const rows = (...place) => {
+    const start = place.reduce((sum, p, i) => sum + p * sizes[i + 1], 0);
+    return values.subarray(start, start + sizes[place.length]);
+  };
+  return Object.assign(rows, { shape });
 }
 
 const fixed = (x, digits = 2) => {
@@ -32,11 +28,12 @@ const fixed = (x, digits = 2) => {
 };
 const degrees = (x, digits = 2) => fixed(x, digits) + "°";
 const signed = (x, digits = 2) => (x.toFixed(digits) > 0 ? "+" : "") + degrees(x, digits);
-const RAISED = { "-": "⁻", 0: "⁰", 1: "¹", 2: "²", 3: "³", 4: "⁴", 5: "⁵", 6: "⁶", 7: "⁷", 8: "⁸", 9: "⁹" };
 const small = (x) => {
-  if (x === 0 || (x >= 0.01 && x < 1000)) return x === 0 ? "0" : x.toPrecision(2);
+  if (x === 0) return "0";
+  if (x >= 0.01 && x < 1000) return x.toPrecision(2);
   const [digits, exponent] = x.toExponential(1).split("e");
-  return `${digits} · 10${Array.from(String(Number(exponent)), (sign) => RAISED[sign]).join("")}`;
+  const raised = Array.from(String(Number(exponent)), (sign) => "⁰¹²³⁴⁵⁶⁷⁸⁹"[sign] ?? "⁻");
+  return `${digits} · 10${raised.join("")}`;
 };
 
 // -------------------------------------------------------------------------------- elements
@@ -55,6 +52,9 @@ function h(tag, attributes = {}, ...children) {
   return node;
 }
 
+const put = (node, values) => Object.entries(values).forEach(([key, value]) => node.setAttribute(key, value));
+const note = (...children) => h("p", { class: "sx-note" }, children);
+
 // Every explorer is a module of its own, and all of them share the page.
 const unique = (word) => {
   globalThis.singExplorerIds = (globalThis.singExplorerIds ?? 0) + 1;
@@ -71,21 +71,19 @@ function field(label, input, ...after) {
   return h("div", { class: "sx-field" }, h("label", { for: input.id }, label), input, after);
 }
 
-// A menu. `options` are strings; `fill` replaces them and keeps the choice where it can.
-function menu(label, options, onchange) {
+// A menu. `show` takes its names and which of them is chosen.
+function menu(label, onchange) {
   const input = h("select", { onchange: () => onchange(input.selectedIndex) });
-  const node = field(label, input);
-  const fill = (names) => {
-    const chosen = input.value;
-    input.replaceChildren(...names.map((name) => h("option", {}, name)));
-    if (names.includes(chosen)) input.value = chosen;
+  const show = (names, chosen) => {
+    const same = names.length === input.length && names.every((name, i) => input[i].textContent === name);
+    if (!same) input.replaceChildren(...names.map((name) => h("option", {}, name)));
+    input.selectedIndex = chosen;
   };
-  fill(options);
-  return { node, input, fill, show: (i) => (input.selectedIndex = i) };
+  return { node: field(label, input), show };
 }
 
 // A slider with places below it, [[value, "mark", "name"], ...]; narrow ones show the marks alone.
-function slider(label, { min, max, step, places = [], say }, oninput) {
+function slider(label, { min, max, step, places, say }, oninput) {
   const output = h("output", { "aria-live": "off" }); // the slider says its value itself
   const input = h("input", { type: "range", min, max, step, oninput: () => oninput(+input.value) });
   const marks = places.map(([value, mark, name]) => {
@@ -94,7 +92,7 @@ function slider(label, { min, max, step, places = [], say }, oninput) {
   });
   const node = field(label, input, h("div", { class: "sx-places", "aria-hidden": "true" }, marks));
   node.classList.add("sx-slider");
-  const name = node.querySelector("label");
+  const name = node.firstChild;
   const head = h("div", { class: "sx-slider-head" });
   name.replaceWith(head);
   head.append(name, output);
@@ -106,77 +104,30 @@ function slider(label, { min, max, step, places = [], say }, oninput) {
   return { node, input, show };
 }
 
-// Bars of logits that are built once and only ever change their length.
-function logitBars() {
-  const rows = Array.from({ length: 5 }, () => {
+// Largest logits from what `logits_of` packed, as bars that are built once and only change their length.
+function logitBars(logits) {
+  const [classes, values, drifts, most] = ["classes", "values", "drifts", "most"].map((k) => unpack(logits[k]));
+  const rows = Array.from({ length: values.shape[2] }, () => {
     const name = h("span", { class: "sx-bar-name" });
     const bar = h("span", { class: "sx-bar" });
     const value = h("span", { class: "sx-bar-value" });
     const node = h("li", {}, name, h("span", { class: "sx-bar-room", "aria-hidden": "true" }, bar), value);
     return { node, name, bar, value };
   });
-  const note = h("p", { class: "sx-note" });
-  const node = panel("Largest logits", h("ol", { class: "sx-bars" }, rows.map((r) => r.node)), note);
-  const show = (names, values, moved) => {
-    const longest = Math.max(...values.map(Math.abs)) || 1;
+  const words = note();
+  const node = panel("Largest logits", h("ol", { class: "sx-bars" }, rows.map((row) => row.node)), words);
+  // Of photo p with its null component times 1 + change; `moved`: what any logit moved by at most.
+  const show = (k, p, change, moved = Math.abs(change) * most(k)[p]) => {
+    const now = values(k, p).map((x, i) => x + change * drifts(k, p)[i]);
+    const longest = Math.max(...now.map(Math.abs)) || 1;
     rows.forEach((row, i) => {
-      row.node.hidden = i >= names.length;
-      if (row.node.hidden) return;
-      write(row.name, names[i]);
-      write(row.value, fixed(values[i], 4));
-      row.bar.style.width = `${(100 * Math.max(0, values[i])) / longest}%`;
+      write(row.name, logits.labels[classes(k, p)[i]]);
+      write(row.value, fixed(now[i], 4));
+      row.bar.style.width = `${(100 * Math.max(0, now[i])) / longest}%`;
     });
-    write(note, `Of all logits, the one that moved most moved by ${small(moved)}.`);
+    write(words, `Of all logits, the one that moved most moved by ${small(moved)}.`);
   };
-  return { node, show };
-}
-
-// The logits of a photo from what `logits_of` packed.
-function logitTable(logits) {
-  const [classes, values, drifts, most] = ["classes", "values", "drifts", "most"].map((k) =>
-    unpack(logits[k]),
-  );
-  const top = classes.shape[2];
-  const range = (array, k, p) => array.values.subarray(array.at(k, p, 0), array.at(k, p, 0) + top);
-  return {
-    names: (k, p) => Array.from(range(classes, k, p), (i) => logits.labels[i]),
-    values: (k, p) => Array.from(range(values, k, p)),
-    drifts: (k, p) => range(drifts, k, p),
-    most: (k, p) => most.values[most.at(k, p)],
-  };
-}
-
-// A half-circle dial from `min` to `max` degrees, on which a change is called visible from `visible` on.
-function dial(name, { min, max, visible, of }) {
-  const at = (x) => Math.PI * (1 - (Math.min(max, Math.max(min, x)) - min) / (max - min));
-  const point = (x, r) => `${100 + r * Math.cos(at(x))} ${100 - r * Math.sin(at(x))}`;
-  const arc = (a, b, kind) => h("svg:path", { class: kind, d: `M${point(a, 80)} A80 80 0 0 1 ${point(b, 80)}` });
-  const limits = min < 0 ? [-visible, visible] : [visible];
-  const edges = [min, ...limits, max];
-  const arcs = edges.slice(1).map((b, i) => {
-    const quiet = min < 0 ? i === 1 : i === 0;
-    return arc(edges[i], b, quiet ? "sx-arc" : "sx-arc sx-arc-visible");
-  });
-  const ticks = [min, ...limits, max].map((x) => {
-    const [tx, ty] = point(x, 94).split(" ");
-    const anchor = x === min ? "start" : x === max ? "end" : tx < 100 ? "end" : "start";
-    return h("svg:text", { x: x === min ? 8 : x === max ? 192 : tx, y: x === min || x === max ? 116 : ty, "text-anchor": anchor }, `${fixed(x, 0)}°`);
-  });
-  const needle = h("svg:line", { class: "sx-needle", x1: 100, y1: 100 });
-  const hub = h("svg:circle", { class: "sx-hub", cx: 100, cy: 100, r: 5 });
-  const picture = h("svg:svg", { viewBox: "-4 -10 208 132", "aria-hidden": "true" }, arcs, ticks, needle, hub);
-  const value = h("strong", { class: "sx-value" });
-  const verdict = h("span", { class: "sx-verdict" });
-  const node = h("div", { class: "sx-dial" }, picture, h("p", {}, h("span", {}, name), " ", value, verdict));
-  const show = (x) => {
-    const [x2, y2] = point(x, 70).split(" ");
-    needle.setAttribute("x2", x2);
-    needle.setAttribute("y2", y2);
-    write(value, of(x));
-    const seen = Math.abs(x) >= visible;
-    write(verdict, seen ? `at or above the paper's ${visible}°: visible` : `below the paper's ${visible}°`);
-  };
-  return { node, show, value };
+  return { node, show, most: (k, p) => most(k)[p] };
 }
 
 // A list of named numbers.
@@ -185,6 +136,10 @@ function numberList(names) {
   const node = h("dl", { class: "sx-numbers" }, names.map((name, i) => [h("dt", {}, name), values[i]]));
   return { node, show: (texts) => texts.forEach((text, i) => write(values[i], text)) };
 }
+
+const table = (heads, body) =>
+  h("table", { class: "sx-table" }, h("thead", {}, h("tr", {}, heads)), body);
+const columnHead = (...children) => h("th", { scope: "col" }, children);
 
 // How a phrase moved, in a sign, a number and, besides, a colour; without them where it may be not at all.
 function writeMove(cell, AS, digits, margin) {
@@ -195,32 +150,52 @@ function writeMove(cell, AS, digits, margin) {
 }
 
 // A short table of phrases that is built once. `columns`: {kind: name}; the kind "moved" holds an AS.
-function phraseRows(columns, size) {
+function phraseRows(title, columns, size) {
   const kinds = Object.keys(columns);
-  const rows = Array.from({ length: size }, () => {
-    const cells = kinds.map((kind) => h("td", { class: `sx-${kind}` }));
-    return { node: h("tr", {}, cells), cells };
-  });
-  const heads = Object.values(columns).map((name) => h("th", { scope: "col" }, name));
-  const none = h("p", { class: "sx-note" }, "None.");
-  const table = h("table", { class: "sx-table" }, h("thead", {}, h("tr", {}, heads)), h("tbody", {}, rows.map((r) => r.node)));
+  const rows = Array.from({ length: size }, () => h("tr", {}, kinds.map((kind) => h("td", { class: `sx-${kind}` }))));
+  const none = note("None.");
+  const shown = table(Object.values(columns).map((name) => columnHead(name)), h("tbody", {}, rows));
   const show = (values) => {
     none.hidden = values.length > 0;
-    table.hidden = !none.hidden;
-    rows.forEach(({ node, cells }, i) => {
-      node.hidden = i >= values.length;
-      if (node.hidden) return;
-      kinds.forEach((kind, j) => {
-        if (kind === "moved") writeMove(cells[j], values[i][j]);
-        else write(cells[j], String(values[i][j]));
-      });
+    shown.hidden = !none.hidden;
+    rows.forEach((row, i) => {
+      row.hidden = i >= values.length;
+      values[i]?.forEach((value, j) =>
+        kinds[j] === "moved" ? writeMove(row.cells[j], value) : write(row.cells[j], String(value)),
+      );
     });
   };
-  return { node: h("div", {}, table, none), show };
+  return { node: panel(title, shown, none), show };
 }
 
-// The least of these full scales that holds x.
-const fullScale = (x, scales) => scales.find((s) => s >= x) ?? scales.at(-1);
+// Phrases that came closer most and that moved away most. `columns` as above; `row(j)`: their values.
+function extremes(columns, size) {
+  const [closer, away] = ["Came closer most", "Moved away most"].map((title) => phraseRows(title, columns, size));
+  const show = (scores, row) => {
+    const order = [...scores.keys()].sort((x, y) => scores[y] - scores[x]);
+    closer.show(order.slice(0, size).filter((j) => scores[j] > 0).map(row));
+    away.show(order.slice(-size).reverse().filter((j) => scores[j] < 0).map(row));
+  };
+  return { nodes: [closer.node, away.node], show };
+}
+
+// The ground of a plot: numbered lines across, numbers and a title below. `draw` takes where values lie.
+const PLOT = { width: 340, height: 200, left: 44, right: 322, top: 8, bottom: 166 };
+function plot(title, kind, ...marks) {
+  const { width, height, left, right, top, bottom } = PLOT;
+  const axis = h("svg:g", { class: "sx-axis" });
+  const box = { viewBox: `0 0 ${width} ${height}`, class: kind, "aria-hidden": "true" };
+  const node = h("svg:svg", box, axis, marks);
+  const label = (x, y, text, anchor) => h("svg:text", { x, y, "text-anchor": anchor }, text);
+  const draw = (x, y, across, below) =>
+    axis.replaceChildren(
+      ...across.map((v) => h("svg:line", { x1: left, x2: right, y1: y(v), y2: y(v), class: v ? "" : "sx-zero" })),
+      ...across.map((v) => label(left - 6, y(v) + 4, String(Number(v.toPrecision(2))).replace("-", "−"), "end")),
+      ...below.map((v) => label(x(v), height - 18, v, "middle")),
+      label((left + right) / 2, height - 3, title, "middle"),
+    );
+  return { node, draw };
+}
 
 const column = (...children) => h("div", { class: "sx-column" }, children);
 
@@ -235,77 +210,50 @@ function pictureFiles({ ends, data }, signal) {
   return (i) => {
     const start = i ? ends[i - 1] : 0;
     if (i < 0 || i >= ends.length || start === ends[i]) return null;
-    if (!urls.has(i)) {
-      const file = new Blob([bytes.subarray(start, ends[i])], { type: "image/webp" });
-      urls.set(i, URL.createObjectURL(file));
-    }
+    if (!urls.has(i)) urls.set(i, pictureURL(bytes.subarray(start, ends[i])));
     return urls.get(i);
   };
 }
 
-// Two pictures on each other, the upper one as opaque as it counts: a cross-fade.
-function fading(caption) {
-  const under = h("img", { alt: "" });
-  const over = h("img", { alt: "" });
-  const words = h("figcaption", {}, caption);
-  const none = h("span", { class: "sx-none" });
-  const box = h("div", { class: "sx-picture", role: "img" }, under, over, none);
-  const node = h("figure", { class: "sx-figure" }, box, words);
-  const place = (image, url) => {
-    image.hidden = !url;
-    if (url && image.getAttribute("src") !== url) image.src = url;
-  };
-  const show = (first, second, weight, { alt, text, missing = "" }) => {
-    place(under, first);
-    place(over, second);
-    over.style.opacity = weight;
-    write(none, first ? "" : missing);
-    box.setAttribute("aria-label", first ? alt : missing);
-    write(words, text);
-  };
-  return { node, show };
-}
-
-// Where x lies among stops that have pictures: the upper one's place, and how much that one counts.
-function between(stops, x, drawn) {
-  const upper = Math.max(1, stops.findIndex((stop) => stop >= x));
-  const weight = (x - stops[upper - 1]) / (stops[upper] - stops[upper - 1]);
-  return { upper, weight: drawn ? weight : Math.round(weight) }; // two photographs make no blend
-}
+const pictureURL = (bytes) => URL.createObjectURL(new Blob([bytes], { type: "image/webp" }));
 
 // ------------------------------------------------------------------------------- explorers
 
 // The frame of an explorer: title, controls, view, fold, copying; its state, in the model and in links.
-//   name      of the explorer, in links: #explore-name?alpha=1
-//   traits    {trait: how its value reads in a link}; all of them are shared with Python
-//   update    draws the current state
-//   csv       rows of the current values, the first one with names
-function explorer({ model, el, signal }, { name, title, traits, update, csv }) {
-  const controls = h("div", { class: "sx-controls" });
-  const view = h("div", { class: "sx-view" });
+//   name    of the explorer, in links: #explore-name?alpha=1
+//   traits  {trait: how its value reads in a link}; these and `classifier` are shared with Python
+//   update  draws the current state of the k-th classifier and returns what Python reads of it
+//   csv     rows of the current values of the k-th classifier, the first one with names
+//   view    what is shown
+function explorer({ model, el, signal }, { name, title, traits, update, csv, view }) {
+  const { classifiers } = model.get("data");
+  const shared = { classifier: oneOf(() => classifiers), ...traits };
+  const current = () => Math.max(0, classifiers.indexOf(model.get("classifier")));
+  const chooser = menu("Classifier", (k) => set({ classifier: classifiers[k] }));
+  const controls = h("div", { class: "sx-controls" }, chooser.node);
   const fold = h("div", { class: "sx-formulas" });
   const status = h("p", { class: "sx-status", role: "status" });
   const foot = h("div", { class: "sx-foot" });
   const inBook = Boolean(document.querySelector(".bd-article"));
+  const button = (text, values, done) => h("button", { type: "button", onclick: () => copy(values(), done) }, text);
   const root = h(
     "section",
     { class: "sing-explorer", "aria-label": title, "data-explorer": name },
     h("h3", { class: "sx-title" }, title),
     controls,
-    view,
+    h("div", { class: "sx-view" }, view),
     foot,
     h("details", { class: "sx-fold" }, h("summary", {}, "How is this computed"), fold),
     h(
       "div",
       { class: "sx-tools" },
-      h("button", { type: "button", onclick: () => copy(toCSV(csv()), "Values copied as CSV.") }, "Copy values (CSV)"),
-      inBook && h("button", { type: "button", onclick: () => copy(link(), "Link copied.") }, "Copy link to this view"),
+      button("Copy values (CSV)", () => toCSV(csv(current())), "Values copied as CSV."),
+      inBook && button("Copy link to this view", link, "Link copied."),
       status,
     ),
   );
-  el.replaceChildren();
   if (inBook && !document.getElementById(`explore-${name}`)) root.id = `explore-${name}`;
-  el.append(root);
+  el.replaceChildren(root);
 
   let waiting = false;
   const schedule = () => {
@@ -314,7 +262,8 @@ function explorer({ model, el, signal }, { name, title, traits, update, csv }) {
     requestAnimationFrame(() => {
       waiting = false;
       if (signal?.aborted) return;
-      update();
+      chooser.show(classifiers, current());
+      model.set("reading", update(current()));
       model.save_changes();
     });
   };
@@ -322,11 +271,11 @@ function explorer({ model, el, signal }, { name, title, traits, update, csv }) {
     for (const [trait, value] of Object.entries(values)) model.set(trait, value);
     schedule();
   };
-  for (const trait of Object.keys(traits)) model.on(`change:${trait}`, schedule);
+  for (const trait of Object.keys(shared)) model.on(`change:${trait}`, schedule);
 
   function link() {
     const values = new URLSearchParams();
-    for (const trait of Object.keys(traits)) values.set(trait, model.get(trait));
+    for (const trait of Object.keys(shared)) values.set(trait, model.get(trait));
     return `${location.href.split("#")[0]}#explore-${name}?${values}`;
   }
   const isMeant = () => root.id && location.hash.slice(1).split("?")[0] === root.id;
@@ -335,7 +284,7 @@ function explorer({ model, el, signal }, { name, title, traits, update, csv }) {
     const query = location.hash.split("?")[1] ?? "";
     const wanted = {};
     for (const [trait, value] of new URLSearchParams(query)) {
-      const known = Object.hasOwn(traits, trait) ? traits[trait](value) : undefined;
+      const known = Object.hasOwn(shared, trait) ? shared[trait](value) : undefined;
       if (known !== undefined) wanted[trait] = known;
     }
     set(wanted);
@@ -353,67 +302,17 @@ function explorer({ model, el, signal }, { name, title, traits, update, csv }) {
     // Once more when everything above has taken its room.
     window.addEventListener("load", () => isMeant() && root.scrollIntoView(), { signal });
   }
-  return { controls, view, foot, fold, set, schedule, say };
+  schedule();
+  return { controls, foot, set, schedule, say, explain: (...lines) => fold.replaceChildren(...lines) };
 }
-
-// What explorers of one photo share: its menus, the largest logits, two pictures, and asking Python.
-//   classLabel  of the menu of classes
-//   prompt      label of the free text
-//   onPrompt    (text or null): Python has added texts
-function ofOnePhoto(context, ui, data, { classLabel, prompt, onPrompt }) {
-  const { model, signal } = context;
-  const own = (p) => data.photoClass[p];
-  const ofClass = (c) => data.photoClass.flatMap((x, p) => (x === c ? [p] : []));
-  const names = (c) => ofClass(c).map((p, i) => `${i + 1}: ${data.photoName[p]}`);
-  const current = () => ({
-    k: Math.max(0, data.classifiers.indexOf(model.get("classifier"))),
-    p: Math.min(model.get("photo"), data.photoClass.length - 1),
-  });
-  const classifiers = menu("Classifier", data.classifiers, (k) => ui.set({ classifier: data.classifiers[k] }));
-  const classes = menu(classLabel, data.classes, (c) => ui.set({ photo: ofClass(c)[0] }));
-  const photos = menu("Photo", names(0), (i) => ui.set({ photo: ofClass(own(current().p))[i] }));
-  const form = python(context, {
-    label: prompt,
-    say: ui.say,
-    onPrompt,
-    onAlive: () => (exact.button.hidden = false),
-    onPicture(message, file) {
-      exact.receive(message, file);
-      ui.schedule();
-    },
-  });
-  const exact = drawing(form.ask, ui.say, signal);
-  const [before, after] = [fading(""), fading("")];
-  const bars = logitBars();
-  ui.controls.append(classifiers.node, classes.node, photos.node);
-  ui.view.append(column(h("div", { class: "sx-pictures" }, before.node, after.node, exact.button), bars.node));
-  ui.foot.append(form.node);
-  const show = ({ k, p }) => {
-    classifiers.show(k);
-    classes.show(own(p));
-    photos.fill(names(own(p)));
-    photos.show(ofClass(own(p)).indexOf(p));
-  };
-  const nameOf = (p) => `${data.classes[own(p)]}, ${data.photoName[p]}`;
-  return { own, current, before, after, bars, exact, show, nameOf };
-}
-
-// How its settings are read from a link.
-const photoTraits = (data) => ({
-  classifier: oneOf(data.classifiers),
-  photo: place(() => data.photoClass.length),
-});
 
 // How a value in a link is read; undefined: no such value.
-const oneOf = (names) => (text) => (names.includes(text) ? text : undefined);
+const oneOf = (names) => (text) => (names().includes(text) ? text : undefined);
 const within = (min, max) => (text) => {
   const x = Number(text);
   return text.trim() !== "" && x >= min && x <= max ? x : undefined;
 };
-const place = (size) => (text) => {
-  const i = within(0, size() - 1)(text);
-  return Number.isInteger(i) ? i : undefined;
-};
+const wholeWithin = (min, max) => (text) => (Number.isInteger(Number(text)) ? within(min, max)(text) : undefined);
 
 function toCSV(rows) {
   const cell = (x) => (/[",\n]/.test(x) ? `"${String(x).replaceAll('"', '""')}"` : x);
@@ -437,95 +336,87 @@ async function toClipboard(text) {
   if (!done) throw new Error("no clipboard");
 }
 
-// One line of the fold: a formula, and below it the same with its numbers.
+// Lines of the fold: a sentence; a formula, and below it the same with its numbers.
+const sentence = (text) => h("p", {}, text);
 const formula = (...lines) => h("div", { class: "sx-formula" }, lines.map((line) => h("code", {}, line)));
 
 // ------------------------------------------------------------------------------- Python
 
-// What only Python can do. A page without a kernel says so instead of doing nothing.
-//   ask(message)   sends it; true if somebody listens
-//   node           a form for free text, where `wanted` names what is typed
-function python({ model, signal }, { label, say, onPrompt, onAlive, onPicture }) {
+// The texts of a page, then those that Python added, which `read()` reads anew; and the numbers of each.
+//   rowsOf(numbers)  a function (k, place, j) => the row of text j
+function textTable(model, known, rowsOf) {
+  const page = rowsOf(model.get("data"));
+  let added = [];
+  const read = () => {
+    const more = Object.entries(model.get("prompts")).filter(([text]) => !known.includes(text));
+    added = more.map(([text, numbers]) => ({ text, row: rowsOf(numbers) }));
+  };
+  read();
+  return {
+    read,
+    all: () => [...known, ...added.map(({ text }) => text)],
+    row: (k, p, j) => (j < known.length ? page(k, p, j) : added[j - known.length].row(k, p, 0)),
+  };
+}
+
+// What only Python can do, below an explorer: a form for free text. A page without a kernel says so instead
+// of doing nothing. Returned is how to ask for more.
+//   choose(text)  of a text that Python has added to `texts`
+function python({ model, signal }, ui, { label, texts, choose, onAlive, onPicture }) {
   const input = h("input", { type: "text", placeholder: "an image of a lighthouse", maxlength: 200 });
   const button = h("button", { type: "submit" }, "Ask");
-  const mark = h(
-    "p",
-    { class: "sx-note" },
+  const mark = note(
     h("strong", { class: "sx-needs" }, "needs Python"),
     " Open this notebook in JupyterLab (the command sing live does) and run it.",
   );
   const asking = field(label, input);
   asking.append(h("div", { class: "sx-line-up" }, input, button));
   const fields = h("fieldset", { disabled: true, class: "sx-prompt" }, asking, mark);
-  const form = h("form", {}, fields);
-  let alive = false;
+  ui.foot.append(h("form", { onsubmit: submit }, fields));
   let asked = null;
   const ask = (message) => {
     try {
       model.send(message);
     } catch {
-      return false; // a page without a kernel
+      // a page without a kernel
     }
-    return alive;
   };
-  form.addEventListener("submit", (event) => {
+  function submit(event) {
     event.preventDefault();
     asked = input.value.trim();
-    if (!asked) return say("Type a phrase first.");
+    if (!asked) return ui.say("Type a phrase first.");
     if (!answered()) {
-      say("Asking Python …");
+      ui.say("Asking Python …");
       ask({ kind: "prompt", text: asked });
-      setTimeout(() => asked !== null && say("Python has not answered: run the cell again."), PATIENCE);
+      setTimeout(() => asked !== null && ui.say("Python has not answered: run the cell again."), PATIENCE);
     }
-  });
+  }
   // Python keeps what it was asked: the same text again needs no answer.
   function answered() {
     if (asked === null || !Object.hasOwn(model.get("prompts"), asked)) return false;
-    const text = asked;
+    choose(asked);
     asked = null;
-    say("");
-    onPrompt(text);
+    ui.say("");
     return true;
   }
   const hear = (message, buffers) => {
-    if (message.kind === "alive" && !alive) {
-      alive = true;
+    if (message.kind === "alive") {
       fields.disabled = false;
       mark.hidden = true;
       onAlive?.();
     }
     if (message.kind === "error") {
       asked = null;
-      say(message.message);
+      ui.say(message.message);
     }
-    if (message.kind === "picture") onPicture?.(message, buffers[0]);
+    if (message.kind === "picture") onPicture(message, buffers[0]);
   };
   model.on("msg:custom", hear);
-  model.on("change:prompts", () => answered() || onPrompt(null));
+  model.on("change:prompts", () => {
+    texts.read();
+    if (!answered()) ui.schedule();
+  });
   signal?.addEventListener("abort", () => model.off("msg:custom", hear));
   ask({ kind: "hello" });
-  return { node: form, ask };
-}
-
-// A picture of just the current point, which only Python can draw; it stays until the point moves.
-function drawing(ask, say, signal) {
-  const button = h("button", { type: "button", hidden: true, onclick: () => request() }, "Draw exactly this (Python)");
-  let drawn = { key: "", url: "" };
-  let point = {};
-  signal?.addEventListener("abort", () => URL.revokeObjectURL(drawn.url));
-  const request = () => {
-    say("Drawing …");
-    ask({ kind: "draw", ...point });
-  };
-  const receive = ({ key }, file) => {
-    URL.revokeObjectURL(drawn.url);
-    drawn = { key, url: URL.createObjectURL(new Blob([bytesOf(file)], { type: "image/webp" })) };
-    say("");
-  };
-  // The picture of this point, if it is the one that was drawn.
-  const of = (values) => {
-    point = { ...values, key: JSON.stringify(values) };
-    return drawn.key === point.key ? drawn.url : null;
-  };
-  return { button, receive, of };
+  return ask;
 }
