@@ -27,7 +27,7 @@ from sing_utils.book.scripts import fetch_page_js, page_js_key
 from sing_utils.book.summary import summary
 from sing_utils.checkout import package_files
 from sing_utils.errors import SingError
-from sing_utils.features.shards import locked
+from sing_utils.files import locked
 from sing_utils.runs.results import Results, find_run
 
 __all__ = ["build_book"]

@@ -197,7 +197,7 @@ def picture(
     seed: Annotated[int, typer.Option(min=0, help="Of the noise.")] = 0,
 ) -> None:
     """Draw a photo's feature and its equivalent, which gives the same logits."""
-    from sing_utils.features.shards import require_place, written
+    from sing_utils.files import require_place, written
     from sing_utils.measure.pictures import draw_pair
     from sing_utils.pictures.nearest import NearestPhotos
     from sing_utils.runs.run import DEFAULT, open_run

@@ -123,8 +123,8 @@ def fit(
 ) -> None:
     """Fit a translator on two feature stores, shard by shard."""
     from sing_utils.features.fitting import fit_stores
-    from sing_utils.features.shards import require_place, write_whole
     from sing_utils.features.store import FeatureStore
+    from sing_utils.files import require_place, write_whole
     from sing_utils.models.encoders import load_encoder
     from sing_utils.sources.folders import clean_split
 
@@ -239,7 +239,7 @@ def export_head(
 ) -> None:
     """Write a classifier's last linear layer, for `sing analyze`."""
     from sing_utils.execute.needs import head_bytes
-    from sing_utils.features.shards import require_place, write_whole
+    from sing_utils.files import require_place, write_whole
     from sing_utils.models.classifiers import load_classifier, require_classifier
 
     require_classifier(classifier)

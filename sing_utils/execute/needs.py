@@ -19,9 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from sing_utils.errors import SingError
@@ -29,7 +27,16 @@ from sing_utils.models.classifiers import load_classifier
 from sing_utils.models.clip import REPOSITORY as KARLO
 from sing_utils.models.clip import find_weights, require_open_clip
 from sing_utils.models.encoders import load_encoder
-from sing_utils.models.networks import LOCAL, PACKAGED, Network, load_network, packaged_file, parse_source
+from sing_utils.models.networks import (
+    LOCAL,
+    PACKAGED,
+    Network,
+    load_network,
+    packaged_file,
+    parse_source,
+    timm,
+    torchvision,
+)
 from sing_utils.runs.profiles import Profile, save_profile
 
 COUNTED = ("package", "timm", "torchvision")  # sources whose architecture is known without a download

@@ -31,8 +31,8 @@ from sing_utils.checkout import package_files
 from sing_utils.errors import SingError, reason
 from sing_utils.execute.records import is_current, write_record
 from sing_utils.features.digests import digest_files
-from sing_utils.features.shards import locked
 from sing_utils.features.store import feature_cache, open_stored
+from sing_utils.files import locked
 from sing_utils.models.classifiers import load_classifier
 from sing_utils.models.encoders import judge_of_stores, load_encoder
 from sing_utils.models.networks import files_of

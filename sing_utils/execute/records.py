@@ -27,8 +27,8 @@ from sing_utils import __version__
 from sing_utils.errors import SingError
 from sing_utils.execute.needs import cached_commit
 from sing_utils.features.digests import digest_file, digest_files
-from sing_utils.features.shards import write_bytes
 from sing_utils.features.store import FeatureStore, feature_cache, open_stored
+from sing_utils.files import write_bytes
 from sing_utils.models.clip import REPOSITORY
 from sing_utils.pictures.by_name import weights_files
 from sing_utils.runs.profiles import Profile, rooted, safe_name

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from sing_utils.features.shards import written
+from sing_utils.files import written
 from sing_utils.runs.profiles import Profile, safe_name
 
 COUNTS = {"fit": 2, "evaluate": 2}  # generated pictures a class; a class that is steered needs two

@@ -46,15 +46,14 @@ from sing_utils.features.shards import (
     FORMAT,
     Record,
     is_whole,
-    locked,
     pack,
     read_record,
     require_dtype,
     shard_name,
-    write_bytes,
     write_shard,
 )
 from sing_utils.features.store import FeatureStore, read_manifest, write_manifest, write_tables
+from sing_utils.files import locked, write_bytes
 from sing_utils.sources.by_name import open_source
 from sing_utils.sources.decoding import DECODING
 from sing_utils.sources.folders import PictureSource

@@ -35,16 +35,8 @@ from torch import Tensor
 
 from sing_utils.errors import SingError
 from sing_utils.features.digests import digest_file, digest_files
-from sing_utils.features.shards import (
-    FORMAT,
-    locked,
-    pack,
-    require_dtype,
-    shard_name,
-    tensor_names,
-    write_bytes,
-    written,
-)
+from sing_utils.features.shards import FORMAT, pack, require_dtype, shard_name, tensor_names
+from sing_utils.files import locked, write_bytes, written
 from sing_utils.method.arrays import as_tensor, require_finite
 from sing_utils.sources.folders import clean_split, label_text
 

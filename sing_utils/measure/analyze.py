@@ -33,8 +33,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from sing_utils.errors import SingError
-from sing_utils.features.shards import locked, require_place, written
 from sing_utils.features.store import require_one_network
+from sing_utils.files import locked, require_place, written
 from sing_utils.measure.analyze_files import open_features
 from sing_utils.method.arrays import require_width
 from sing_utils.method.checkpoints import OTHERS, check_widths

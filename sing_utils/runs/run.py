@@ -34,8 +34,8 @@ from sing_utils.errors import SingError, unknown
 from sing_utils.evidence import refits
 from sing_utils.evidence.refits import Halves, Refits
 from sing_utils.features.extraction import extract_cached
-from sing_utils.features.shards import make_writable, write_bytes, write_whole
 from sing_utils.features.store import FeatureStore, feature_cache, open_stored, require_one_network
+from sing_utils.files import make_writable, write_bytes, write_whole
 from sing_utils.method import adamw, beyond, translator
 from sing_utils.method.beyond import BeyondLogits
 from sing_utils.method.head import HeadSpaces

@@ -514,6 +514,6 @@ def test_a_checkout_that_cannot_be_written_is_said_first(project, no_tools, monk
     def refuse(*_, **__):
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr("sing_utils.features.shards.tempfile.TemporaryFile", refuse)
+    monkeypatch.setattr("sing_utils.files.tempfile.TemporaryFile", refuse)
     with pytest.raises(SingError, match=f"cannot write to .*{os.strerror(code)}"):
         book.build_book(project, "tiny", quiet=True)

@@ -28,7 +28,7 @@ from sing_utils import SingError
 from sing_utils.execute import notebooks
 from sing_utils.execute.notebooks import _inputs_key, find_notebooks, run_profile
 from sing_utils.features.extraction import extract
-from sing_utils.features.shards import locked
+from sing_utils.files import locked
 from sing_utils.models.encoders import load_encoder
 from sing_utils.runs.profiles import load_profile
 from sing_utils.runs.run import claim_folder
@@ -529,7 +529,7 @@ def test_a_second_run_in_a_folder_is_refused_while_the_first_is_at_work(
     """Without a lock the second one's claim would stand in the record of the first one's tables."""
     meanwhile = []
     # One that waited for the first would wait for ever: it is to fail.
-    monkeypatch.setattr("sing_utils.features.shards.FileLock", partial(FileLock, timeout=5))
+    monkeypatch.setattr("sing_utils.files.FileLock", partial(FileLock, timeout=5))
 
     def execute(source, target, **options):
         with pytest.raises(SingError, match="mine is being written by another process") as refused:
@@ -562,7 +562,7 @@ def test_a_lock_of_a_process_that_ended_is_no_lock(project, no_kernel, left):
     if left == "file":
         (folder / ".lock").write_text("12345")
     else:
-        code = "import os; from pathlib import Path; from sing_utils.features.shards import locked\n"
+        code = "import os; from pathlib import Path; from sing_utils.files import locked\n"
         code += f"with locked(Path({str(folder)!r})): os.kill(os.getpid(), 9)"
         assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
         assert (folder / ".lock").exists()

@@ -23,8 +23,8 @@ from sing_utils import SingError
 from sing_utils.features import digests
 from sing_utils.features.engine import local_engine
 from sing_utils.features.extraction import extract_cached
-from sing_utils.features.shards import require_place, write_whole
 from sing_utils.features.store import FeatureStore
+from sing_utils.files import require_place, write_whole
 from sing_utils.sources.folders import list_pictures
 
 # --------------------------------------------------------------------------- alignment

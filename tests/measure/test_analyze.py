@@ -503,7 +503,7 @@ def test_a_place_that_takes_nothing_is_said_before_the_work(numbers, root, monke
     def refuse(*_, **__):
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr("sing_utils.features.shards.tempfile.TemporaryFile", refuse)
+    monkeypatch.setattr("sing_utils.files.tempfile.TemporaryFile", refuse)
     monkeypatch.setattr(work, lambda *_, **__: pytest.fail("it began"))
     given = [a.format(stores=root / "data" / "embedded" / "features") for a in command]
     given = [folder / a if (folder / a).is_file() else a for a in given]
@@ -525,7 +525,7 @@ def test_room_for_a_head_is_tried_before_it_is_loaded(tmp_path, monkeypatch, spe
         def write(self, data):
             written.append(len(data))
 
-    monkeypatch.setattr("sing_utils.features.shards.tempfile.TemporaryFile", lambda **_: Place())
+    monkeypatch.setattr("sing_utils.files.tempfile.TemporaryFile", lambda **_: Place())
     load = "sing_utils.models.classifiers.load_classifier"
     monkeypatch.setattr(load, lambda *_: (_ for _ in ()).throw(SingError("it is loaded now")))
     assert "loaded now" in str(sing("export-head", "--classifier", spec, "--out", tmp_path / "h"))

@@ -50,22 +50,6 @@ def imported(path):
     return {a.asname or a.name: f"{n.module}.{a.name}" for n in found for a in n.names}
 
 
-def test_the_list():
-    assert [p.stem.partition("_")[0] for p in NOTEBOOKS] == [
-        "00",
-        "01",
-        "02",
-        "02b",
-        "03",
-        "04",
-        "05",
-        "06",
-        "06b",
-        "07",
-        "08",
-    ]
-
-
 @each
 def test_clean_in_git(path):
     nb = nbformat.read(path, 4)
