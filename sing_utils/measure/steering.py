@@ -140,23 +140,6 @@ def steering_grid(run: Run, degrees: float) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def grid_shares(grid: pd.DataFrame) -> pd.DataFrame:
-    """How much of the variance of a classifier's grid goes with its rows, and with its columns.
-
-    One row a classifier: percent of the sum of squares about the mean (two-way, one value a cell),
-    over the source classes that reach every target.
-    """
-    columns = ["classifier", "target (%)", "source class (%)", "both together (%)"]
-    rows = []
-    for name, own in grid.groupby("classifier", sort=False):
-        cells = own.pivot(index="source", columns="target", values="AS").dropna().to_numpy()
-        if min(cells.shape) < 2:
-            continue  # nothing to divide
-        by_target, by_source = (100 * cells.mean(axis).var() / cells.var() for axis in (0, 1))
-        rows.append([name, by_target, by_source, 100 - by_target - by_source])
-    return pd.DataFrame(rows, columns=columns)
-
-
 # ---------------------------------------------------------------------------------- steps
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 import pytest
 from steered_run import SteeredRun, source
 
@@ -56,22 +55,6 @@ def test_grid_is_a_cell_for_each_class_and_target(run):
     assert cell["AS sd"].item() == pytest.approx(float(expected.AS.std()))
     assert (cell["reached"].item(), cell["photos"].item()) == (10, 10)
     assert grid.groupby("classifier")["certified"].sum().tolist() == [40, 40]  # every step once
-
-
-def test_grid_shares_by_hand():
-    """Only the columns differ; only the rows differ; both, with nothing left over."""
-    cells = [("a", "x"), ("a", "y"), ("b", "x"), ("b", "y")]
-    for values, expected in (
-        ([1.0, 3.0, 1.0, 3.0], (100, 0, 0)),
-        ([1.0, 1.0, 4.0, 4.0], (0, 100, 0)),
-        ([0.0, 2.0, 2.0, 4.0], (50, 50, 0)),
-        ([1.0, 0.0, 0.0, 1.0], (0, 0, 100)),
-    ):
-        grid = pd.DataFrame(cells, columns=["source", "target"]).assign(AS=values, classifier="c")
-        grid.loc[4] = ["c", "x", 9.0, "c"]  # a class that does not reach every target counts for nothing
-        row = tables.grid_shares(grid).iloc[0]
-        shares = (row["target (%)"], row["source class (%)"], row["both together (%)"])
-        assert shares == pytest.approx(expected, abs=1e-9)
 
 
 def test_a_class_with_one_photo_cannot_be_steered_from(run):
