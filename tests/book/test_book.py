@@ -278,8 +278,23 @@ def test_staged_notebook_holds_nothing_of_the_machine(project):
     assert b"`tiny`" in files["_config.yml"]
 
 
-@pytest.mark.parametrize("changed", ["book/intro.md", "sing_utils/head.py", "a table", ""])
-def test_only_a_change_builds_the_book_again(project, fake_tools, capsys, changed):
+def test_the_cell_of_given_parameters_is_not_shown(project):
+    executed = notebook()
+    executed.cells[1].metadata["tags"] = ["injected-parameters"]
+    write_notebook(project, executed)
+    staged = book._staged_files(project, "tiny")["notebooks/01_chapter.ipynb"]
+    assert "remove-cell" in json.loads(staged)["cells"][1]["metadata"]["tags"]
+
+
+def test_an_empty_head_of_a_table_is_a_cell(project):
+    table = {"text/html": "<tr><th></th><th>AS</th></tr>"}
+    write_notebook(project, notebook(nbformat.v4.new_output("display_data", table)))
+    staged = book._staged_files(project, "tiny")["notebooks/01_chapter.ipynb"]
+    assert b"<tr><td></td><th>AS</th></tr>" in staged
+
+
+@pytest.mark.parametrize("changed", ["book/intro.md", "sing_utils/head.py", "a table", "a tool", ""])
+def test_only_a_change_builds_the_book_again(project, fake_tools, capsys, monkeypatch, changed):
     """Docstrings are part of the book."""
     (project / "sing_utils").mkdir()
     save_table(project)
@@ -288,6 +303,9 @@ def test_only_a_change_builds_the_book_again(project, fake_tools, capsys, change
     assert capsys.readouterr().out == ""
     if changed == "a table":
         save_table(project, value=2.0)
+    elif changed == "a tool":
+        known = book.metadata.version
+        monkeypatch.setattr(book.metadata, "version", lambda x: "0" if x == "sphinx" else known(x))
     elif changed:
         (project / changed).write_text('"""New words."""\n')
     for _ in range(2):

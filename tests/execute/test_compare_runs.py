@@ -178,9 +178,13 @@ def test_values_outside_the_other_interval_come_first(runs):
         {"a": ["x", "y", "z"], "rho": [0.1, 0.2, 0.3], "low": 0.0, "high": 0.5, "p": [0.1] * 3}
     )
     other = table.assign(rho=[0.1, 0.4, 0.9], low=[0.15, 0.0, 0.0], p=[0.9] * 3)
-    found = compare(*runs({"rank": (table, other)}))
+    a, b = runs({"rank": (table, other)})
+    found = compare(a, b)
     assert found.columns["column"].tolist() == ["rho", "low", "p"]
     assert found.columns.loc[0, "outside"] == 2  # A's 0.1 lies below 0.15, B's 0.9 above 0.5
+    for tolerance, outside in ((0.1, 1), (0.45, 0)):  # which counts beside an interval too
+        columns = compare(a, b, tolerance=tolerance).columns.set_index("column")
+        assert columns.loc["rho", "outside"] == outside
     assert found.columns["outside"].isna().tolist() == [False, True, True]
     shown = dict(sections(found))["Numbers, what matters most first"]
     assert shown.loc[0, "outside the interval"] == "2 of 3"

@@ -515,6 +515,24 @@ def test_a_failure_leaves_a_record_of_what_is_there(project, no_kernel, monkeypa
     assert {name: s["current"] for name, s in stages.items()} == {"00_one": False, "01_two": True}
 
 
+def test_after_a_failure_nothing_more_is_begun(project, monkeypatch):
+    for name in ("02_three", "03_four"):
+        write_notebook(project / "notebooks" / f"{name}.ipynb")
+    begun = []
+
+    def execute(source, target, **_options):
+        begun.append(Path(source).stem)
+        if len(begun) == 1:
+            raise PapermillExecutionError(1, 1, "", "ValueError", "no", [])
+        time.sleep(1)  # the next one may have begun before the failure was seen
+        nbformat.write(nbformat.read(source, 4), target)
+
+    monkeypatch.setattr("sing_utils.execute.notebooks.papermill.execute_notebook", execute)
+    with pytest.raises(SingError, match="00_one.ipynb stopped"):
+        run(project, jobs=1)
+    assert "03_four" not in begun
+
+
 # ---------------------------------------------------------------------------- two at once
 
 

@@ -180,6 +180,16 @@ def test_steering_shows_scores_and_step(run, opened, target, text, theta):
     assert shown[3] == pytest.approx(float(result.epsilon / f.norm()), abs=0.006)
 
 
+def test_each_target_has_a_picture_of_its_own(run, opened):
+    steering, shown = opened("steering"), set()
+    steering.slide(20)
+    for target in run.targets:
+        steering.choose("Toward", target)
+        image = steering.root.locator(".sx-figure").nth(1).locator("img").first
+        shown.add(image.get_attribute("src"))
+    assert len(shown) == len(run.targets) == 2
+
+
 def test_steering_says_where_it_ends(run, opened):
     steering = opened("steering")
     still = steering.text(".sx-bar-value")
@@ -321,6 +331,7 @@ def test_a_stretch_moves_scores_and_no_logit(run, opened):
     panel, name = opened("basis"), NAMES[1]
     panel.choose("Classifier", name)
     bars, given = panel.text(".sx-bar-value"), panel.text("tbody td")
+    assert "moved by 0." in " ".join(panel.text(".sx-note"))
     panel.slide(len(tables_basis.SCALES) - 1)
     assert "s = 10" in panel.text("output")[0]
     fit, new, spaces = run.photos(name, "fit"), run.photos(name), run.spaces(name)

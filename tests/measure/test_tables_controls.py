@@ -304,6 +304,21 @@ def test_shown_numbers_have_true_minus_signs_and_no_negative_zero():
     assert all(f">{x}</td>" in text for x in ("0.00", "−1.25", "–", "0.123", "3"))
 
 
+def test_shown_intervals_run_from_low_to_high():
+    pair = {"a": "x", "b": "y", "rho": 0.5, "low": -0.1, "high": 0.8, "not enlarged": 0.4}
+    shown = shown_controls.correlations(pd.DataFrame([pair])).loc[0].to_dict()
+    assert shown == {"a": "x", "b": "y", "ρ of |AS|": "+0.50 (−0.10\xa0to\xa0+0.80)", "not enlarged": "+0.40"}
+    group = {"classifier": "x", "classes": "3, all"}
+    for score, ends in (("median |AS| (°)", "median |AS| (°)"), ("mean contrast (°)", "contrast")):
+        group |= {score: 2.0, f"{ends} low": 1.0, f"{ends} high": 3.0}
+    beyond = "mean contrast, beyond (°)"
+    group |= {beyond: -2.0, f"{beyond} low": -3.0, f"{beyond} high": -1.0}
+    shown = shown_controls.groups(pd.DataFrame([group])).loc[0].to_dict()
+    assert shown["median |AS| (°)"] == "2.00 (1.00\xa0to\xa03.00)"
+    assert shown["mean contrast (°)"] == "+2.00 (+1.00\xa0to\xa0+3.00)"
+    assert shown[beyond] == "−2.000 (−3.000\xa0to\xa0−1.000)"
+
+
 def test_a_run_of_one_classifier_has_no_differences(run):
     run.classifiers = run.profile.classifiers = ["one"]
     assert controls.classifier_differences(run, tables.photo_scores(run)).empty

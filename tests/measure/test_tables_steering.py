@@ -57,6 +57,12 @@ def test_grid_is_a_cell_for_each_class_and_target(run):
     assert grid.groupby("classifier")["certified"].sum().tolist() == [40, 40]  # every step once
 
 
+def test_a_change_of_a_top_class_is_counted_once_in_the_grid(run, monkeypatch):
+    monkeypatch.setattr(tables, "certified", lambda _: {"moved": 1.0, "bound": 0.5, "flips": 3})
+    grid = tables.steering_grid(run, 8.0)
+    assert (grid.groupby(["classifier", "target"])["flips"].sum() == 3).all()
+
+
 def test_a_class_with_one_photo_cannot_be_steered_from(run):
     run.index["class"] = ["first"] * 39 + ["zero"]
     run.index.loc[39, "evaluation"] = True

@@ -466,6 +466,12 @@ def test_a_translator_that_never_saw_the_null_component_says_nothing(worlds):
     assert own["contrast"].abs().max() < 1e-3
 
 
+def test_a_ridge_is_a_factor_on_the_chosen_one(worlds):
+    head = worlds[0].plant("clean", **HEADS["clean"])
+    chosen, other = (fit_translator(worlds[0], head, ridge=r).report.ridge for r in (1.0, 100.0))
+    assert other == pytest.approx(100 * chosen, rel=0.05)
+
+
 def frame_of_heads(shift):
     """Heads of two worlds with |AS| up by `shift` where the factor is ignored, and contrast down by 1."""
     rows = [
@@ -537,7 +543,7 @@ def test_conclusions_need_more_than_rounding():
             {
                 "head": h,
                 "|AS|": 5 + (leaky if h == "leaky" else 0),
-                "contrast": 0.0,
+                "contrast": -leaky if h == "leaky" else 0.0,
                 "contrast beyond": -leaky if h == "leaky" else 0.0,
                 "IS": 1.0 + (h != "sees-all"),
             }
@@ -555,7 +561,8 @@ def test_conclusions_need_more_than_rounding():
     }
     assert by_name[1.0]["leaky by |AS|"] == 1
     assert by_name[1e-6]["leaky by |AS|"] == 0
-    assert by_name[1.0]["leaky by contrast"] == 0
+    assert by_name[1.0]["leaky by contrast"] == 1
+    assert by_name[1e-6]["leaky by contrast"] == 0
     assert by_name[1.0]["leaky by contrast beyond"] == 1
     assert by_name[1e-6]["leaky by contrast beyond"] == 0
     assert by_name[1.0]["ignored by contrast beyond"] == 0  # it points backwards here

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -17,7 +18,7 @@ from small_run import CLASSES, NAMES, small_run
 from sing_utils import SingError, Translator
 from sing_utils.features.store import FeatureStore
 from sing_utils.runs.profiles import load_profile, save_profile
-from sing_utils.runs.run import Run, claim_folder, open_run
+from sing_utils.runs.run import Run, _once, claim_folder, open_run, run_folder
 from sing_utils.show.findings import Finding
 from sing_utils.sources.folders import list_pictures
 
@@ -70,6 +71,50 @@ def test_a_translator_is_fitted_once_for_what_it_depends_on(run, monkeypatch):
     assert torch.equal(again.translator(NAMES[0]).weight, T.weight)
 
 
+@pytest.mark.parametrize(
+    ("what", "method", "inputs"),
+    [
+        ("translator", ["ridge"], ["f", "z", "held_out", "seed"]),
+        ("translator", ["adamw"], ["f", "z", "held_out", "seed", "adamw_epochs"]),
+        ("beyond", [], ["f", "z", "W", "held_out", "seed"]),
+        ("refits", [], ["f", "z", "W", "held_out", "seed", "refits", "texts"]),
+    ],
+)
+def test_what_is_kept_is_kept_for_all_that_it_depends_on(run, monkeypatch, what, method, inputs):
+    """Or another encoder, for one, would be read through this one's translator."""
+    photos = {part: run.photos(NAMES[0], part) for part in ("fit", "evaluation")}
+    head, files = run.head(NAMES[0]), []
+
+    def asked(path, _make):
+        files.append(path.name)
+        raise InterruptedError
+
+    monkeypatch.setattr("sing_utils.runs.run._once", asked)
+    for changed in [None, *inputs]:
+        by = dict.fromkeys(("f", "z", "W", "texts"), 1.0) | {changed: 2.0}
+        own = {k: replace(x, f=by["f"] * x.f, z=by["z"] * x.z) for k, x in photos.items()}
+        monkeypatch.setattr(Run, "photos", lambda _, _name, part="evaluation", own=own: own[part])
+        weight = by["W"] * head.weight
+        monkeypatch.setattr(Run, "head", lambda *_, weight=weight: replace(head, weight=weight))
+        monkeypatch.setattr(Run, "texts", lambda *_, x=by["texts"]: torch.tensor([x]))
+        values = {k: v + 0.01 for k, v in run.profile if k == changed}
+        other = replace(run, profile=run.profile.model_copy(update=values), _texts={}, _kept={})
+        with pytest.raises(InterruptedError):
+            getattr(other, what)(NAMES[0], *method)
+    assert len(set(files)) == 1 + len(inputs)
+
+
+def test_of_two_that_need_one_file_the_second_waits_and_takes_it(tmp_path):
+    path, made = tmp_path / "T.safetensors", []
+    with FileLock(path.with_suffix(".lock")):
+        thread = threading.Thread(target=_once, args=(path, lambda: made.append(1) or Path.touch))
+        thread.start()
+        thread.join(0.3)
+        path.write_bytes(b"whole")
+    thread.join()
+    assert (made, path.read_bytes()) == ([], b"whole")
+
+
 def test_a_finding_is_one_row_however_often_it_is_said(run):
     run.say(Finding("One."), opening="setup")
     run.say(Finding("Logits of efficientnet_lite0 stay.", "holds", "900 photos"), claim="equation-2")
@@ -79,6 +124,19 @@ def test_a_finding_is_one_row_however_often_it_is_said(run):
     assert rows.loc["equation-2", "verdict"] == "holds"
     with pytest.raises(SingError, match=r"no claim 'equation-1', .*did you mean 'equation-"):
         run.say(Finding("x"), claim="equation-1")
+
+
+def test_of_two_findings_said_at_once_both_are_kept(run):
+    """Both have read the table before either writes it, unless one waits for the other."""
+    file, told = run.folder / "results" / "findings.parquet", Finding("One.")
+    file.parent.mkdir(exist_ok=True)
+    with FileLock(run.folder / ".findings.lock"):
+        thread = threading.Thread(target=run.say, args=(told,), kwargs={"opening": "here"})
+        thread.start()
+        thread.join(0.3)
+        pd.DataFrame([{"id": "there", **vars(told)}]).to_parquet(file)
+    thread.join()
+    assert sorted(pd.read_parquet(file)["id"]) == ["here", "there"]
 
 
 @pytest.mark.parametrize("flat", ["val", "test", "train"])
@@ -128,6 +186,13 @@ def test_of_two_that_begin_at_once_the_second_is_refused(tmp_path):
     assert "seed 1" in told[0]
 
 
+def test_parameters_that_begin_alike_have_folders_of_their_own():
+    given = [{"concepts": ["a very long phrase about deserts", end]} for end in ("sand", "stone")]
+    first, second = (run_folder(load_profile("embedded", **g), g) for g in given)
+    assert first != second
+    assert first[:-4] == second[:-4]  # what can be read of them is the same
+
+
 def test_tables_are_not_saved_into_a_run_that_another_has_taken(tmp_path):
     run = small_run(tmp_path)
     run.save_table("mine", pd.DataFrame({"a": [1]}))
@@ -135,6 +200,21 @@ def test_tables_are_not_saved_into_a_run_that_another_has_taken(tmp_path):
     with pytest.raises(SingError, match="holds a run with"):
         run.save_table("mine", pd.DataFrame({"a": [2]}))
     assert pd.read_parquet(tmp_path / "results" / "mine.parquet")["a"].tolist() == [1]
+
+
+def test_a_table_is_saved_whole_or_not_at_all(tmp_path, monkeypatch):
+    run = small_run(tmp_path)
+    run.save_table("mine", pd.DataFrame({"a": [1]}))
+
+    def half(_table, file, **_options):
+        Path(file).write_bytes(b"half")
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(pd.DataFrame, "to_parquet", half)
+    with pytest.raises(SingError, match="the disk is full"):
+        run.save_table("mine", pd.DataFrame({"a": [2]}))
+    assert run.table("mine")["a"].tolist() == [1]
+    assert [p.name for p in (tmp_path / "results").iterdir()] == ["mine.parquet"]
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 
 from sing_utils.paper.claims import box
 from sing_utils.paper.published import Published
-from sing_utils.show import findings
+from sing_utils.show import findings, openings
 from sing_utils.show.findings import Finding
 
 # ----------------------------------------------------------------------------- set-up
@@ -267,6 +267,8 @@ def changes(changed=(0.0, 20.0, 60.0), turned=(0.0, 15.0, 30.0), noise=20.0):
 def test_visible_change():
     words = findings.visible_change(changes()).measured
     assert "another class from IS = 20° on (mean AS 6.0°); from IS = 20° on they turn by more" in words
+    half = findings.visible_change(changes((0.0, 50.0, 60.0))).measured
+    assert "another class from IS = 10° on (mean AS 3.0°)" in half
     assert "noise" not in findings.visible_change(changes(noise=0.0)).measured
     never = findings.visible_change(changes((0.0, 0.0, 40.0), noise=50.0)).measured
     assert "at no IS up to 20°" in never
@@ -348,3 +350,13 @@ def test_a_comparison_is_fair_if_no_basis_changes_the_order(spread, verdict):
     kept = pd.DataFrame({"score": ["IS", "|AS|"], "order kept": 0.5, "by chance": 0.5, "combinations": 4})
     assert findings.basis_orders(kept, tried).verdict == verdict
     assert findings.basis_orders(kept, tried[tried["classifier"] == "a"]).verdict == "not run"
+
+
+@pytest.mark.parametrize(
+    ("ignored", "words"),
+    [((5.0, 9.0), "less than the 22 %"), ((30.0, 40.0), "more than the"), ((5.0, 40.0), "beside the")],
+)
+def test_the_first_opening_compares_with_chance(ignored, words):
+    heads = pd.DataFrame({"ignored (%)": ignored, "by chance (%)": 22.0, "top-1 changes": 0})
+    said = openings.setup(heads.assign(**{"logits moved": 1e-9, "bound": 1e-6})).measured
+    assert f"of a feature's energy, {words}" in said

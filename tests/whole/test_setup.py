@@ -11,8 +11,13 @@ import tomllib
 from importlib.metadata import packages_distributions
 from itertools import chain
 from pathlib import Path
+from types import SimpleNamespace
 
+import pandas as pd
 import pytest
+import torch
+
+from sing_utils.models.networks import imagenet_classes
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -82,3 +87,49 @@ def test_the_scripts_that_made_the_data_can_be_imported(folder, monkeypatch):
     monkeypatch.syspath_prepend(scripts[0].parent)
     for script in scripts:
         runpy.run_path(str(script), run_name="imported")
+
+
+def test_nothing_that_is_analysed_or_held_out_is_trained_on(tmp_path, monkeypatch):
+    folder = ROOT / "data" / "embedded" / "build"
+    monkeypatch.syspath_prepend(folder)
+    script = runpy.run_path(str(folder / "photos.py"), run_name="imported")
+    wnids = list(imagenet_classes())
+    paths = {
+        "flickr": [f"{i}.jpg" for i in range(210)],
+        "sample": [f"{w}_name.JPEG" for w in wnids],
+        "tiny": [f"{w}/{i}.JPEG" for w in wnids[:200] for i in range(2)],
+        "analysed": [f"val/{w}/0.JPEG" for w in wnids[5:400:99]],
+    }
+    stores = {}
+    for number, (source, names) in enumerate(paths.items()):
+        index = pd.DataFrame({"path": names, "label": [p.split("/")[-2:][0] for p in names]})
+        index["sha256"] = source + index["path"]
+        x = torch.randn(len(names), 64, generator=torch.Generator().manual_seed(number))
+        stores[source] = SimpleNamespace(index=index, read={"features": x}.__getitem__)
+    (tmp_path / "flickr8k-1000").mkdir()
+    captions = [f"{p},This is {p} .\n" for _ in range(5) for p in paths["flickr"]]
+    (tmp_path / "flickr8k-1000" / "captions.csv").write_text("image,caption\n" + "".join(captions))
+
+    rows = script["split_rows"](stores, tmp_path)
+    held = {"flickr": rows.flickr_test.tolist(), "sample": rows.sample_test.tolist(), "tiny": []}
+    assert [len(h) for h in held.values()] == [200, 500, 0]
+    analysed = set(rows.labels["analysed"].tolist())
+    assert analysed == {wnids.index(w) for w in wnids[5:400:99]}
+    for source, own in held.items():
+        used = rows.fit[source].tolist()
+        left = {i for i, c in enumerate(rows.labels[source].tolist()) if c in analysed}
+        assert sorted({*used, *own, *left}) == list(range(len(paths[source])))
+        assert not set(used) & {*own, *left}
+    assert {rows.caption_texts[i] for i in rows.captions[7].tolist()} == {"This is 7.jpg."}
+
+    check = script["check_no_duplicates"]
+    assert check(stores, rows) < script["DUPLICATE"]
+    used, shown = stores["tiny"], stores["analysed"]
+    row = int(rows.fit["tiny"][3])
+    used.index.loc[row, "sha256"] = shown.index["sha256"][0]
+    with pytest.raises(SystemExit, match="1 photos are trained on and analysed"):
+        check(stores, rows)
+    used.index.loc[row, "sha256"] = "another"
+    used.read("features")[row] = 2 * shown.read("features")[0]  # the same picture in another file
+    with pytest.raises(SystemExit, match=r"nearest pair: cosine 1\.000"):
+        check(stores, rows)
