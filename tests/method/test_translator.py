@@ -254,9 +254,10 @@ def test_the_folded_map_is_the_two_layers(monkeypatch):
 
 
 @pytest.mark.parametrize("loss", ["mse", "cosine", "both"])
-def test_adamw_stops_where_the_held_out_loss_falls_no_more_and_keeps_the_best(loss):
+@pytest.mark.parametrize("lr", [1e-2, 3e-2])  # by small steps the last is the best, by large ones an earlier
+def test_adamw_stops_where_the_held_out_loss_falls_no_more_and_keeps_the_best(loss, lr):
     f, z, _ = pairs(60, noise=2.0)  # few rows and much noise: it soon learns them by heart
-    options = {"lr": 1e-2, "epochs": 200, "patience": 5, "hidden": 7, "loss": loss}
+    options = {"lr": lr, "epochs": 200, "patience": 5, "hidden": 7, "loss": loss}
     T, details = fit_adamw(f[:40], z[:40], f[40:], z[40:], **options)
     held = [r for r in details["history"] if r["split"] == "held out"]
     errors = [
@@ -264,6 +265,7 @@ def test_adamw_stops_where_the_held_out_loss_falls_no_more_and_keeps_the_best(lo
     ]
     best = min(range(1, len(errors)), key=errors.__getitem__)
     assert held[-1]["epoch"] < 200
+    assert best < held[-1]["epoch"] or lr == 1e-2
     assert min(errors[-5:]) >= 0.999 * min(errors[1:-5])
     out = f[40:].float() @ T.mT
     assert quality(out, z[40:]).cosine == pytest.approx(held[best]["cosine"], rel=1e-5)
