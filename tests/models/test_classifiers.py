@@ -363,9 +363,9 @@ RANDOM = {
 
 @pytest.mark.parametrize("what", RANDOM)
 def test_a_random_transform_is_refused(what):
-    state = torch.get_rng_state()
+    model, state = Net(), torch.get_rng_state()
     with pytest.raises(SingError, match="random"):
-        of(Net(), RANDOM[what])
+        of(model, RANDOM[what])
     assert torch.equal(torch.get_rng_state(), state)
 
 
