@@ -46,7 +46,7 @@ def reason(error: BaseException, *, most: int = 120) -> str:
 
     >>> reason(KeyError("a"))
     "KeyError: 'a'"
-    >>> reason(OSError("do \x1b[1mthis\x1b[0m\nnow, please"), most=12)
+    >>> reason(OSError("do \x1b[1mthis\x1b[0m\nnow, please, go"), most=12)
     'OSError: do this now,…'
     """
     text = " ".join(re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", str(error)).split())

@@ -44,7 +44,7 @@ def pairwise_angle(x: Any, y: Any) -> Any:
     """
     a, b = _unit(x, name="x"), _unit(y, name="y")
     require_width(b, a.shape[-1], name="y")
-    cosine = (a @ b.mT).clamp(-1.0, 1.0)  # (N, K)
+    cosine = a @ b.mT  # (N, K)
     half = torch.atan2((1 - cosine).sqrt(), (1 + cosine).sqrt())
     near = (cosine.abs() > _PARALLEL).any(-1)  # rows in which the cosine's rounding would show
     if near.any():

@@ -127,8 +127,6 @@ def _scaled(x: np.ndarray[Any, Any]) -> Image.Image:
 
 def _range(x: np.ndarray[Any, Any]) -> tuple[float, float]:
     """What is black and what is white: the format's convention, else the picture's own extremes."""
-    if x.dtype == np.uint16:
-        return 0.0, 65535.0
     finite = x[np.isfinite(x)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
     conventions = (65535.0,) if x.dtype.kind in "iu" else (1.0, 255.0, 65535.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy import stats
@@ -11,6 +12,7 @@ from sing_utils import HeadSpaces, SingError, Translator, attribute_score, image
 from sing_utils.evidence import SOFTMAX
 from sing_utils.evidence.controls import (
     STATISTICS,
+    at_energy,
     energy_share,
     other_names,
     random_spans,
@@ -141,6 +143,22 @@ def test_matched_bases_hold_the_energy_that_is_asked_for(energy):
     assert np.mean([energy_share(f, Q) for Q in drawn]) == pytest.approx(energy, rel=0.15)
 
 
+def test_matched_bases_lean_away_from_the_energy_of_the_photos_that_say_where_it_is():
+    scale = torch.logspace(0.5, -1.5, M)
+    f, like = (torch.randn(400, M, generator=torch.Generator().manual_seed(s)) for s in (0, 1))
+    axes, _ = random_spans(f * scale, dim=K, draws=1, energy=0.1, like=like * scale.flip(0))
+    assert float(axes[0, -1].abs()) < 0.1  # the last axis is that of most energy
+    assert float(axes[-1, -1].abs()) > 0.9
+
+
+def test_draws_move_to_one_energy_along_their_line():
+    energy = np.array([10.0, 20.0, 40.0])
+    lines = {"AS": 1 - energy / 10, "IS": 3 + energy / 2, "|AS|": 2.0, "contrast": np.nan}
+    moved = at_energy(pd.DataFrame({"energy": energy, **lines}), 30.0)
+    np.testing.assert_allclose(moved[["AS", "IS", "|AS|"]], [[-2.0, 18.0, 2.0]] * 3)
+    assert moved["contrast"].isna().all()
+
+
 def test_few_classes_exchange_their_names_in_all_ways():
     AS = torch.tensor([[0.0, 2.0, 4.0], [1.0, 0.0, 8.0], [3.0, 5.0, 0.0]], dtype=torch.float64)
     found = other_names(AS, torch.arange(3), permutations=200)
@@ -177,16 +195,16 @@ def head(values, m=12, seed=0):
 
 
 def test_rules_cut_where_they_say():
-    spaces = HeadSpaces.from_weight(head([10.0, 5.0, 0.2, 0.05, 5e-6]))
+    spaces = HeadSpaces.from_weight(head([10.0, 5.0, 0.2, 0.05, 5e-5, 5e-6]))
     ranks = {rule: s.rank for rule, s in rank_rules(spaces).items()}
     assert ranks == {
-        "this book: σ > max(c, m) ε σ₁": 5,
-        "ε of double precision instead": 5,
-        "the paper's public code: σ > 0.00001": 4,
+        "this book: σ > max(c, m) ε σ₁": 6,
+        "ε of double precision instead": 6,
+        "the paper's public code: σ > 0.00001": 5,
         "σ > 0.001 σ₁": 4,
         "σ > 0.01 σ₁": 3,
         "σ > 0.03 σ₁": 2,
-        SOFTMAX: 4,
+        SOFTMAX: 5,
     }
 
 

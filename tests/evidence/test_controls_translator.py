@@ -55,6 +55,7 @@ def test_the_mean_picture_counts_for_nothing(world):
     fit, held_out = (f[:800], z[:800]), (f[800:], z[800:])
     found = translator_parts(Translator.fit(*fit, method="ridge"), spaces, fit, held_out)
     assert found["R², null part alone"] == pytest.approx(0, abs=0.02)
+    assert found["null part, share of the rest"] < 0.1
 
 
 def test_blind_worlds_show_what_is_found_where_nothing_is(world):

@@ -47,6 +47,7 @@ def test_the_whole_is_what_was_fitted_and_halves_are_what_fitters_give(world):
     T, B = world.fits(f, z)
     halves = Halves.of(f, z, T, B, world.spaces)
     new = world.photos(20)[0]
+    assert halves.nearness == pytest.approx((1 - 2 * M / 270) ** 0.5)  # a tenth is set aside
     Tf, Tf_tilde, z_logits, rest = halves.whole()(new @ halves.basis)
     assert torch.allclose(Tf, T(new), atol=1e-10)
     assert torch.allclose(Tf_tilde, T(world.spaces.remove_null(new)), atol=1e-10)

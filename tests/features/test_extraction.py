@@ -293,6 +293,14 @@ def test_files_that_have_just_changed_are_not_remembered(tmp_path, monkeypatch):
         assert list(digests.digest_files([tmp_path / "a"])) == [hashlib.sha256(data).digest()]
 
 
+def test_a_file_that_changed_since_it_was_remembered_is_read_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(digests, "_SETTLED", -60.0)  # remembered at once
+    for ns, data in enumerate((b"1", b"2")):
+        (tmp_path / "a").write_bytes(data)
+        os.utime(tmp_path / "a", ns=(ns, ns))
+        assert list(digests.digest_files([tmp_path / "a"])) == [hashlib.sha256(data).digest()]
+
+
 @pytest.mark.parametrize("spoil", ["text", "a folder", "read only"])
 def test_without_its_memory_everything_works(photos, tmp_path, monkeypatch, spoil):
     monkeypatch.setenv("SING_CACHE_DIR", str(tmp_path / "cache"))
@@ -382,7 +390,7 @@ def test_a_picture_without_the_right_to_read_it_is_a_reject(photos, tmp_path, mo
 
 @pytest.mark.parametrize("at", [0, 100, -1, "cut", "gone"])
 @pytest.mark.parametrize("finished", [True, False])
-@pytest.mark.parametrize("file", ["shard-00001.safetensors", "index.parquet"])
+@pytest.mark.parametrize("file", ["shard-00001.safetensors", "index.parquet", "rejects.parquet"])
 def test_a_damaged_file_is_found_and_made_anew(photos, tmp_path, at, finished, file):
     run(photos, tmp_path / "whole")
     run(photos, tmp_path / "out")

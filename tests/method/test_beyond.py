@@ -14,7 +14,7 @@ from sing_utils import (
     contrast,
     image_score,
 )
-from sing_utils.method.translator import TranslatorFitter
+from sing_utils.method.translator import TranslatorFitter, quality, split_rows
 
 M, N_FIT, C, WIDTH = 24, 400, 8, 10  # m, N, c, n
 
@@ -130,9 +130,19 @@ def test_streams_like_the_translator():
         torch.testing.assert_close(a, b, atol=1e-9, rtol=0)
 
 
+def test_the_stated_quality_is_that_on_photos_set_aside():
+    f, z, W, _ = world(2, noise=3.0)
+    f, z = f[:60], z[:60]
+    B = BeyondLogits.fit(f, z, W, held_out=0.4)
+    assert 0.05 < B.shrinkage < 0.95
+    aside = split_rows(60, held_out=0.4, seed=0)[1]
+    for found, stated in zip(B(f[aside]), (B.held_out_r2, B.held_out_r2_logits), strict=True):
+        assert quality(found, z[aside]).r2 == pytest.approx(stated, abs=1e-9)
+
+
 def test_few_photos_find_nothing_rather_than_noise():
     f, z, W, texts = world(3)
-    for few in (8, 26):  # 7 photos fit 8 logits exactly; 23 leave open what 24 numbers say beyond them
+    for few in (8, 26, 27):  # 7 photos fit 8 logits exactly; 23 leave open what 24 numbers say beyond them
         B = BeyondLogits.fit(f[:few], z[:few], W)
         assert B.white.shape[0] == 0
         assert float(scores(B, f, texts)[0].abs().max()) == 0

@@ -45,6 +45,7 @@ def test_spaces_of_a_head_computed_by_hand():
     torch.testing.assert_close(spaces.remove_null(f), f - NULL)
     share = torch.tensor([5.0 / 63.0], dtype=torch.float64)  # 0.64 + 4 + 0.36 of 1 + 49 + 4 + 9
     torch.testing.assert_close(spaces.null_energy(f), share)
+    assert spaces.rtol == 4 * torch.finfo(torch.float64).eps  # max(c, m)
 
 
 def test_principal_basis_spans_the_rows_of_the_head():

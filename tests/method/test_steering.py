@@ -91,6 +91,10 @@ def test_no_direction_is_said():
     T = Translator(torch.eye(2, 4, dtype=torch.float64))
     with pytest.raises(SingError, match="1 of 1 features has no null component"):
         null_direction(torch.ones(1, 4), torch.tensor([1.0, 0.0]), T, spaces)
+    turn = torch.linalg.qr(torch.randn(4, 4, generator=torch.Generator().manual_seed(0)).double())[0]
+    spaces, T = HeadSpaces.from_weight(turn[:2]), Translator(turn[:2])  # but for rounding
+    with pytest.raises(SingError, match="1 of 1 features has no null component"):
+        null_direction(torch.ones(1, 4), torch.tensor([1.0, 0.0]), T, spaces)
 
 
 def test_random_directions_fill_the_null_space_evenly(world):
@@ -112,8 +116,9 @@ def test_step_by_hand():
     assert float(step_for_image_score(f, d, T, degrees=45.0)) == pytest.approx(1.0, rel=1e-14)
     assert float(step_for_image_score(f, d, T, degrees=60.0)) == pytest.approx(math.sqrt(3), rel=1e-14)
     assert float(step_for_image_score(f, d, T, degrees=0.0)) == 0.0
-    with pytest.warns(UnreachableWarning, match="1 of 1 features.*only approach 90.0°"):
-        assert step_for_image_score(f, d, T, degrees=90.0).isnan().all()
+    for degrees in (89.99, 90.0):  # the first at six thousand times |T f|
+        with pytest.warns(UnreachableWarning, match="1 of 1 features.*only approach 90.0°"):
+            assert step_for_image_score(f, d, T, degrees=degrees).isnan().all()
 
 
 def bisect(a, b, degrees):

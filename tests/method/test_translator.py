@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from sing_utils import HeadSpaces, SingError, Translator, TranslatorFitter
 from sing_utils.method.adamw import fit_adamw
-from sing_utils.method.translator import RIDGES, least, quality, split_rows
+from sing_utils.method.translator import RIDGES, choose_ridge, least, quality, split_rows
 
 M, N = 12, 5
 
@@ -59,6 +59,16 @@ def test_the_least_error_is_found_from_anywhere():
     errors = [abs(place - 11) for place in range(17)]
     assert {least(errors.__getitem__, [start], 17) for start in range(17)} == {11}
     assert least(lambda place: -place, [0], 17) == 16
+
+
+@pytest.mark.parametrize(("rows", "chosen"), [(20, 0), (60, 12)])
+def test_with_few_rows_every_ridge_is_tried(rows, chosen):
+    """An error with two valleys, of which three starts see one."""
+    fitter = fitted(*pairs(rows)[:2])
+    ridges = [r * fitter.mean_square() for r in RIDGES]
+    places = {float(fitter.solve(ridge=r).weight.sum()): i for i, r in enumerate(ridges)}
+    _, details = choose_ridge(fitter, lambda T: {0: 0.0, 12: 0.1}.get(places[float(T.sum())], 1.0))
+    assert details["ridge"] == ridges[chosen]
 
 
 @given(st.integers(0, 1000), st.sampled_from([20, 45, 90, 200]), st.sampled_from([0.0, 0.3, 5.0]))
@@ -198,6 +208,7 @@ def test_two_rows_are_enough(method):
     T = Translator.fit(f, z, method=method, **options)
     assert (T.report.n_fit, T.report.n_held_out) == (1, 1)
     assert torch.isfinite(T.weight).all()
+    assert [len(rows) for rows in split_rows(2, held_out=0.9, seed=0)] == [1, 1]
 
 
 def test_numpy_and_float32_keep_their_kind():
@@ -243,9 +254,10 @@ def test_the_folded_map_is_the_two_layers(monkeypatch):
 
 
 @pytest.mark.parametrize("loss", ["mse", "cosine", "both"])
-def test_adamw_stops_where_the_held_out_loss_falls_no_more_and_keeps_the_best(loss):
+@pytest.mark.parametrize("lr", [1e-2, 3e-2])  # by small steps the last is the best, by large ones an earlier
+def test_adamw_stops_where_the_held_out_loss_falls_no_more_and_keeps_the_best(loss, lr):
     f, z, _ = pairs(60, noise=2.0)  # few rows and much noise: it soon learns them by heart
-    options = {"lr": 1e-2, "epochs": 200, "patience": 5, "hidden": 7, "loss": loss}
+    options = {"lr": lr, "epochs": 200, "patience": 5, "hidden": 7, "loss": loss}
     T, details = fit_adamw(f[:40], z[:40], f[40:], z[40:], **options)
     held = [r for r in details["history"] if r["split"] == "held out"]
     errors = [
@@ -253,6 +265,7 @@ def test_adamw_stops_where_the_held_out_loss_falls_no_more_and_keeps_the_best(lo
     ]
     best = min(range(1, len(errors)), key=errors.__getitem__)
     assert held[-1]["epoch"] < 200
+    assert best < held[-1]["epoch"] or lr == 1e-2
     assert min(errors[-5:]) >= 0.999 * min(errors[1:-5])
     out = f[40:].float() @ T.mT
     assert quality(out, z[40:]).cosine == pytest.approx(held[best]["cosine"], rel=1e-5)

@@ -145,11 +145,12 @@ def test_a_head_without_bias_has_a_zero_bias():
     [
         lambda x, y: 0 * y,
         lambda x, y: y.relu(),
+        lambda x, y: y + 5e-4 * y.abs(),
         lambda x, y: y / y.norm(dim=-1, keepdim=True),
         lambda x, y: 16 * functional.normalize(x) @ functional.normalize(torch.ones(2, 4), dim=0),
         lambda x, y: (y + x.sum(-1, keepdim=True)).softmax(-1) + y,
     ],
-    ids=["zero", "relu", "unit", "functional cosine", "mixed"],
+    ids=["zero", "relu", "slight bend", "unit", "functional cosine", "mixed"],
 )
 def test_a_model_with_something_after_the_head_is_refused(after):
     found = r"tiny ends in no linear head: its 4 logits are not .* \(body \(3 to 2\), head \(2 to 4\)\)"
@@ -362,9 +363,9 @@ RANDOM = {
 
 @pytest.mark.parametrize("what", RANDOM)
 def test_a_random_transform_is_refused(what):
-    state = torch.get_rng_state()
+    model, state = Net(), torch.get_rng_state()
     with pytest.raises(SingError, match="random"):
-        of(Net(), RANDOM[what])
+        of(model, RANDOM[what])
     assert torch.equal(torch.get_rng_state(), state)
 
 

@@ -63,6 +63,12 @@ def test_each_picture_is_nearest_to_its_own_text(encoder, z):
     assert (z @ encoder.encode_text(TEXTS).mT).argmax(1).tolist() == [0, 1, 2]
 
 
+def test_what_all_texts_share_is_taken_off(encoder):
+    centred = minilm.embed_minilm(TEXTS) - encoder.text_mean
+    cosine = torch.cosine_similarity(encoder.encode_text(TEXTS), centred @ encoder.text_weight.mT)
+    assert cosine.min() > 1 - 1e-5
+
+
 def test_a_batch_equals_singles(encoder, pictures, z):
     singles = torch.cat([encoder.encode_images([p]) for p in pictures])
     assert (z - singles).abs().max() < 1e-5

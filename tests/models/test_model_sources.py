@@ -355,7 +355,10 @@ def test_a_folder_of_timms_own(tmp_path, kind):
         load_network(f"{kind}{tmp_path}")
 
 
-def test_no_folder_of_timms(tmp_path):
+@pytest.mark.parametrize("held", ["{}", '{"architecture": "resnet18", "model_type": "timm_wrapper"}'])
+def test_no_folder_of_timms(tmp_path, held):
+    """The second is how transformers saves a network of timm, under names of its own."""
+    (tmp_path / "config.json").write_text(held)
     with pytest.raises(SingError, match="expected one that timm.models.save_for_hf wrote"):
         parse_source(f"timm:local-dir:{tmp_path}")
 

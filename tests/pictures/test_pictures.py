@@ -45,7 +45,7 @@ def karlo(karlo_folder):
 
 @pytest.fixture(scope="module")
 def mini():
-    return MiniUnCLIP.load(steps=3)
+    return MiniUnCLIP.load(steps=3, batch_size=4)  # so that some calls take two
 
 
 @pytest.fixture(scope="module", params=["mini", "karlo"])
@@ -333,12 +333,25 @@ def test_nearest_photos_are_the_nearest(album):
     assert (red.getpixel((0, 0)), blue.getpixel((0, 0))) == ((240, 0, 0), (0, 0, 240))
 
 
-def test_nearest_photos_see_that_the_folder_changed(album):
+@pytest.mark.parametrize("name", ["green.png", "paint/4.png"])
+def test_nearest_photos_see_that_the_folder_changed(album, name):
     z = torch.tensor([[0.0, 1.0, 0.0]])
     assert load_pictures(f"photos:{album}", encoder=Colours()).search(z, k=1)["path"][0].startswith("paint/")
-    Image.new("RGB", (4, 4), (0, 255, 0)).save(album / "green.png")
+    Image.new("RGB", (4, 4), (0, 255, 0)).save(album / name)
     found = load_pictures(f"photos:{album}", encoder=Colours()).search(z, k=1)
-    assert found["path"].tolist() == ["green.png"]
+    assert found["path"].tolist() == [name]
+
+
+def test_nearest_photos_of_another_encoder_are_its_own(album):
+    class Swapped(Colours):
+        identity = Colours.identity | {"weights": "1"}
+
+        def compute(self, batch):
+            return {k: z.flip(-1) for k, z in super().compute(batch).items()}
+
+    z = torch.tensor([[1.0, 0.0, 0.0]])
+    for encoder, nearest in ((Colours(), "paint/0.png"), (Swapped(), "paint/8.png")):
+        assert load_pictures(f"photos:{album}", encoder=encoder).search(z, k=1)["path"][0] == nearest
 
 
 def test_nearest_photos_of_a_store_can_be_named_but_not_shown(root):

@@ -87,6 +87,14 @@ def test_what_is_found_is_within_its_budget_after_rounding(classifier, spaces, p
     assert (size > budget.size / 3).all()  # and it is used
 
 
+def test_the_mean_square_is_of_each_picture_alone():
+    change = torch.zeros(2, 3, 2, 2)
+    change[0], change[1, 0, 0, 0] = 4.0, 9.0  # root mean squares of 4 and 2.6
+    nearest = Budget("L2", 3).within(change)
+    torch.testing.assert_close(nearest[0], torch.full((3, 2, 2), 3.0))
+    torch.testing.assert_close(nearest[1], change[1])
+
+
 def test_black_stays_black_where_it_can_not_be_blacker(classifier, spaces, photos, wanted):
     plain = torch.cat([torch.zeros_like(photos[:1]), torch.full_like(photos[:1], 255)])
     found = search(classifier, spaces, plain, wanted[:2], budget=Budget("L∞", 6), steps=9, rate=1.0)
@@ -127,7 +135,8 @@ def test_a_stopped_search_goes_on_where_it_was(classifier, spaces, photos, wante
     assert torch.equal(found.loss, whole.loss)
     search(classifier, spaces, photos, wanted, steps=4, keep=tmp_path)
     search(classifier, spaces, photos, wanted, steps=5, keep=tmp_path)  # another search
-    assert again == [2, 8, 2]
+    search(classifier, spaces, photos, wanted + 1, steps=4, keep=tmp_path)
+    assert again == [2, 8, 2, 8, 2]
 
 
 def test_what_can_not_be_searched_is_refused(classifier, spaces, photos, wanted):

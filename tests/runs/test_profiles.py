@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from sing_utils import SingError
-from sing_utils.checkout import project_root
+from sing_utils.checkout import package_files, project_root
 from sing_utils.runs.profiles import (
     Profile,
     class_name,
@@ -354,6 +354,13 @@ def test_project_root(small, monkeypatch):
     monkeypatch.chdir("/")
     with pytest.raises(SingError, match="no data/profiles at or above"):
         project_root()
+
+
+def test_what_python_compiles_is_no_file_of_the_package(tmp_path):
+    for name in ("method/head.py", "method/__pycache__/head.cpython-311.pyc"):
+        (tmp_path / "sing_utils" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "sing_utils" / name).touch()
+    assert list(package_files(tmp_path)) == ["sing_utils/method/head.py"]
 
 
 def test_own_images_bring_their_own_classes():

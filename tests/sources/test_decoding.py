@@ -60,6 +60,11 @@ def test_sixteen_bits_are_scaled_not_cut_off():
     np.testing.assert_array_equal(np.asarray(read_picture(data))[0, :, 0], [0, 100, 255])
 
 
+def test_floats_that_are_no_numbers_are_black_and_infinite_ones_an_end():
+    data = saved(np.array([[0, 1, np.nan, np.inf, -np.inf]], np.float32), "tiff")
+    np.testing.assert_array_equal(np.asarray(read_picture(data))[0, :, 0], [0, 255, 0, 255, 0])
+
+
 @pytest.mark.parametrize(
     ("values", "seen"),
     [

@@ -639,10 +639,14 @@ def negative(tmp_path):
             lambda p: write_tar(p / "x.tar", [("a.png", b"x" * 9000)]).read_bytes()[:4000],
             "cut short at 'a.png'",
         ),
+        (
+            lambda p: write_tar(p / "x.tar", [("a.png", b"x"), ("b.png", b"x")]).read_bytes()[:1100],
+            "no end-of-archive mark",
+        ),
         (sparse, "as a link, device or sparse file|damaged|plain .tar"),
         (negative, "damaged or cut short at 'a.png'|plain .tar"),
     ],
-    ids=["gzip", "empty", "text", "cut", "sparse", "negative size"],
+    ids=["gzip", "empty", "text", "cut", "cut in a header", "sparse", "negative size"],
 )
 def test_damaged_tars(tmp_path, data, message):
     (tmp_path / "y.tar").write_bytes(data(tmp_path))
@@ -861,10 +865,10 @@ def test_an_empty_cell_is_an_empty_picture(tmp_path, hub):
 
 
 def test_a_row_that_points_to_another_file_of_this_machine_is_a_reject(tmp_path, hub):
-    secret = picture(tmp_path / "secret.png")
+    secret = picture(tmp_path / "set of secrets.png")  # begins as the folder of the set does
     (tmp_path / "set").mkdir()
     cells = [{"bytes": encoded(0), "path": None}, {"bytes": None, "path": str(secret)}]
-    cells.append({"bytes": None, "path": f"{tmp_path}/set/../secret.png"})
+    cells.append({"bytes": None, "path": f"{tmp_path}/set/../{secret.name}"})
     data = hub.Dataset.from_dict({"image": cells}, features=hub.Features({"image": hub.Image()}))
     data.to_parquet(str(tmp_path / "set" / "train.parquet"))
     store = run(f"hf:{tmp_path / 'set'}", tmp_path / "out")

@@ -31,9 +31,13 @@ def planned(*arguments):
 def test_the_cpu_build_comes_from_pytorchs_index_and_the_rest_from_the_lock(tmp_path):
     plan = planned("TORCH=cpu").stdout
     assert "--torch-backend=cpu" in plan
+    assert "--require-hashes --no-deps -r _build/none/others.lock" in plan
     awk = next(line for line in plan.splitlines() if line.startswith("awk")).partition(">")[0]
     kept = subprocess.run(awk, shell=True, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     lock = (ROOT / "requirements.lock").read_text()
+    sed = re.search(r"\$\((sed .*)\)", plan)[1]
+    taken = subprocess.run(sed, shell=True, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert taken.split() == re.findall(r"^(?:torch|torchvision)==[^ ]+", lock, re.MULTILINE)
     names = {line.partition("==")[0] for line in lock.splitlines() if line[:1].isalnum()}
     left = {line.partition("==")[0] for line in kept.splitlines() if line[:1].isalnum()}
     assert {"torch", "torchvision", "triton", "nvidia-cublas"} <= names - left
