@@ -50,7 +50,7 @@ def like(x: Tensor, original: Any) -> Any:
 
 def require_finite(x: Tensor, *, name: str) -> None:
     """Raise a SingError that counts the NaN and infinite entries of `x`, if there are any."""
-    if math.isfinite(x.sum()):  # quicker, and only where all are finite
+    if math.isfinite(x.detach().sum()):  # quicker, and only where all are finite
         return
     if bad := int((~torch.isfinite(x)).sum()):  # else the sum was too large
         raise SingError(

@@ -100,6 +100,13 @@ def test_pairwise_equals_a_loop_also_for_tiny_angles(rng):
             assert got[i, k] == pytest.approx(exact_angle(x[i], y[k]), abs=3e-13)
 
 
+def test_an_angle_can_be_derived_without_a_warning(recwarn):
+    x = torch.tensor([[1.0, 0.0]], dtype=torch.float64, requires_grad=True)
+    pairwise_angle(x, torch.tensor([[1.0, 1.0]], dtype=torch.float64)).sum().backward()
+    assert x.grad.tolist() == [[pytest.approx(0, abs=1e-12), pytest.approx(-180 / torch.pi)]]
+    assert not recwarn.list
+
+
 # ------------------------------------------------------------------------------ scores
 
 

@@ -189,9 +189,11 @@ def test_alone_from_another_folder_with_other_parameters_and_its_solutions(path,
         solutions = [x.replace(*WORDS[number]) for x in solutions]
     given = {"profile": str(small / "small.yaml"), "run_dir": str(tmp_path / "run")}
     done = run_alone(path, tmp_path / "elsewhere", given, also=solutions)
+    outputs = [o for c in done.cells if c.cell_type == "code" for o in c.outputs]
+    assert [o["text"] for o in outputs if o.get("name") == "stderr"] == []  # no warning on a page
     tables = {p.stem: pd.read_parquet(p) for p in (tmp_path / "run" / "results").glob("*.parquet")}
     said = tables["findings"].set_index("id")["measured"]
-    opening = [o for c in done.cells if c.cell_type == "code" for o in c.outputs if "sing-opening" in str(o)]
+    opening = [o for o in outputs if "sing-opening" in str(o)]
     assert len(opening) == 1
     assert any(text[:40] in str(opening[0]["data"]["text/html"]).replace("&#x27;", "'") for text in said)
     for name, table in tables.items():
