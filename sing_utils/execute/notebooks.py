@@ -169,9 +169,10 @@ def _run_notebooks(
     executed: list[Executed] = []
     with ThreadPoolExecutor(jobs) as pool:  # each starts a kernel
         given = (folder, parameters, force, progress)
-        waiting = [pool.submit(_execute, n, keys[n], *given) for n in chosen]
+        waiting: list[Future[Executed]] = []
         try:
             with _interrupted() as stopped:
+                waiting += (pool.submit(_execute, n, keys[n], *given) for n in chosen)
                 while wait(waiting, timeout=0.1, return_when=FIRST_EXCEPTION).not_done:
                     if stopped.is_set() or any(f.done() and f.exception() for f in waiting):
                         break
