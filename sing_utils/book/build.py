@@ -29,6 +29,8 @@ from sing_utils.checkout import package_files
 from sing_utils.errors import SingError
 from sing_utils.files import locked
 from sing_utils.runs.results import Results, find_run
+from sing_utils.workshop import notebooks as workshop
+from sing_utils.workshop import pages as for_teachers
 
 __all__ = ["build_book"]
 
@@ -122,11 +124,17 @@ def _staged_files(root: Path, profile: str) -> dict[str, bytes]:
         files["CHANGELOG.md"] = (root / "CHANGELOG.md").read_bytes()
     pages = list(_toc_pages(files["_toc.yml"]))
     executed = root / "_build" / "runs" / profile / "executed"
+    sessions = {page for page in pages if page.startswith(f"{workshop.FOLDER}/")}
     notebooks = {
         page: _notebook(executed / f"{page.removeprefix('notebooks/')}.ipynb", profile)
         for page in pages
-        if page.startswith("notebooks/")
+        if page.startswith("notebooks/") and page not in sessions
     }
+    if sessions:  # the same whatever the run
+        copies = workshop.executed(root)
+        notebooks |= {
+            page: workshop.folded(_notebook(copies[Path(page).name], "workshop")) for page in sessions
+        }
     results = downloads.run_results(root, profile)
     tables = downloads.table_files(results)
     files |= tables
@@ -150,6 +158,9 @@ def _staged_files(root: Path, profile: str) -> dict[str, bytes]:
             files |= {p.relative_to(root).as_posix(): p.read_bytes() for p in sorted(beside)}
         elif not {page, f"{page}.md"} & set(files):
             raise SingError(f"_toc.yml names the page {page!r}, but there is no {page}.md.")
+    for page in for_teachers.PAGES:
+        if page in pages:
+            files[f"{page}.md"] = for_teachers.filled(files[f"{page}.md"].decode(), root).encode()
     if _INTRODUCTION in files:
         files[_INTRODUCTION] = _introduction(files[_INTRODUCTION].decode(), results).encode()
     return files

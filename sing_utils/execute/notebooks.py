@@ -52,7 +52,7 @@ from sing_utils.runs.run import all_pictures, claim_folder, read_photo, run_fold
 from sing_utils.sources.folders import described
 
 # Rooms that decide how a book looks or a command reads, not what a notebook computes.
-_NOT_INPUTS = {"book", "cli", "execute"}
+_NOT_INPUTS = {"book", "cli", "execute", "workshop"}
 _JOBS = 2  # notebooks side by side: each has a network's or a decoder's memory
 _LONG_TEXT = 200  # characters
 _LIBRARIES = (
@@ -172,7 +172,7 @@ def _run_notebooks(
         waiting: list[Future[Executed]] = []
         try:
             with _interrupted() as stopped:
-                waiting += (pool.submit(_execute, n, keys[n], *given) for n in chosen)
+                waiting += (pool.submit(execute, n, keys[n], *given) for n in chosen)
                 while wait(waiting, timeout=0.1, return_when=FIRST_EXCEPTION).not_done:
                     if stopped.is_set() or any(f.done() and f.exception() for f in waiting):
                         break
@@ -364,9 +364,14 @@ def _require_parameters(notebook: Path) -> None:
         )
 
 
-def _execute(
+def execute(
     notebook: Path, key: str, folder: Path, parameters: dict[str, Any], force: bool, progress: bool
 ) -> Executed:
+    """Run a notebook, from the folder that it is in, unless its copy in `folder` was made by the same key.
+
+    Raises:
+        SingError: if one of its cells fails; what it did until then is in `folder`/failed.
+    """
     out = folder / "executed" / notebook.name
     stamp = folder / "executed" / f".{notebook.stem}.key"
     if not force and _is_current(out, key):
