@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sing_utils.cli import results, stores
+from sing_utils.cli import results, stores, workshop
 from sing_utils.errors import SingError
 
 _PLACES = {  # a disk that is full, a place that can't be written, a path that is something else
@@ -170,6 +170,7 @@ _MORE: tuple[Callable[..., None], ...] = (
 )
 for _command in _MORE:
     app.command()(_command)
+app.add_typer(workshop.app, name="workshop")
 
 
 @app.command()

@@ -1,0 +1,169 @@
+"""What teachers take along: participants' copies, and a stick from which a laptop installs them offline."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable
+from importlib import metadata
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from sing_utils.errors import SingError
+from sing_utils.files import written
+from sing_utils.workshop import notebooks
+
+#: What PyTorch's stock build for Linux brings, and its CPU build does not.
+_CUDA = re.compile(r"^(torch|torchvision|triton|nvidia-.*|cuda-.*)$")
+_START = """\
+What does a classifier ignore? A workshop of three hours.
+
+1. You need Python {python} on {system}. Open a terminal in this folder and type
+
+       python3 install.py
+
+   It needs no network, {size:.1f} GB on your disk and some minutes. It makes the folder sing-workshop in
+   your home and touches nothing else; to undo it, delete that folder.
+
+2. It ends with a code word. Send it to your teacher: it says that your laptop is ready.
+
+3. On the day: type the command that it printed last. JupyterLab opens in your browser;
+   begin with 1_head.ipynb.
+
+No luck? Open book/index.html in a browser and read along. It needs nothing installed.
+"""
+
+
+def prepare(root: Path, folder: Path, *, solved: bool = False) -> list[Path]:
+    """Write the six notebooks, without their solutions, and the bundle beside them into an empty folder.
+
+    Args:
+        root: the checkout.
+        folder: made if needed.
+        solved: with their solutions.
+
+    Raises:
+        SingError: if the folder holds anything: somebody may have worked there.
+    """
+    _require_empty(folder)
+    made = notebooks.made_bundle(root)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for source in notebooks.sources(root):
+        change = notebooks.without_markers if solved else notebooks.stripped
+        text = json.dumps(change(notebooks.read(source)), ensure_ascii=False, indent=1) + "\n"
+        with written(folder / source.name) as file:
+            file.write(text.encode())
+        paths.append(folder / source.name)
+    shutil.copyfile(made, folder / notebooks.BUNDLE)
+    return paths
+
+
+def pack(root: Path, folder: Path, *, torch_index: str | None = None) -> float:
+    """Fill an empty folder with all that a laptop with this system and Python needs; returns its GB.
+
+    Args:
+        root: the checkout, with a built book.
+        folder: of the stick; made if needed.
+        torch_index: where PyTorch's CPU builds are, on Linux; None: the lock's, which brings CUDA.
+
+    Raises:
+        SingError: if there is no book, the folder is not empty, or packages can't be had.
+    """
+    html = root / "_build/html"
+    if not (html / "index.html").is_file():
+        raise SingError("there is no built book, expected one in _build/html: run `make book` first.")
+    _require_empty(folder)
+    prepare(root, folder / "workshop")
+    _download(root, folder / "wheels", torch_index)
+    shutil.copytree(html, folder / "book")
+    for path in tracked(root):
+        to = folder / "checkout" / path.relative_to(root)
+        to.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, to)
+    shutil.copyfile(Path(__file__).with_name("install.py"), folder / "install.py")
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    (folder / "wheels/PYTHON").write_text(f"{python} {sys.platform}\n", encoding="utf-8")
+    unpacked = 2.5 * sum(p.stat().st_size for p in (folder / "wheels").glob("*.whl")) / 1e9
+    start = _START.format(python=python, system=sys.platform, size=unpacked)
+    (folder / "START_HERE.txt").write_text(start, encoding="utf-8")
+    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) / 1e9
+
+
+def needed(package: str = "sing-utils", extras: Iterable[str] = ("live",)) -> set[str]:
+    """Names of the packages that one needs on this system, as they are installed here."""
+    found: set[str] = set()
+    todo = [(package, frozenset(extras))]
+    while todo:
+        name, wanted = todo.pop()
+        try:
+            requirements = metadata.requires(name) or []
+        except metadata.PackageNotFoundError:
+            raise SingError(
+                f"{name} is not installed here, expected it to be packed: pip install -e '.[live]'."
+            ) from None
+        for text in requirements:
+            one = Requirement(text)
+            if one.marker and not any(one.marker.evaluate({"extra": x}) for x in ("", *wanted)):
+                continue
+            if canonicalize_name(one.name) not in found or one.extras:
+                new = canonicalize_name(one.name), frozenset(one.extras)
+                if new[0] not in found or new[1]:
+                    found.add(new[0])
+                    todo.append(new)
+    return found
+
+
+def locked_lines(lock: str, names: set[str]) -> dict[str, str]:
+    """Name -> its lines in a lock file, of those that are needed."""
+    blocks = re.split(r"\n(?=[a-z0-9])", lock)
+    found = {str(canonicalize_name(re.split(r"[=\[ ;]", b, maxsplit=1)[0])): b for b in blocks}
+    return {name: found[name] for name in sorted(names) if name in found}
+
+
+def tracked(root: Path) -> list[Path]:
+    """The files of the checkout that git knows, or, where it is no repository, all but what was built."""
+    try:
+        asked = ["git", "-C", str(root), "ls-files", "-z"]
+        listed = subprocess.run(asked, capture_output=True, check=True, text=True).stdout
+        return [root / name for name in listed.split("\0") if name and (root / name).is_file()]
+    except (OSError, subprocess.CalledProcessError):
+        built = {".venv", "_build", "__pycache__", "node_modules"}
+        return [p for p in root.rglob("*") if p.is_file() and not built & set(p.relative_to(root).parts)]
+
+
+def _download(root: Path, folder: Path, torch_index: str | None) -> None:
+    """Wheels of the lock for this system and this Python, and one of `sing_utils` itself."""
+    folder.mkdir(parents=True)
+    lines = locked_lines((root / "requirements.lock").read_text(encoding="utf-8"), needed())
+    alone = {name: line for name, line in lines.items() if torch_index and _CUDA.match(name)}
+    listed = folder / "requirements.txt"
+    listed.write_text("\n".join(line for name, line in lines.items() if name not in alone), encoding="utf-8")
+    get = ["download", "--no-deps", "--only-binary", ":all:", "--dest", str(folder)]
+    _pip(*get, "--require-hashes", "-r", str(listed))
+    if torch_index:  # its builds have hashes of their own
+        pinned = [alone[n].split(" ")[0] for n in ("torch", "torchvision") if n in alone]
+        _pip(*get, "--index-url", torch_index, *pinned)
+    _pip("wheel", "--no-deps", "--wheel-dir", str(folder), str(root))
+    listed.unlink()
+
+
+def _pip(*arguments: str) -> None:
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", *arguments]
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or ["no reason given"]
+        raise SingError(
+            f"pip could not get the packages ({lines[0][:200]}), expected a network and a package index: "
+            "try again where there is one."
+        )
+
+
+def _require_empty(folder: Path) -> None:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise SingError(f"{folder} holds something already, expected an empty folder: choose another.")
