@@ -22,7 +22,7 @@ from sing_utils.checkout import project_root
 from sing_utils.errors import SingError
 from sing_utils.models.classifiers import require_classifier
 from sing_utils.models.encoders import require_encoder
-from sing_utils.models.networks import LOCAL
+from sing_utils.models.networks import path_in
 from sing_utils.models.own_files import with_home
 from sing_utils.pictures.by_name import require_backend
 
@@ -232,7 +232,7 @@ def worded(template: str, what: str) -> str:
     return template.format(what)
 
 
-_WITH_PATHS = ("file", "head", "hf", "karlo", "open_clip", f"timm:{LOCAL[:-1]}")
+_PATH_OF_ENCODER = re.compile("(?:karlo:|open_clip:[^/]*/)(.+)")
 
 
 def rooted(name: str, root: Path) -> str:
@@ -243,14 +243,10 @@ def rooted(name: str, root: Path) -> str:
     >>> rooted("file:README.md:build", Path("/x")), rooted("timm:resnet18", Path("/x"))
     ('file:README.md:build', 'timm:resnet18')
     """
-    kind, colon, rest = name.partition(":")
-    before, slash, file = rest.partition("/") if kind == "open_clip" else ("", "", rest)
-    if kind == "timm" and file.startswith(LOCAL):
-        kind, file = f"timm:{LOCAL[:-1]}", file.removeprefix(LOCAL)
-    path = file.rpartition(":")[0] if kind == "file" else file
-    if not colon or not path or kind not in _WITH_PATHS:
+    place = path_in(name) or _PATH_OF_ENCODER.match(name)
+    if place is None or not (root / place[1]).exists():
         return name
-    return f"{kind}:{before}{slash}{root / file}" if (root / path).exists() else name
+    return f"{name[: place.start(1)]}{root / place[1]}{name[place.end(1) :]}"
 
 
 def safe_name(name: str) -> str:
