@@ -13,7 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -124,8 +124,7 @@ class Profile(BaseModel):
         bootstrap_draws: draws of each bootstrap.
         confidence: level of every interval, between 0 and 1.
         permutations: of each permutation test, whose p value can't be less than 1 / (permutations + 1).
-        controls: which controls of notebooks 02b, 04 and 06b are run: "subspace", "translator", "prompts",
-            "encoder", "rank"; an empty list turns all of them off.
+        controls: which controls of notebooks 02b, 04 and 06b are run; an empty list turns all of them off.
         control_draws: random subspaces of each kind.
         prompt_wordings: further wordings of the class prompt, each with one {}; the spread over them stands
             beside every AS.
@@ -174,9 +173,7 @@ class Profile(BaseModel):
     bootstrap_draws: int = Field(2000, ge=100)
     confidence: float = Field(0.95, gt=0, lt=1)
     permutations: int = Field(9999, ge=99)
-    controls: Annotated[list[_Control], AfterValidator(_each_once)] = [
-        *("subspace", "translator", "prompts", "encoder", "rank")
-    ]
+    controls: Annotated[list[_Control], AfterValidator(_each_once)] = list(get_args(_Control))
     control_draws: int = Field(100, ge=19)
     prompt_wordings: Annotated[list[_Template], AfterValidator(_each_once)] = [
         *("a photo of a {}", "a picture of a {}", "a photograph showing a {}", "there is a {} here"),
