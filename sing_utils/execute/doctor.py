@@ -30,7 +30,7 @@ from sing_utils.errors import SingError
 from sing_utils.execute.needs import COUNTED, Need, ask_sizes, blank_clip, blank_network, last_weight, needs
 from sing_utils.models.classifiers import LinearHead, load_classifier
 from sing_utils.models.clip import require_open_clip
-from sing_utils.models.networks import parse_source
+from sing_utils.models.networks import kind_of, parse_source, path_in
 from sing_utils.runs.profiles import Profile, rooted
 from sing_utils.runs.run import all_pictures, run_pictures
 from sing_utils.sources.decoding import read_picture
@@ -91,10 +91,10 @@ def _unloadable(profile: Profile, root: Path) -> Iterator[str]:
     loads: dict[str, Callable[[], Any]] = {}
     for name in profile.classifiers:
         source = rooted(profile.source_of(name), root)
-        kind, _, rest = source.partition(":")
-        if kind == "head":
-            loads[name] = partial(LinearHead.load, rest)
-        elif kind == "file" or (kind == "hf" and Path(rest).is_dir()):
+        kind, place = kind_of(source), path_in(source)
+        if place and kind.build is None:
+            loads[name] = partial(LinearHead.load, place[1])
+        elif place and (Path(place[1]).exists() or not kind.published):
             loads[name] = partial(load_classifier, source, rehearse=profile.rehearse)
     if any((name or "").startswith("open_clip:") for name in (profile.encoder, profile.second_encoder)):
         loads["encoder"] = require_open_clip

@@ -28,12 +28,12 @@ from sing_utils.models.clip import REPOSITORY as KARLO
 from sing_utils.models.clip import find_weights, require_open_clip
 from sing_utils.models.encoders import load_encoder
 from sing_utils.models.networks import (
-    LOCAL,
     PACKAGED,
     Network,
     load_network,
     packaged_file,
     parse_source,
+    path_in,
     timm,
     torchvision,
 )
@@ -112,9 +112,8 @@ def _classifier(name: str, spec: str) -> Need:
     if source.kind == "hf":
         here = Path(source.name).is_dir() or _in_cache(source.name, source.version)
         return replace(need, repository=source.name, size=None, here=here)
-    if source.kind != "timm" or source.name.startswith(LOCAL):
-        here = source.kind == "timm" or Path(source.name).is_file()
-        return replace(need, licence="your own", here=here, fetch="")
+    if place := path_in(spec):
+        return replace(need, licence="your own", here=Path(place[1]).exists(), fetch="")
     if ":" in source.name:
         repository, _, revision = source.name.partition(":")[2].partition("@")
         return replace(need, repository=repository, size=None, here=_in_cache(repository, revision or None))

@@ -199,13 +199,13 @@ def _gradient(x: Tensor, u: Tensor, weight: Tensor) -> Tensor:
         raise SingError("T f is zero for some features, expected directions: they have no gradient.")
     v = z / norm
     s = (u * v).sum(-1, keepdim=True)  # eq. 10, (B, 1)
-    return ((u - s * v) / norm) @ weight  # (B, m)
+    return ((u - s * v) / norm) @ weight  # eq. 11, (B, m)
 
 
 def _direction(x: Tensor, u: Tensor, weight: Tensor, spaces: HeadSpaces) -> Tensor:
     """Eq. 12: (B, m) unit vectors."""
     g = _gradient(x, u, weight)
-    d = spaces.null_component(g)
+    d = spaces.null_component(g)  # eq. 12, (B, m)
     norm = vector_norm(d, dim=-1, keepdim=True)
     # What rounding leaves of a gradient that lies in the principal space is no direction.
     lost = norm <= g.shape[-1] * torch.finfo(g.dtype).eps * vector_norm(g, dim=-1, keepdim=True)
@@ -215,7 +215,7 @@ def _direction(x: Tensor, u: Tensor, weight: Tensor, spaces: HeadSpaces) -> Tens
             "one to follow: T maps the null space nowhere that matters for this text, or the feature "
             "points at the text already; leave those features out or choose another prompt."
         )
-    return d / norm
+    return d / norm  # eq. 12, at unit length
 
 
 def _straight_step(a: Tensor, b: Tensor, theta: Tensor) -> Tensor:

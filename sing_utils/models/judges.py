@@ -20,7 +20,7 @@ from torch.utils.data import default_collate
 
 from sing_utils.errors import SingError
 from sing_utils.method.arrays import require_width
-from sing_utils.models.networks import PACKAGED, packaged_signs
+from sing_utils.models.networks import PACKAGED, kind_of, packaged_signs
 from sing_utils.models.weights import contains
 
 if TYPE_CHECKING:
@@ -192,7 +192,7 @@ def is_tower_of(tower: str, classifier: str | Mapping[str, str], signs: str = ""
         return contains(own, packaged_signs(tower) if tower in PACKAGED else signs)
     if tower in PACKAGED and identity.get("weights") == PACKAGED[tower].sha256:
         return True
-    if name_of(identity).partition(":")[0] in ("file", "head"):
+    if not kind_of(name_of(identity)).published:
         return False
     plain_tower, plain = (re.sub(r"[^a-z0-9]", "", s.lower()) for s in (tower, name_of(identity)))
     return re.search(plain_tower + r"(?!\d)", plain) is not None  # lite1 is not lite10

