@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 
@@ -95,35 +94,35 @@ def pack(root: Path, folder: Path, *, torch_index: str | None = None) -> float:
     return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) / 1e9
 
 
-def needed(package: str = "sing-utils", extras: Iterable[str] = ("live",)) -> set[str]:
-    """Names of the packages that one needs on this system, as they are installed here."""
-    found: set[str] = set()
-    todo = [(package, frozenset(extras))]
+def needed(lock: str, package: str = "sing-utils", extra: str = "live") -> dict[str, str]:
+    """Name -> lines in a lock file, of all packages that one needs on this system, itself left out.
+
+    Raises:
+        SingError: if one of them is not installed here: what it needs itself can't be known then.
+    """
+    lines = {}
+    for block in re.split(r"\n(?=[a-z0-9])", lock.strip()):
+        pinned = Requirement(block.partition("\\")[0])  # before its hashes
+        if pinned.marker is None or pinned.marker.evaluate():
+            lines[str(canonicalize_name(pinned.name))] = block
+    found: dict[str, str] = {}
+    todo, seen = [(package, extra)], set()
     while todo:
-        name, wanted = todo.pop()
+        name, extra = todo.pop()
+        seen.add((name, extra))
         try:
-            requirements = metadata.requires(name) or []
+            requirements = [Requirement(text) for text in metadata.requires(name) or []]
         except metadata.PackageNotFoundError:
             raise SingError(
                 f"{name} is not installed here, expected it to be packed: pip install -e '.[live]'."
             ) from None
-        for text in requirements:
-            one = Requirement(text)
-            if one.marker and not any(one.marker.evaluate({"extra": x}) for x in ("", *wanted)):
-                continue
-            if canonicalize_name(one.name) not in found or one.extras:
-                new = canonicalize_name(one.name), frozenset(one.extras)
-                if new[0] not in found or new[1]:
-                    found.add(new[0])
-                    todo.append(new)
-    return found
-
-
-def locked_lines(lock: str, names: set[str]) -> dict[str, str]:
-    """Name -> its lines in a lock file, of those that are needed."""
-    blocks = re.split(r"\n(?=[a-z0-9])", lock)
-    found = {str(canonicalize_name(re.split(r"[=\[ ;]", b, maxsplit=1)[0])): b for b in blocks}
-    return {name: found[name] for name in sorted(names) if name in found}
+        for one in requirements:
+            new = str(canonicalize_name(one.name))
+            wanted = one.marker is None or any(one.marker.evaluate({"extra": x}) for x in ("", extra))
+            if wanted and new in lines:  # what the lock leaves out is not installed either
+                found[new] = lines[new]
+                todo += [(new, x) for x in (one.extras or {""}) if (new, x) not in seen]
+    return dict(sorted(found.items()))
 
 
 def tracked(root: Path) -> list[Path]:
@@ -140,7 +139,7 @@ def tracked(root: Path) -> list[Path]:
 def _download(root: Path, folder: Path, torch_index: str | None) -> None:
     """Wheels of the lock for this system and this Python, and one of `sing_utils` itself."""
     folder.mkdir(parents=True)
-    lines = locked_lines((root / "requirements.lock").read_text(encoding="utf-8"), needed())
+    lines = needed((root / "requirements.lock").read_text(encoding="utf-8"))
     alone = {name: line for name, line in lines.items() if torch_index and _CUDA.match(name)}
     listed = folder / "requirements.txt"
     listed.write_text("\n".join(line for name, line in lines.items() if name not in alone), encoding="utf-8")
