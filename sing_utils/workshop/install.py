@@ -37,7 +37,7 @@ def main() -> str | None:
     if subprocess.call([*install, *options, *wheels]):
         return "pip could not install the packages, see above: is the disk full, or the stick damaged?"
     shutil.copytree(STICK / "workshop", own)
-    if subprocess.call([python, "-m", "sing_utils.cli", "workshop", "check", str(own)]):
+    if subprocess.call([python, "-I", "-m", "sing_utils.cli", "workshop", "check", str(own)]):
         return "The check failed, see above."
     print(f"\nTo begin:\n    {binaries / 'jupyter'} lab {own}")
     return None
