@@ -15,11 +15,13 @@ STICK = Path(__file__).resolve().parent
 
 def main() -> str | None:
     """Install, or say in one sentence why not."""
-    made_for = (STICK / "wheels" / "PYTHON").read_text(encoding="utf-8").strip()
-    here = f"{sys.version_info.major}.{sys.version_info.minor} {sys.platform}"
-    if here != made_for:
+    least, system = (STICK / "wheels" / "PYTHON").read_text(encoding="utf-8").split()
+    wanted = tuple(int(x) for x in least.split("."))
+    here = sys.version_info[:3]
+    if sys.platform != system or here[:2] != wanted[:2] or here < wanted:
         return (
-            f"This is Python {here}, expected {made_for}, for which this stick was made: use that "
+            f"This is Python {'.'.join(map(str, here))} on {sys.platform}, expected {least} or a later "
+            f"{wanted[0]}.{wanted[1]} on {system}, for which this stick was made: start this file with that "
             "Python, or read along in book/index.html."
         )
     folder = Path(sys.argv[1] if sys.argv[1:] else Path.home() / "sing-workshop").absolute()

@@ -52,12 +52,11 @@ def watch_for(root: Path, session: str | None) -> str:
     """What participants write in one session, what the check says of it, and what to ask."""
     table = notebooks.answers(root)
     (path,) = (p for p in notebooks.sources(root) if p.stem.startswith(f"{session}_"))
-    rows = []
+    rows: list[list[str]] = []
     for function in notebooks.solved_functions(notebooks.read(path)):
-        rows += [
-            [f"`{function}`", x["wrote"], f"“… {x['says']} …”", x["ask"]] for x in table[function]["wrong"]
-        ]
-    return _table(["function", "they wrote", "the check says", "ask"], rows)
+        rows.append([f"`{function}`", "", ""])
+        rows += [[x["wrote"], f"“… {x['says']} …”", x["ask"]] for x in table[function]["wrong"]]
+    return _table(["they wrote", "the check says", "ask"], rows)
 
 
 def misconceptions(root: Path, _: str | None = None) -> str:

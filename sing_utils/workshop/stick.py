@@ -7,10 +7,13 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
+from email.parser import Parser
 from importlib import metadata
 from pathlib import Path
 
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 from sing_utils.errors import SingError
@@ -22,7 +25,8 @@ _CUDA = re.compile(r"^(torch|torchvision|triton|nvidia-.*|cuda-.*)$")
 _START = """\
 What does a classifier ignore? A workshop of three hours.
 
-1. You need Python {python} on {system}. Open a terminal in this folder and type
+1. You need Python {python}, or a later one that begins with the same two numbers, on {system}.
+   Open a terminal in this folder and type
 
        python3 install.py
 
@@ -86,7 +90,7 @@ def pack(root: Path, folder: Path, *, torch_index: str | None = None) -> float:
         to.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, to)
     shutil.copyfile(Path(__file__).with_name("install.py"), folder / "install.py")
-    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    python = _least_python(folder / "wheels")
     (folder / "wheels/PYTHON").write_text(f"{python} {sys.platform}\n", encoding="utf-8")
     unpacked = 2.5 * sum(p.stat().st_size for p in (folder / "wheels").glob("*.whl")) / 1e9
     start = _START.format(python=python, system=sys.platform, size=unpacked)
@@ -150,6 +154,18 @@ def _download(root: Path, folder: Path, torch_index: str | None) -> None:
         _pip(*get, "--index-url", torch_index, *pinned)
     _pip("wheel", "--no-deps", "--wheel-dir", str(folder), str(root))
     listed.unlink()
+
+
+def _least_python(wheels: Path) -> str:
+    """The oldest patch of this Python that all wheels take, such as 3.11.5."""
+    wanted = SpecifierSet()
+    for path in wheels.glob("*.whl"):
+        with zipfile.ZipFile(path) as wheel:
+            (name,) = (x for x in wheel.namelist() if re.fullmatch(r"[^/]+\.dist-info/METADATA", x))
+            told = Parser().parsestr(wheel.read(name).decode("utf-8"))
+        wanted &= SpecifierSet(told["Requires-Python"] or "")
+    here = f"{sys.version_info.major}.{sys.version_info.minor}"
+    return next(v for i in range(100) if wanted.contains(v := f"{here}.{i}"))
 
 
 def _pip(*arguments: str) -> None:

@@ -40,6 +40,12 @@ def test_an_exercise_has_hints_before_it_a_check_after_it_and_minutes(session):
             assert "solution" in tags(cells[i + 2])
 
 
+@each
+def test_code_fits_a_page(session):
+    lines = [x for c in session["cells"] if c["cell_type"] == "code" for x in c["source"].splitlines()]
+    assert [line for line in lines if len(line) > 84] == []
+
+
 def test_minutes_add_up_and_stand_in_the_schedule():
     parts = [m for session in SESSIONS for _, m in notebooks.minutes(session)]
     assert sum(parts) == 180
@@ -65,11 +71,12 @@ def test_they_are_no_part_of_a_run():
 def test_a_stripped_copy_has_the_signature_and_no_line_of_the_solution(session):
     made = notebooks.stripped(session)
     text = "\n".join(c["source"] for c in made["cells"])
-    for code in notebooks.solved_functions(session).values():
-        head, docstring, *body = [line.strip() for line in code.splitlines()]
+    for solution in notebooks.solved_functions(session).values():
+        head, docstring, *body = [line.strip() for line in solution.splitlines()]
         assert head in text
         assert docstring in text
-        assert not [line for line in body if len(line) > 12 and line.split("  #")[0] in text.replace("`", "")]
+        code = [line.partition("#")[0].strip() for line in body]
+        assert not [line for line in code if len(line) > 12 and line in text.replace("`", "")]
     assert "SOLUTION" not in text
     assert text.count("raise NotImplementedError") == len(notebooks.solved_functions(session))
 

@@ -110,14 +110,22 @@ def test_without_a_book_or_packages_nothing_is_packed(tmp_path):
         stick._pip("download", "--no-index", "nothing-of-this-name")
 
 
-def wheel(folder, name, files):
+def wheel(folder, name, files, more=""):
     with zipfile.ZipFile(folder / f"{name}-1.0-py3-none-any.whl", "w") as made:
         info = f"{name}-1.0.dist-info"
-        files[f"{info}/METADATA"] = f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n"
+        files[f"{info}/METADATA"] = f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n{more}"
         files[f"{info}/WHEEL"] = "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
         record = "".join(f"{path},,\n" for path in [*files, f"{info}/RECORD"])
         for path, text in (files | {f"{info}/RECORD": record}).items():
             made.writestr(path, text)
+
+
+def test_the_oldest_python_is_one_that_all_packages_take(tmp_path):
+    here = f"{sys.version_info.major}.{sys.version_info.minor}"
+    assert stick._least_python(tmp_path) == f"{here}.0"
+    wheel(tmp_path, "a", {}, "Requires-Python: >=3.8\n")
+    wheel(tmp_path, "b", {}, f"Requires-Python: >={here}.5\n")
+    assert stick._least_python(tmp_path) == f"{here}.5"
 
 
 def test_a_stick_installs_in_a_real_process_and_says_what_is_wrong(tmp_path):
@@ -134,13 +142,16 @@ def test_a_stick_installs_in_a_real_process_and_says_what_is_wrong(tmp_path):
         command = [sys.executable, str(script), str(tmp_path / "home")]
         return subprocess.run(command, capture_output=True, text=True, check=False)
 
-    (tmp_path / "stick/wheels/PYTHON").write_text("2.7 amiga\n")
-    other = install()
-    assert other.returncode == 1
-    assert "expected 2.7 amiga" in other.stderr
-    assert not (tmp_path / "home").exists()
-    here = f"{sys.version_info.major}.{sys.version_info.minor} {sys.platform}"
-    (tmp_path / "stick/wheels/PYTHON").write_text(here)
+    here = f"{sys.version_info.major}.{sys.version_info.minor}"
+    for other in (f"2.7.0 {sys.platform}", f"{here}.0 amiga", f"{here}.99 {sys.platform}"):
+        (tmp_path / "stick/wheels/PYTHON").write_text(other)
+        refused = install()
+        assert refused.returncode == 1
+        assert f"expected {other.split()[0]} or a later" in refused.stderr
+        assert not (tmp_path / "home").exists()
+    (tmp_path / "stick/wheels/PYTHON").write_text(
+        f"{stick._least_python(tmp_path / 'stick/wheels')} {sys.platform}"
+    )
     done = install()
     assert done.returncode == 0, done.stderr
     assert f"checked workshop check {tmp_path / 'home/workshop'}" in done.stdout
