@@ -34,6 +34,8 @@ from traitlets.config import Config
 from sing_utils.book.build import require_run
 from sing_utils.book.downloads import ADDED
 from sing_utils.errors import SingError
+from sing_utils.workshop import notebooks as workshop
+from sing_utils.workshop.stick import prepare
 
 __all__ = ["copy_run", "serve_book", "source_of"]
 
@@ -64,6 +66,8 @@ def serve_book(
     if kept := copy_run(run, live):
         print(f"The run has newer ones, but you changed {', '.join(kept)} in _build/live/{live.name}/.")
         print("They are kept: delete one to get the run's.")
+    if (pages / workshop.FOLDER).is_dir() and not (live / "workshop").exists():
+        prepare(root, live / "workshop")  # participants' copies, where their pages' button looks
     if not _shows(pages, run):
         print(f"The book is not of this run as it is now: `sing book --run-dir {run}` builds it.")
 

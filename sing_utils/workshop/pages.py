@@ -36,7 +36,7 @@ def schedule(root: Path, _: str | None = None) -> str:
             shown = [_ALONE[part], "", "", ""] if part in _ALONE else [name, *_kinds(total)]
             rows.append([f"{at // 60}:{at % 60:02d}", str(sum(total.values())), *shown])
             at += sum(total.values())
-    return _table(["at", "minutes", "", "talk", "write", "talk over"], rows)
+    return _table(["at", "minutes", "session", "talk", "write", "talk over"], rows)
 
 
 _ALONE = {"welcome": "Welcome, green light, first question", "break": "Break", "exit": "Exit ticket"}
