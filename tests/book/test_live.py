@@ -19,17 +19,24 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import nbformat
 import pandas as pd
 import psutil
 import pytest
 from browser import DESK, HTML, page_names
 from command import SING, assert_refused
+from explorer_page import Driver, number
+from small_run import small_run
 
 from sing_utils import cli
 from sing_utils.book import downloads
 from sing_utils.book.lab import _copies, _require_book, _shows, copy_run, source_of
+from sing_utils.measure.tables import class_angles
+from sing_utils.runs.profiles import save_profile
 
 ROOT = Path(__file__).resolve().parents[2]
+CLASSES = ROOT / "notebooks" / "03_class_analysis.ipynb"
+PROMPT = "a lighthouse at night"
 BUTTON = '<button onclick="singOpenLab(this)" class="btn">Open in JupyterLab</button>'
 PAGE = """<!DOCTYPE html>
 <html lang="en" data-theme="light"><head><meta charset="utf-8"><title>Page</title>
@@ -96,6 +103,26 @@ def make_project(root):
     return root
 
 
+def few_pictures(root):
+    """The run that the real notebook of the project opens: one drawn photo a class."""
+    return small_run(root / "_build" / "runs" / "embedded", thumbnails=1, photos=[], refits=4)
+
+
+def add_real_notebook(root):
+    """The notebook of classes as it is, with its page, in a checkout that has the book's data."""
+    shutil.rmtree(root / "data")
+    (root / "data").symlink_to(ROOT / "data")
+    run = few_pictures(root)
+    save_profile(run.profile, root / "few.yaml")
+    nb = nbformat.read(CLASSES, 4)
+    given = f'# Parameters\nprofile = "{root / "few.yaml"}"\nrun_dir = "_build/runs/embedded"\n'
+    cell = nbformat.v4.new_code_cell(given, metadata={"tags": ["injected-parameters"]})
+    nb.cells.insert(1 + next(i for i, c in enumerate(nb.cells) if c.cell_type == "code"), cell)
+    nbformat.write(nb, run.folder / "executed" / CLASSES.name)
+    (root / "_build/html/notebooks" / f"{CLASSES.stem}.html").write_text(PAGE.format(up="../", button=BUTTON))
+    return root
+
+
 @dataclass
 class Live:
     """A running `sing live`."""
@@ -109,6 +136,11 @@ class Live:
     @property
     def address(self):
         return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def root(self):
+        """The checkout that it serves."""
+        return Path(psutil.Process(self.process.pid).cwd()).parent
 
     def get(self, path, *, method="GET", body=None, token=True, **headers):
         """Status, headers and body; the path goes out as it is."""
@@ -182,7 +214,8 @@ def start(root, home, *, hostile=False, stdin=subprocess.DEVNULL):
 def live(tmp_path_factory):
     """One server for all tests that only look."""
     folder = tmp_path_factory.mktemp("live")
-    running = start(make_project(folder / "checkout"), folder / "home", hostile=True)
+    root = add_real_notebook(make_project(folder / "checkout"))
+    running = start(root, folder / "home", hostile=True)
     yield running
     with contextlib.suppress(ProcessLookupError):
         running.process.kill()
@@ -242,9 +275,8 @@ def test_the_address_logs_a_browser_in(live):
     ],
 )
 def test_no_path_leads_out_of_the_book(live, path):
-    root = Path(psutil.Process(live.process.pid).cwd()).parent
-    (root / "evil.html").write_text("secret")
-    status, _, body = live.get("/book/" + path.replace("{root}", root.as_posix()))
+    (live.root / "evil.html").write_text("secret")
+    status, _, body = live.get("/book/" + path.replace("{root}", live.root.as_posix()))
     assert status in (400, 403, 404), status
     assert b"secret" not in body
     assert b"ipython" not in body
@@ -280,7 +312,7 @@ def test_pages_know_their_source_in_jupyterlab(live, page, link):
     ("name", "kind"), [("_static/bytes.bin", "octet-stream"), ("_static/%3Chtml.js", "javascript")]
 )
 def test_other_files_are_what_they_are(live, name, kind):
-    file = Path(psutil.Process(live.process.pid).cwd()).parent / "_build/html" / name.replace("%3C", "<")
+    file = live.root / "_build/html" / name.replace("%3C", "<")
     status, headers, body = live.get(f"/book/{name}?v=1")
     assert (status, body) == (200, file.read_bytes())
     assert kind in headers["Content-Type"]
@@ -288,7 +320,8 @@ def test_other_files_are_what_they_are(live, name, kind):
     assert headers["Cross-Origin-Resource-Policy"] == "same-origin"
 
 
-def test_the_button_opens_the_notebook(live, browser):
+def test_the_button_opens_a_notebook_that_runs_and_takes_a_free_text(live, browser):
+    """Its explorer asks Python, and shows what the package says."""
     context = browser.new_context(viewport=DESK)
     asked, wrong = [], []
     context.on("request", lambda r: asked.append(r.url))
@@ -296,24 +329,38 @@ def test_the_button_opens_the_notebook(live, browser):
     page = context.new_page()
     page.set_default_timeout(60_000)
     page.goto(f"{live.address}/book/index.html?token={live.token}")
-    page.goto(f"{live.address}/book/notebooks/00_setup.html")
+    page.goto(f"{live.address}/book/notebooks/{CLASSES.stem}.html")
     with context.expect_page() as opened:
         page.get_by_role("button", name="Open in JupyterLab").click()
     lab = opened.value
-    lab.set_default_timeout(60_000)
+    lab.set_default_timeout(120_000)
     panel = lab.locator(".jp-NotebookPanel")
     panel.locator(".cm-content", has_text="_build/live/embedded").wait_for()
-    assert lab.url == f"{live.address}/lab/tree/_build/live/embedded/00_setup.ipynb"
-    lab.get_by_text("(ipykernel) | Idle").wait_for()
+    assert lab.url == f"{live.address}/lab/tree/_build/live/embedded/{CLASSES.name}"
+    lab.get_by_text("(ipykernel) | Idle").wait_for()  # before that, Lab runs nothing
     lab.get_by_role("menuitem", name="Run", exact=True).click()
     lab.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-    panel.locator(".jp-OutputArea-output", has_text="2").wait_for()  # a kernel has answered
+    lens = lab.locator("[data-explorer=lens]")
+    lens.locator(".sx-prompt:enabled").wait_for(state="attached")  # a kernel has answered
+    lens.scroll_into_view_if_needed()
+    assert not lens.locator(".sx-needs").is_visible()
+    lens.get_by_label("Add any prompt").fill(PROMPT)
+    lens.get_by_role("button", name="Ask").click()
+    lens.locator(".sx-detail h4", has_text=PROMPT).wait_for()
+    assert lens.locator(".sx-status").inner_text() == ""
+    shown = next(row for row in Driver(lab, "lens").rows("phrases") if row[0].endswith(PROMPT))
     assert lab.get_by_text("official Jupyter news").count() == 0
     assert page.locator("dialog[open]").count() == 0
     context.close()
     assert wrong == []
     local = (live.address, "data:", "blob:")
     assert [url for url in asked if not url.startswith(local)] == []
+
+    run = few_pictures(live.root)
+    text = run.texts(run.classifiers[0], [PROMPT])
+    before, after, _ = class_angles(run, run.classifiers[0], run.concept_classes[0], text)
+    expected = [float(x.mean()) for x in (before, after, before - after)]
+    assert [number(x) for x in shown[1:]] == pytest.approx(expected, abs=0.01)
 
 
 def test_a_page_without_python_says_what_it_needs(browser, tmp_path):
