@@ -421,7 +421,7 @@ def _karlo_rehearsal() -> dict[str, Any]:
     )
     tokenizer = require_open_clip().SimpleTokenizer()
     device = torch.get_default_device()
-    with torch.device("meta"):  # or its 427 million numbers would be drawn twice, by torch and by transformers
+    with torch.device("meta"):  # or its numbers would be drawn twice, by torch and by transformers
         towers = {
             "image": CLIPVisionModelWithProjection(vision),
             "text": CLIPTextModelWithProjection(words),

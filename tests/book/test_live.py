@@ -422,8 +422,8 @@ def test_ctrl_c_ends_it_and_its_kernels(tmp_path, live, terminal):
     assert "Shut down this" not in running.log.read_text()  # Jupyter would ask
     left = [p.name for p in (tmp_path / "home" / "runtime").iterdir()]
     assert [name for name in left if name.startswith(("kernel", "jpserver"))] == []
-    for number in (controller, stdin) if terminal else ():
-        os.close(number)
+    for end in (controller, stdin) if terminal else ():
+        os.close(end)
 
 
 def test_sigterm_ends_it(live):
