@@ -549,12 +549,12 @@ def allowed(*options):
         ("", allowed("book"), ["root_dir was set to"]),
     ],
 )
-def test_mistakes_are_one_sentence(sing, tmp_path, monkeypatch, missing, arguments, words):
+def test_mistakes_are_one_sentence(sing_process, tmp_path, monkeypatch, missing, arguments, words):
     make_project(tmp_path / "checkout")
     monkeypatch.setenv("JUPYTER_CONFIG_DIR", str(tmp_path / "config"))
     if missing:
         shutil.rmtree(tmp_path / "checkout" / missing)
-    assert_refused(sing(*arguments, cwd=tmp_path / "checkout"), *words)
+    assert_refused(sing_process(*arguments, cwd=tmp_path / "checkout"), *words)
     assert not (tmp_path / "checkout" / "_build" / "live").exists()
 
 
@@ -566,16 +566,16 @@ def test_mistakes_are_one_sentence(sing, tmp_path, monkeypatch, missing, argumen
         ("--PasswordIdentityProvider.token=", "JupyterLab's token was set to '', "),
     ],
 )
-def test_options_that_jupyter_warns_of_are_refused(sing, tmp_path, option, said):
-    result = sing(*allowed(option), cwd=make_project(tmp_path / "checkout"))
+def test_options_that_jupyter_warns_of_are_refused(sing_process, tmp_path, option, said):
+    result = sing_process(*allowed(option), cwd=make_project(tmp_path / "checkout"))
     assert result.code == 2
     assert result.err.splitlines()[-1].startswith(f"sing: {said}")
 
 
 @pytest.mark.skipif(getattr(os, "geteuid", lambda: 1)() != 0, reason="not root")
-def test_root_has_to_say_so(sing, tmp_path):
+def test_root_has_to_say_so(sing_process, tmp_path):
     root = make_project(tmp_path / "checkout")
-    assert_refused(sing("live", "--no-browser", cwd=root), "you are root", "-- --allow-root")
+    assert_refused(sing_process("live", "--no-browser", cwd=root), "you are root", "-- --allow-root")
 
 
 def test_without_jupyterlab(tmp_path, monkeypatch, capsys):
