@@ -12,6 +12,7 @@ import nbformat
 import pandas as pd
 import pytest
 import torch
+from fakes import Fake
 from nbformat.v4 import new_notebook
 from PIL import Image
 
@@ -21,19 +22,7 @@ from sing_utils.models.classifiers import LinearHead
 from sing_utils.planted.networks import WEIGHTS
 from sing_utils.runs.profiles import Profile
 
-
-class Fake:
-    """A model of one feature."""
-
-    identity = {"name": "fake", "weights": "0" * 64, "transform": "Compose(\n    Resize\n)"}
-
-    def prepare(self, image):
-        return torch.tensor([float(image.getpixel((0, 0))[0])])
-
-    def compute(self, batch):
-        return {"features": batch}
-
-
+FAKE = Fake(weights="0" * 64, transform="Compose(\n    Resize\n)")
 PROFILE = Profile(
     name="small",
     classifiers=["efficientnet_lite0"],
@@ -50,7 +39,7 @@ def root(tmp_path):
         (tmp_path / "photos" / label).mkdir(parents=True)
         Image.new("RGB", (4, 4), (i, 0, 0)).save(tmp_path / "photos" / label / "x.png")
     for name in ("efficientnet_lite0", "embedded"):
-        extract(Fake(), tmp_path / "photos", tmp_path / "features" / name, workers=0, progress=False)
+        extract(FAKE, tmp_path / "photos", tmp_path / "features" / name, workers=0, progress=False)
     run = tmp_path / "_build" / "runs" / "small"
     for name in ("executed", "results", "artifacts/heads"):
         (run / name).mkdir(parents=True)
