@@ -115,9 +115,7 @@ def test_a_run_with_a_real_kernel_and_what_a_failure_leaves(project):
     source = project / "notebooks" / "01_two.ipynb"
     before = source.read_text()
     write_notebook(source, "ok = 1", "raise ValueError('the reason')")
-    with pytest.raises(
-        SingError, match=r"01_two.ipynb stopped in cell \d: ValueError: the reason .*small/failed"
-    ):
+    with pytest.raises(SingError, match=r"01_two.ipynb stopped in cell \d: ValueError: the reason .*failed"):
         run(project)
     assert executed[1].path.read_bytes() == good
     assert sorted(p.name for p in (folder / "executed").glob("*.ipynb")) == ["00_one.ipynb", "01_two.ipynb"]
@@ -346,9 +344,7 @@ def test_only_and_force(project, no_kernel):
 )
 def test_a_notebook_without_the_parameter_is_refused_before_any_runs(project, no_kernel, parameters, missing):
     write_notebook(project / "notebooks" / "01_two.ipynb", parameters=parameters)
-    with pytest.raises(
-        SingError, match=f"01_two.ipynb takes no parameter '{missing}'.*tagged\\s+`parameters`"
-    ):
+    with pytest.raises(SingError, match=f"01_two.ipynb takes no parameter '{missing}'"):
         run(project)
     assert no_kernel == []
 
@@ -374,17 +370,13 @@ def test_bad_parameters_stop_before_any_notebook(project, no_kernel, overrides, 
     assert not (project / "_build").exists()
 
 
-def test_no_notebooks(project):
-    for file in (project / "notebooks").iterdir():
-        file.unlink()
-    with pytest.raises(SingError, match="holds no numbered notebook"):
-        find_notebooks(project)
-
-
 def test_notebooks_are_found_in_order(project):
     write_notebook(project / "notebooks" / "10_ten.ipynb")
     write_notebook(project / "notebooks" / "draft.ipynb")
     assert [p.stem for p in find_notebooks(project)] == ["00_one", "01_two", "10_ten"]
+    shutil.rmtree(project / "notebooks")
+    with pytest.raises(SingError, match="holds no numbered notebook"):
+        find_notebooks(project)
 
 
 def test_classes_are_told_by_the_names_that_pick_them(project, no_kernel):
@@ -443,14 +435,6 @@ def test_a_run_leaves_a_record_and_one_without_changes_keeps_it(project, no_kern
     record_file(project).unlink()
     assert run(project) == [False, False]
     assert json.loads(record_file(project).read_text()) == record
-
-
-def test_a_record_says_which_notebooks_are_old(project, no_kernel):
-    run(project)
-    touch_code(project)
-    run(project, only=["01"])
-    record = json.loads(record_file(project).read_text())
-    assert {name: s["current"] for name, s in record["stages"].items()} == {"00_one": False, "01_two": True}
 
 
 def test_a_part_of_a_run_with_other_parameters_is_refused(project, no_kernel):

@@ -53,7 +53,7 @@ def sing(tmp_path, monkeypatch, capsys):
 def sing_process(tmp_path):
     """Call `sing` in a process of its own, forked from one that has imported torch already."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["sing_utils.execute.notebooks", "sing_utils.models.encoders"])
+    context.set_forkserver_preload(["sing_utils.execute.notebooks", "sing_utils.book.lab"])
 
     def call(*arguments, cwd=tmp_path):
         log = tmp_path / "log"
