@@ -273,20 +273,24 @@ def measure(
             "factor": list(FACTORS),
             "planted": [head.ignored[f] for f in FACTORS],
             **scores,
-            **other.add_suffix(" beyond"),
+            **{f"{column} beyond": values for column, values in other.items()},
             "cosine": float(torch.cosine_similarity(removed[0], z, dim=-1).mean()),
         }
     )
 
 
-def _by_factor(world: World, pair: tuple[Tensor, Tensor], texts: Tensor) -> pd.DataFrame:
-    """Median |AS|, mean contrast and median IS of a pair (N, n) toward each factor's levels: degrees."""
+def _by_factor(world: World, pair: tuple[Tensor, Tensor], texts: Tensor) -> dict[str, list[float]]:
+    """Median |AS|, mean contrast and median IS of a pair (N, n) toward each factor's levels: degrees.
+
+    As lists: a survey asks thousands of times, and frames would take most of its time.
+    """
     toward = pairwise_angle(pair[0], texts) - pairwise_angle(pair[1], texts)  # eq. 7: (N, 34)
     IS = image_score(*pair)
     own = torch.from_numpy(world.evaluation.levels).mT.long()  # (8, N)
     parts = zip(toward.split([len(v) for v in FACTORS.values()], 1), own, strict=True)
-    rows = [Scores(AS.gather(1, at[:, None])[:, 0], contrast(AS, at), IS, AS) for AS, at in parts]
-    return pd.DataFrame([row.statistics() for row in rows])[MEASURED]
+    scores = [Scores(AS.gather(1, at[:, None])[:, 0], contrast(AS, at), IS, AS) for AS, at in parts]
+    rows = [s.statistics() for s in scores]
+    return {column: [row[column] for row in rows] for column in MEASURED}
 
 
 def truth(world: World, head: Planted) -> dict[str, float]:
