@@ -389,11 +389,11 @@ def test_code_in_a_repository_is_not_run(tmp_path):
 
 
 def test_a_run_notices_other_pictures_at_once(own_run, tmp_path):
-    assert own_run().photos("Mine", "all").index["label"].nunique() == 2
+    assert own_run().store("Mine").index["label"].nunique() == 2
     generate_pictures(tmp_path / "other", ["disc", "stripes", "more"])
-    assert own_run(images="other").photos("Mine", "all").index["label"].nunique() == 3
+    assert own_run(images="other").store("Mine").index["label"].nunique() == 3
     (tmp_path / "album" / "fit" / "disc" / "00.png").unlink()
-    assert len(own_run().photos("Mine", "all").f) == 7
+    assert len(own_run().store("Mine")) == 7
 
 
 def test_a_rehearsal_makes_its_own_pictures_whatever_was_given(root, tmp_path):
