@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from browser import browser, server, watched  # noqa: F401 (fixtures)
-from command import sing  # noqa: F401
+from command import sing, sing_process  # noqa: F401
 from hypothesis import settings
 from PIL import Image
 

@@ -284,11 +284,11 @@ def pin(profile: Profile, path: Path) -> list[str]:
 
 def cached_commit(repository: str) -> str | None:
     """The commit of a repository whose files are in the hub's cache, or None."""
-    from huggingface_hub import scan_cache_dir
+    from huggingface_hub import constants, scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
 
     try:
-        repositories = scan_cache_dir().repos
+        repositories = scan_cache_dir(constants.HF_HUB_CACHE).repos
     except CacheNotFound:
         return None
     found = [r for repo in repositories if repo.repo_id == repository for r in repo.revisions]

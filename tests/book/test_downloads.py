@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import io
 import re
-from html.parser import HTMLParser
 from urllib.parse import unquote
 
 import pandas as pd
 import pytest
+from tags import Tags
 
 from sing_utils.book import downloads
 
@@ -27,28 +27,8 @@ def results(tmp_path):
     return downloads.run_results(tmp_path, "small")
 
 
-class Links(HTMLParser):
-    """Every link of a text, and whether its tags close."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.found, self.open = [], []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        if tag == "a":
-            self.found.append(dict(attrs))
-        if tag not in ("br", "wbr"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-
 def assert_links_lead_to(text, files):
-    links = Links(text)
-    assert links.open == []
-    served = [x for x in links.found if "download" in x]
+    served = [x for x in Tags(text).links if "download" in x]
     for link in served:
         assert link["href"].startswith("../_static/tables/")
         assert unquote(link["href"]).replace("../_static/", "book/_static/") in files

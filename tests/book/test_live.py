@@ -19,17 +19,23 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import nbformat
 import pandas as pd
 import psutil
 import pytest
 from browser import DESK, HTML, page_names
 from command import SING, assert_refused
+from explorer_page import Driver, number
+from small_run import small_run
 
-from sing_utils import cli
 from sing_utils.book import downloads
 from sing_utils.book.lab import _copies, _require_book, _shows, copy_run, source_of
+from sing_utils.measure.tables import class_angles
+from sing_utils.runs.profiles import save_profile
 
 ROOT = Path(__file__).resolve().parents[2]
+CLASSES = ROOT / "notebooks" / "03_class_analysis.ipynb"
+PROMPT = "a lighthouse at night"
 BUTTON = '<button onclick="singOpenLab(this)" class="btn">Open in JupyterLab</button>'
 PAGE = """<!DOCTYPE html>
 <html lang="en" data-theme="light"><head><meta charset="utf-8"><title>Page</title>
@@ -96,6 +102,26 @@ def make_project(root):
     return root
 
 
+def few_pictures(root):
+    """The run that the real notebook of the project opens: one drawn photo a class."""
+    return small_run(root / "_build" / "runs" / "embedded", thumbnails=1, photos=[], refits=4)
+
+
+def add_real_notebook(root):
+    """The notebook of classes as it is, with its page, in a checkout that has the book's data."""
+    shutil.rmtree(root / "data")
+    (root / "data").symlink_to(ROOT / "data")
+    run = few_pictures(root)
+    save_profile(run.profile, root / "few.yaml")
+    nb = nbformat.read(CLASSES, 4)
+    given = f'# Parameters\nprofile = "{root / "few.yaml"}"\nrun_dir = "_build/runs/embedded"\n'
+    cell = nbformat.v4.new_code_cell(given, metadata={"tags": ["injected-parameters"]})
+    nb.cells.insert(1 + next(i for i, c in enumerate(nb.cells) if c.cell_type == "code"), cell)
+    nbformat.write(nb, run.folder / "executed" / CLASSES.name)
+    (root / "_build/html/notebooks" / f"{CLASSES.stem}.html").write_text(PAGE.format(up="../", button=BUTTON))
+    return root
+
+
 @dataclass
 class Live:
     """A running `sing live`."""
@@ -109,6 +135,11 @@ class Live:
     @property
     def address(self):
         return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def root(self):
+        """The checkout that it serves."""
+        return Path(psutil.Process(self.process.pid).cwd()).parent
 
     def get(self, path, *, method="GET", body=None, token=True, **headers):
         """Status, headers and body; the path goes out as it is."""
@@ -182,7 +213,8 @@ def start(root, home, *, hostile=False, stdin=subprocess.DEVNULL):
 def live(tmp_path_factory):
     """One server for all tests that only look."""
     folder = tmp_path_factory.mktemp("live")
-    running = start(make_project(folder / "checkout"), folder / "home", hostile=True)
+    root = add_real_notebook(make_project(folder / "checkout"))
+    running = start(root, folder / "home", hostile=True)
     yield running
     with contextlib.suppress(ProcessLookupError):
         running.process.kill()
@@ -242,9 +274,8 @@ def test_the_address_logs_a_browser_in(live):
     ],
 )
 def test_no_path_leads_out_of_the_book(live, path):
-    root = Path(psutil.Process(live.process.pid).cwd()).parent
-    (root / "evil.html").write_text("secret")
-    status, _, body = live.get("/book/" + path.replace("{root}", root.as_posix()))
+    (live.root / "evil.html").write_text("secret")
+    status, _, body = live.get("/book/" + path.replace("{root}", live.root.as_posix()))
     assert status in (400, 403, 404), status
     assert b"secret" not in body
     assert b"ipython" not in body
@@ -280,7 +311,7 @@ def test_pages_know_their_source_in_jupyterlab(live, page, link):
     ("name", "kind"), [("_static/bytes.bin", "octet-stream"), ("_static/%3Chtml.js", "javascript")]
 )
 def test_other_files_are_what_they_are(live, name, kind):
-    file = Path(psutil.Process(live.process.pid).cwd()).parent / "_build/html" / name.replace("%3C", "<")
+    file = live.root / "_build/html" / name.replace("%3C", "<")
     status, headers, body = live.get(f"/book/{name}?v=1")
     assert (status, body) == (200, file.read_bytes())
     assert kind in headers["Content-Type"]
@@ -288,7 +319,8 @@ def test_other_files_are_what_they_are(live, name, kind):
     assert headers["Cross-Origin-Resource-Policy"] == "same-origin"
 
 
-def test_the_button_opens_the_notebook(live, browser):
+def test_the_button_opens_a_notebook_that_runs_and_takes_a_free_text(live, browser):
+    """Its explorer asks Python, and shows what the package says."""
     context = browser.new_context(viewport=DESK)
     asked, wrong = [], []
     context.on("request", lambda r: asked.append(r.url))
@@ -296,24 +328,38 @@ def test_the_button_opens_the_notebook(live, browser):
     page = context.new_page()
     page.set_default_timeout(60_000)
     page.goto(f"{live.address}/book/index.html?token={live.token}")
-    page.goto(f"{live.address}/book/notebooks/00_setup.html")
+    page.goto(f"{live.address}/book/notebooks/{CLASSES.stem}.html")
     with context.expect_page() as opened:
         page.get_by_role("button", name="Open in JupyterLab").click()
     lab = opened.value
-    lab.set_default_timeout(60_000)
+    lab.set_default_timeout(120_000)
     panel = lab.locator(".jp-NotebookPanel")
     panel.locator(".cm-content", has_text="_build/live/embedded").wait_for()
-    assert lab.url == f"{live.address}/lab/tree/_build/live/embedded/00_setup.ipynb"
-    lab.get_by_text("(ipykernel) | Idle").wait_for()
+    assert lab.url == f"{live.address}/lab/tree/_build/live/embedded/{CLASSES.name}"
+    lab.get_by_text("(ipykernel) | Idle").wait_for()  # before that, Lab runs nothing
     lab.get_by_role("menuitem", name="Run", exact=True).click()
     lab.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-    panel.locator(".jp-OutputArea-output", has_text="2").wait_for()  # a kernel has answered
+    lens = lab.locator("[data-explorer=lens]")
+    lens.locator(".sx-prompt:enabled").wait_for(state="attached")  # a kernel has answered
+    lens.scroll_into_view_if_needed()
+    assert not lens.locator(".sx-needs").is_visible()
+    lens.get_by_label("Add any prompt").fill(PROMPT)
+    lens.get_by_role("button", name="Ask").click()
+    lens.locator(".sx-detail h4", has_text=PROMPT).wait_for()
+    assert lens.locator(".sx-status").inner_text() == ""
+    shown = next(row for row in Driver(lab, "lens").rows("phrases") if row[0].endswith(PROMPT))
     assert lab.get_by_text("official Jupyter news").count() == 0
     assert page.locator("dialog[open]").count() == 0
     context.close()
     assert wrong == []
     local = (live.address, "data:", "blob:")
     assert [url for url in asked if not url.startswith(local)] == []
+
+    run = few_pictures(live.root)
+    text = run.texts(run.classifiers[0], [PROMPT])
+    before, after, _ = class_angles(run, run.classifiers[0], run.concept_classes[0], text)
+    expected = [float(x.mean()) for x in (before, after, before - after)]
+    assert [number(x) for x in shown[1:]] == pytest.approx(expected, abs=0.01)
 
 
 def test_a_page_without_python_says_what_it_needs(browser, tmp_path):
@@ -375,8 +421,8 @@ def test_ctrl_c_ends_it_and_its_kernels(tmp_path, live, terminal):
     assert "Shut down this" not in running.log.read_text()  # Jupyter would ask
     left = [p.name for p in (tmp_path / "home" / "runtime").iterdir()]
     assert [name for name in left if name.startswith(("kernel", "jpserver"))] == []
-    for number in (controller, stdin) if terminal else ():
-        os.close(number)
+    for end in (controller, stdin) if terminal else ():
+        os.close(end)
 
 
 def test_sigterm_ends_it(live):
@@ -402,10 +448,6 @@ def copies(run):
     return folder
 
 
-def snapshot(folder):
-    return {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in folder.rglob("*") if p.is_file()}
-
-
 def test_copies_are_whole_and_keep_to_themselves(run, copies):
     copied = {p.relative_to(copies).as_posix() for p in copies.rglob("*") if p.is_file()}
     noted = "artifacts/features/lite0.json"  # where features are: without it a kernel loads the network
@@ -418,10 +460,10 @@ def test_copies_are_whole_and_keep_to_themselves(run, copies):
 def test_copies_are_left_alone_while_the_run_is_the_same(run, copies):
     (copies / "00_setup.ipynb").write_bytes(notebook("mine"))
     (copies / "results" / "heads.parquet").write_bytes(b"mine")
-    before = snapshot(copies)
+    files = [p for p in copies.rglob("[!.]*") if p.is_file()]  # not the record of what was copied
+    before = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in files}
     assert copy_run(run, copies) == []
-    del before[copies / ".copied.json"]
-    assert before.items() <= snapshot(copies).items()
+    assert before == {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in before}
 
 
 def test_unchanged_copies_follow_the_run(run, copies):
@@ -502,12 +544,13 @@ def allowed(*options):
         ("", allowed("book"), ["root_dir was set to"]),
     ],
 )
-def test_mistakes_are_one_sentence(sing, tmp_path, monkeypatch, missing, arguments, words):
+def test_mistakes_are_one_sentence(sing, sing_process, tmp_path, monkeypatch, missing, arguments, words):
     make_project(tmp_path / "checkout")
     monkeypatch.setenv("JUPYTER_CONFIG_DIR", str(tmp_path / "config"))
     if missing:
         shutil.rmtree(tmp_path / "checkout" / missing)
-    assert_refused(sing(*arguments, cwd=tmp_path / "checkout"), *words)
+    call = sing_process if "--" in arguments else sing  # Jupyter's settings are of a whole process
+    assert_refused(call(*arguments, cwd=tmp_path / "checkout"), *words)
     assert not (tmp_path / "checkout" / "_build" / "live").exists()
 
 
@@ -519,28 +562,22 @@ def test_mistakes_are_one_sentence(sing, tmp_path, monkeypatch, missing, argumen
         ("--PasswordIdentityProvider.token=", "JupyterLab's token was set to '', "),
     ],
 )
-def test_options_that_jupyter_warns_of_are_refused(sing, tmp_path, option, said):
-    result = sing(*allowed(option), cwd=make_project(tmp_path / "checkout"))
+def test_options_that_jupyter_warns_of_are_refused(sing_process, tmp_path, option, said):
+    result = sing_process(*allowed(option), cwd=make_project(tmp_path / "checkout"))
     assert result.code == 2
     assert result.err.splitlines()[-1].startswith(f"sing: {said}")
 
 
 @pytest.mark.skipif(getattr(os, "geteuid", lambda: 1)() != 0, reason="not root")
-def test_root_has_to_say_so(sing, tmp_path):
+def test_root_has_to_say_so(sing_process, tmp_path):
     root = make_project(tmp_path / "checkout")
-    assert_refused(sing("live", "--no-browser", cwd=root), "you are root", "-- --allow-root")
+    assert_refused(sing_process("live", "--no-browser", cwd=root), "you are root", "-- --allow-root")
 
 
-def test_without_jupyterlab(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(make_project(tmp_path))
+def test_without_jupyterlab(sing, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "jupyterlab", None)
-    monkeypatch.setattr(sys, "argv", ["sing", "live"])
-    with pytest.raises(SystemExit) as stopped:
-        cli.main()
-    assert stopped.value.code == 2
-    assert capsys.readouterr().err == (
-        "sing: JupyterLab is not installed, expected it here: pip install -e '.[live]'.\n"
-    )
+    said = "JupyterLab is not installed, expected it here: pip install -e '.[live]'"
+    assert_refused(sing("live", cwd=make_project(tmp_path)), said)
 
 
 def test_copies_of_two_runs_of_one_name_do_not_mix(run, tmp_path):

@@ -6,7 +6,7 @@ Needs a built book and Chromium, see browser.py.
 from __future__ import annotations
 
 import pytest
-from browser import DESK, HTML, PAGES, PHONE, Watched, page_names
+from browser import DESK, HTML, PAGES, PHONE, Watched, axe_finds, page_names
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -16,20 +16,6 @@ def test_page_from_a_server(name, watched, server):
     assert watched.wrong == []
     assert watched.page.evaluate("document.documentElement.scrollWidth") <= DESK["width"]
     assert axe_finds(watched.page) == []
-
-
-def axe_finds(page, *, colours=True):
-    """What axe has to say of a page, whatever it weighs."""
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
-    if page.locator("meta[http-equiv=Refresh]").count():
-        return []
-    options = {
-        "preload": False,
-        "resultTypes": ["violations"],
-        "rules": {"color-contrast": {"enabled": colours}},
-    }
-    found = axe.Axe().run(page, None, options).response["violations"]
-    return [(v["id"], [n["target"] for n in v["nodes"]]) for v in found]
 
 
 # Labels of one axis that were cut so that they read alike.
@@ -130,16 +116,16 @@ def test_print_cuts_nothing_and_has_no_buttons(browser, name):
     context.close()
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_what_a_cell_shows_has_the_pages_ground(watched, theme):
+def test_what_a_cell_shows_has_the_pages_ground(watched):
     name = next((p for p in PAGES if isinstance(p, str) and "sing-widget" in (HTML / p).read_text()), None)
     if not name:
         pytest.skip("no built book with an explorer")
     watched.open((HTML / name).as_uri())
-    watched.page.evaluate(f"document.documentElement.dataset.theme = '{theme}'")
     frames = watched.page.locator(".cell_output .output, .widget-subarea, .jp-OutputArea-output")
-    grounds = frames.evaluate_all("(all) => all.map((e) => getComputedStyle(e).backgroundColor)")
-    assert set(grounds) == {"rgba(0, 0, 0, 0)"}
+    for theme in ("light", "dark"):
+        watched.page.evaluate(f"document.documentElement.dataset.theme = '{theme}'")
+        grounds = frames.evaluate_all("(all) => all.map((e) => getComputedStyle(e).backgroundColor)")
+        assert set(grounds) == {"rgba(0, 0, 0, 0)"}
 
 
 @pytest.mark.skipif(not page_names(), reason="no built book in _build/html")

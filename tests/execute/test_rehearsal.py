@@ -11,6 +11,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from sing_utils.cli import app
+from sing_utils.execute import rehearsal
 from sing_utils.execute.rehearsal import generate_pictures, rehearsal_classes, rehearsal_parameters
 from sing_utils.runs.profiles import load_profile
 from sing_utils.sources.folders import list_pictures
@@ -65,12 +66,16 @@ def test_every_profile_can_be_rehearsed(name, root, tmp_path):
         assert rehearsed.source_class in rehearsed.classes.values()
 
 
-def test_the_papers_profile_is_rehearsed_from_the_command_line(root, tmp_path):
+def test_the_papers_profile_is_rehearsed_from_the_command_line(root, tmp_path, monkeypatch):
     """One of its classifiers and one notebook; all five are built in test_model_sources.
 
-    The whole takes minutes, most of them for CLIP ViT-L/14: `sing run --profile paper --rehearse`.
+    Of two pictures a class, because CLIP ViT-L/14 takes seconds for each.
     """
-    folder = tmp_path / "run"
+    folder, generate = tmp_path / "run", rehearsal.generate_pictures
+    monkeypatch.setattr(rehearsal, "COUNTS", {"fit": 1, "evaluate": 1})
+    monkeypatch.setattr(
+        rehearsal, "generate_pictures", lambda place, classes: generate(place.with_name("two"), classes)
+    )
     given = ["run", "--profile", "paper", "--rehearse", "--run-dir", str(folder)]
     given += ["--only", "02", "-p", "classifiers=[BiTResNet]"]
     result = CliRunner().invoke(app, given)

@@ -18,6 +18,7 @@ import psutil
 import pytest
 import torch
 import yaml
+from fakes import Fake
 from filelock import FileLock
 from nbformat.v4 import new_code_cell, new_notebook
 from papermill.exceptions import PapermillExecutionError
@@ -40,18 +41,6 @@ PROFILE = {
     "concepts": ["a", "b"],
     "features": "features",
 }
-
-
-class Fake:
-    """A model of one feature."""
-
-    identity = {"name": "fake", "weights": "0", "transform": "none"}
-
-    def prepare(self, image):
-        return torch.tensor([float(image.getpixel((0, 0))[0])])
-
-    def compute(self, batch):
-        return {"features": batch}
 
 
 def write_notebook(path, *cells, parameters=PARAMETERS):
@@ -126,9 +115,7 @@ def test_a_run_with_a_real_kernel_and_what_a_failure_leaves(project):
     source = project / "notebooks" / "01_two.ipynb"
     before = source.read_text()
     write_notebook(source, "ok = 1", "raise ValueError('the reason')")
-    with pytest.raises(
-        SingError, match=r"01_two.ipynb stopped in cell \d: ValueError: the reason .*small/failed"
-    ):
+    with pytest.raises(SingError, match=r"01_two.ipynb stopped in cell \d: ValueError: the reason .*failed"):
         run(project)
     assert executed[1].path.read_bytes() == good
     assert sorted(p.name for p in (folder / "executed").glob("*.ipynb")) == ["00_one.ipynb", "01_two.ipynb"]
@@ -187,12 +174,12 @@ def test_a_kernel_that_is_killed_is_one_sentence(project):
 # ---------------------------------------------------------------------------- what reruns
 
 
-def touch_notebook(root):
-    write_notebook(root / "notebooks" / "01_two.ipynb", "'something else'")
+def touch_notebook(root, name="01_two"):
+    write_notebook(root / "notebooks" / f"{name}.ipynb", "'something else'")
 
 
-def touch_first_notebook(root):
-    write_notebook(root / "notebooks" / "00_one.ipynb", "'something else'")
+def touch_first_notebook(root):  # no notebook needs another
+    touch_notebook(root, "00_one")
 
 
 def touch_code(root):
@@ -221,6 +208,10 @@ def touch_second_encoder(root):
     (root / "second" / "tokenizer.json").write_text("{}")
 
 
+def touch_copy(root):  # one that is missing is made again
+    (root / "_build" / "runs" / "small" / "executed" / "00_one.ipynb").unlink()
+
+
 def touch_prose(root):
     (root / "README.md").write_text("words")
 
@@ -235,11 +226,12 @@ def touch_dates(root):
     ("change", "expected"),
     [
         (touch_notebook, [False, True]),
-        (touch_first_notebook, [True, False]),  # no notebook needs another
+        (touch_first_notebook, [True, False]),
         (touch_code, [True, True]),
         (touch_store, [True, True]),
         (touch_profile, [True, True]),
         (touch_encoder, [True, True]),
+        (touch_copy, [True, False]),
         (touch_prose, [False, False]),
         (touch_dates, [False, False]),  # contents count, not dates
     ],
@@ -253,11 +245,11 @@ def test_only_what_changed_runs_again(project, no_kernel, change, expected):
 
 
 @pytest.mark.parametrize("library", ["torch", "scipy"])
-def test_libraries_count(project, no_kernel, monkeypatch, library):
-    run(project)
+def test_libraries_count(project, monkeypatch, library):
+    before = _inputs_key(project, load_profile("planted"), {})
     known = notebooks._version
     monkeypatch.setattr(notebooks, "_version", lambda name: "0.0.1" if name == library else known(name))
-    assert run(project) == [True, True]
+    assert _inputs_key(project, load_profile("planted"), {}) != before
 
 
 @pytest.mark.parametrize("change", [touch_photo, touch_second_encoder])
@@ -343,18 +335,6 @@ def test_only_and_force(project, no_kernel):
         run(project, only=["00", "07"])
 
 
-def test_a_missing_copy_is_made_again(project, no_kernel):
-    first = run_profile(project, "small", progress=False)
-    first[0].path.unlink()
-    assert run(project) == [True, False]
-
-
-def test_runs_do_not_mix(project, no_kernel):
-    run(project)
-    assert run(project, run_dir="_build/runs/other") == [True, True]
-    assert run(project) == [False, False]
-
-
 # -------------------------------------------------------------------------------- bad input
 
 
@@ -364,9 +344,7 @@ def test_runs_do_not_mix(project, no_kernel):
 )
 def test_a_notebook_without_the_parameter_is_refused_before_any_runs(project, no_kernel, parameters, missing):
     write_notebook(project / "notebooks" / "01_two.ipynb", parameters=parameters)
-    with pytest.raises(
-        SingError, match=f"01_two.ipynb takes no parameter '{missing}'.*tagged\\s+`parameters`"
-    ):
+    with pytest.raises(SingError, match=f"01_two.ipynb takes no parameter '{missing}'"):
         run(project)
     assert no_kernel == []
 
@@ -374,40 +352,31 @@ def test_a_notebook_without_the_parameter_is_refused_before_any_runs(project, no
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"sede": 1}, "unknown key 'sede'.*did you mean 'seed'"),
         ({"root": "x"}, "unknown key 'root'"),
-        ({"seed": "x"}, "parameter seed"),
         ({"images": "photos/cat"}, "expected a label for each"),
+        ({"images": "nowhere"}, "nowhere is not a folder"),
+        ({"features": "nowhere"}, "nowhere/efficientnet_lite0 holds no manifest.json"),
         ({"photos": ["nosuch.jpg"]}, "'nosuch.jpg' is no file"),
         ({"photos": ["chelsea", "photos"]}, "'photos' is no file"),
         ({"photos": ["data/profiles/small.yaml"]}, "small.yaml can't be read as a picture"),
+        ({"classes": ["cat", "bird"]}, "no picture of 'bird', expected some of cat, dog; did you mean"),
+        ({"classes": ["dogg"], "images": "photos"}, "did you mean 'dog'"),
     ],
 )
 def test_bad_parameters_stop_before_any_notebook(project, no_kernel, overrides, message):
     with pytest.raises(SingError, match=message):
         run(project, overrides=overrides)
     assert no_kernel == []
-    assert not list(project.glob("_build/runs/*/executed"))
-
-
-def test_a_run_folder_that_cannot_be_written(project, no_kernel):
-    (project / "file").write_text("in the way")
-    with pytest.raises(SingError, match="cannot write to .*file/run .*expected a writable folder"):
-        run(project, run_dir="file/run")
-    assert no_kernel == []
-
-
-def test_no_notebooks(project):
-    for file in (project / "notebooks").iterdir():
-        file.unlink()
-    with pytest.raises(SingError, match="holds no numbered notebook"):
-        find_notebooks(project)
+    assert not (project / "_build").exists()
 
 
 def test_notebooks_are_found_in_order(project):
     write_notebook(project / "notebooks" / "10_ten.ipynb")
     write_notebook(project / "notebooks" / "draft.ipynb")
     assert [p.stem for p in find_notebooks(project)] == ["00_one", "01_two", "10_ten"]
+    shutil.rmtree(project / "notebooks")
+    with pytest.raises(SingError, match="holds no numbered notebook"):
+        find_notebooks(project)
 
 
 def test_classes_are_told_by_the_names_that_pick_them(project, no_kernel):
@@ -418,23 +387,6 @@ def test_classes_are_told_by_the_names_that_pick_them(project, no_kernel):
         with pytest.raises(SingError, match=sentence):
             run(project, overrides={"classes": ["tabbycat"], **others})
         assert run(project, overrides={"classes": ["tabby cat"], **others}) == [True, True]
-
-
-@pytest.mark.parametrize(
-    ("overrides", "sentence"),
-    [
-        ({"classes": ["cat", "bird"]}, "no picture of 'bird', expected some of cat, dog; did you mean"),
-        ({"classes": ["dogg"], "seed": 1}, "did you mean 'dog'"),
-        ({"classes": ["dogg"], "images": "photos"}, "did you mean 'dog'"),
-        ({"features": "nowhere"}, "nowhere/efficientnet_lite0 holds no manifest.json"),
-        ({"images": "nowhere"}, "nowhere is not a folder"),
-    ],
-)
-def test_what_the_data_cannot_give_is_said_before_any_notebook_runs(project, overrides, sentence):
-    with pytest.raises(SingError, match=sentence):
-        run_profile(project, "small", overrides=overrides, progress=False)
-    assert log(project) == []
-    assert not (project / "_build").exists()
 
 
 def test_what_a_run_noted_of_its_models_goes_when_its_inputs_change(project, no_kernel):
@@ -483,14 +435,6 @@ def test_a_run_leaves_a_record_and_one_without_changes_keeps_it(project, no_kern
     record_file(project).unlink()
     assert run(project) == [False, False]
     assert json.loads(record_file(project).read_text()) == record
-
-
-def test_a_record_says_which_notebooks_are_old(project, no_kernel):
-    run(project)
-    touch_code(project)
-    run(project, only=["01"])
-    record = json.loads(record_file(project).read_text())
-    assert {name: s["current"] for name, s in record["stages"].items()} == {"00_one": False, "01_two": True}
 
 
 def test_a_part_of_a_run_with_other_parameters_is_refused(project, no_kernel):
@@ -592,7 +536,7 @@ def test_a_lock_of_a_process_that_ended_is_no_lock(project, no_kernel, left):
 
 def write_head(project):
     head = project / "h.safetensors"
-    save_file({"weight": torch.ones(2, 1)}, head)
+    save_file({"weight": torch.ones(2, 6)}, head)
     os.rename(project / "features" / "efficientnet_lite0", project / "features" / "Mine")
     return {"classifiers": {"Mine": f"head:{head}"}}
 

@@ -114,15 +114,6 @@ def test_thumbnails_of_a_runs_own_photos_are_these(tmp_path, make_picture):
     assert abs(np.asarray(picture.convert("RGB")).mean() - mean) < 12  # WebP of noise
 
 
-def test_nobody_says_of_a_runs_own_photos_that_they_were_drawn(run, thumbnails):
-    """Also where they come from ImageNet's folder."""
-    own = replace(run, profile=run.profile.model_copy(update={"imagenet_dir": "imagenet"}))
-    for one, drawn in ((run, True), (own, False)):
-        data = lens.lens_numbers(one, thumbnails)
-        assert data["drawn"] is drawn
-        assert ("drawn" in data["pictureNote"]) is drawn
-
-
 def test_a_class_without_evaluation_photos_is_not_offered(run, monkeypatch):
     monkeypatch.setitem(run.__dict__, "class_names", {**run.class_names, "x": "nothing"})
     assert ex.shown_classes(run) == CLASSES
@@ -281,10 +272,14 @@ def test_lens_means_and_ends(run, made, thumbnails):
         assert abs(AS[(own.index["path"] == path).to_numpy()][0] - score) < EXACT / 2
 
 
-def test_lens_without_pictures_has_no_ends(run):
-    data = lens.lens_numbers(run, pd.DataFrame({"path": [], "picture": []}))
-    assert data["ends"]["shape"][-1] == 0
-    assert data["means"]["shape"] == [2, 3, 8, 3]
+def test_nobody_says_of_a_runs_own_photos_that_they_were_drawn(run, made):
+    """Also where they come from ImageNet's folder. Without pictures there are no photos at the ends."""
+    own = replace(run, profile=run.profile.model_copy(update={"imagenet_dir": "imagenet"}))
+    data = lens.lens_numbers(own, pd.DataFrame({"path": [], "picture": []}))
+    assert (data["ends"]["shape"][-1], data["means"]["shape"]) == (0, [2, 3, 8, 3])
+    for numbers, drawn in ((made["lens"].data, True), (data, False)):
+        assert numbers["drawn"] is drawn
+        assert ("drawn" in numbers["pictureNote"]) is drawn
 
 
 # ---------------------------------------------------------------------------------- dial
@@ -331,10 +326,6 @@ class Page:
     def ask(self, **message):
         self.widget._answer(self.widget, message, [])
         return self.heard[-1] if self.heard else None
-
-
-def test_a_page_hears_that_python_is_there(fresh):
-    assert Page(fresh("pair")).ask(kind="hello") == ({"kind": "alive"}, None)
 
 
 @pytest.mark.parametrize(
@@ -419,13 +410,10 @@ def test_a_setting_out_of_bounds_is_refused(fresh):
         fresh("pair").alpha = 3.0
 
 
-@pytest.mark.parametrize("message", [{"kind": "prompt", "text": "x"}, {"kind": "draw", "key": "k"}])
-def test_the_dial_answers_no_prompts(fresh, message):
-    answer, _ = Page(fresh("dial")).ask(**message)
-    assert answer["kind"] == "error"
-
-
 def test_any_failure_is_answered(fresh):
+    for message in ({"kind": "prompt", "text": "x"}, {"kind": "draw", "key": "k"}):
+        answer, _ = Page(fresh("dial")).ask(**message)  # which knows neither
+        assert answer["kind"] == "error"
     page = Page(fresh("pair"))
     with pytest.raises(KeyError):
         page.ask(kind="draw", key="k")

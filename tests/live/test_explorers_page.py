@@ -11,7 +11,7 @@ import io
 
 import numpy as np
 import pytest
-from browser import DESK, PHONE
+from browser import DESK, PHONE, axe_finds
 from explorer_page import Driver, number, open_live, write_page
 from small_run import CLASSES, NAMES
 
@@ -151,8 +151,11 @@ def test_pictures_fade_between_frames_or_say_why_there_are_none(
     assert end.inner_text().startswith("no picture: ")
 
 
-def test_pair_computes_before_your_eyes(run, opened):
+def test_pair_computes_before_your_eyes_and_says_what_needs_python(run, opened):
     pair = opened("pair")
+    assert pair.root.locator(".sx-prompt input").is_disabled()
+    assert pair.root.locator(".sx-needs").is_visible()
+    assert pair.root.get_by_role("button", name="Draw exactly this").count() == 0
     pair.root.get_by_text("How is this computed").click()
     z, z_tilde = pair_of(run, NAMES[0], CAR, 1.0)
     formulas = " ".join(pair.text(".sx-formula"))
@@ -180,18 +183,14 @@ def test_steering_shows_scores_and_step(run, opened, target, text, theta):
     assert shown[3] == pytest.approx(float(result.epsilon / f.norm()), abs=0.006)
 
 
-def test_each_target_has_a_picture_of_its_own(run, opened):
+def test_each_target_has_a_picture_of_its_own_and_steering_says_where_it_ends(run, opened):
     steering, shown = opened("steering"), set()
     steering.slide(20)
-    for target in run.targets:
+    for target in reversed(run.targets):
         steering.choose("Toward", target)
         image = steering.root.locator(".sx-figure").nth(1).locator("img").first
         shown.add(image.get_attribute("src"))
     assert len(shown) == len(run.targets) == 2
-
-
-def test_steering_says_where_it_ends(run, opened):
-    steering = opened("steering")
     still = steering.text(".sx-bar-value")
     steering.slide(90)
     assert float(steered(run, NAMES[0], "an image of a jellyfish", 90)[1].largest) < 90
@@ -417,30 +416,19 @@ def test_every_control_is_reached_and_named(opened, name):
 
 
 @pytest.mark.parametrize("look", ["light", "dark", "phone"])
-def test_axe_finds_nothing(watched, explorers, tmp_path, look):
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
-    watched.page.set_viewport_size(PHONE if look == "phone" else DESK)
-    theme = "dark" if look == "dark" else "light"
-    watched.open(write_page(tmp_path, explorers, theme=theme).as_uri())
-    watched.page.locator("details").evaluate_all("(all) => all.forEach((d) => (d.open = true))")
-    found = axe.Axe().run(watched.page, context=".sing-explorer").response["violations"]
-    assert [(v["id"], [n["target"] for n in v["nodes"]]) for v in found] == []
-
-
-def test_a_phone_shows_all_of_it(watched, address):
-    watched.page.set_viewport_size(PHONE)
+def test_axe_finds_nothing_and_nothing_sticks_out(watched, address, look):
+    size = PHONE if look == "phone" else DESK
+    watched.page.set_viewport_size(size)
     watched.open(address)
-    assert watched.page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+    watched.page.evaluate(
+        f"document.documentElement.dataset.theme = '{'dark' if look == 'dark' else 'light'}'"
+    )
+    watched.page.locator("details").evaluate_all("(all) => all.forEach((d) => (d.open = true))")
+    assert axe_finds(watched.page, ".sing-explorer") == []
+    assert watched.page.evaluate("document.documentElement.scrollWidth") <= size["width"]
     wide = "(es) => es.filter((e) => e.scrollWidth > e.clientWidth).length"
     assert watched.page.locator(".sing-explorer").evaluate_all(wide) == 0
     assert watched.wrong == []
-
-
-def test_a_page_without_python_says_so(opened):
-    pair = opened("pair")
-    assert pair.root.locator(".sx-prompt input").is_disabled()
-    assert pair.root.locator(".sx-needs").is_visible()
-    assert pair.root.get_by_role("button", name="Draw exactly this").count() == 0
 
 
 @pytest.mark.parametrize(

@@ -16,15 +16,8 @@ from sing_utils.runs.run import Photos
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch):
-    """The planted run, its embeddings noisy and its translators fitted with a ridge."""
-    run = PlantedRun(tmp_path)
-    noise = torch.randn(40, 3, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
-    exact = run.embeddings
-    monkeypatch.setattr(run, "embeddings", lambda name: exact(name) + 0.5 * noise)
-    fits = {n: Translator.fit((p := run.photos(n, "fit")).f, p.z, held_out=0.2) for n in ("one", "two")}
-    monkeypatch.setattr(run, "translator", fits.get)
-    return run
+def run(tmp_path):
+    return PlantedRun(tmp_path).disturbed(0.5)
 
 
 def by_hand(run, name, d):
@@ -130,10 +123,8 @@ def test_readings_and_their_zeros(run):
     tilde[:, 2:] = mean[2:] + (new.f[:, :2] - mean[:2]) @ told
     IS = image_score(*((x - mean) @ T.mT + z.mean(0) for x in (new.f, tilde))).quantile(0.5)
     assert table.loc[("one", "least squares"), "IS"] == pytest.approx(float(IS), abs=1e-6)
-    assert (
-        f"({table.loc[('one', 'as given'), 'zero of IS']:.2f})"
-        in tables_basis.shown_readings(table.reset_index()).iloc[0, 2]
-    )
+    shown = tables_basis.shown_readings(table.reset_index())
+    assert f"({table.loc[('one', 'as given'), 'zero of IS']:.2f})" in shown.iloc[0, 2]
     beyond = table.loc["one"].loc["beyond the logits"]
     assert beyond["zero of IS"] < beyond["IS"]
 

@@ -9,7 +9,6 @@ import torch
 from planted_run import PlantedRun
 from scipy import stats
 
-from sing_utils import Translator
 from sing_utils.measure import tables
 from sing_utils.method.scores import angle
 from sing_utils.models.classifiers import LinearHead
@@ -82,10 +81,7 @@ def test_translators_are_judged_on_photos_that_they_never_saw(run):
 
 
 def test_losses_stand_beside_the_exact_minimum(run):
-    noise = torch.randn(40, 3, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
-    exact = run.embeddings
-    run.embeddings = lambda name: exact(name) + noise
-    table, curves = tables.compare_losses(run, "one")
+    table, curves = tables.compare_losses(run.disturbed(1.0), "one")
     assert table["loss"].tolist() == ["exact", "mse", "cosine", "both"]
     t = table.set_index("loss")
     assert t.loc["exact", ["gain", "ratio"]].isna().all()
@@ -139,12 +135,8 @@ def test_photo_scores_equal_the_definitions(run):
     assert table["cosine"].min() > 1 - 1e-9  # z is exactly T f here
 
 
-def test_at_the_chosen_ridge_the_sensitivity_is_that_of_the_kept_translator(run, monkeypatch):
-    noise = torch.randn(40, 3, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
-    exact = run.embeddings
-    monkeypatch.setattr(run, "embeddings", lambda name: exact(name) + noise)  # other rows, another map
-    kept = {n: Translator.fit((fit := run.photos(n, "fit")).f, fit.z, held_out=0.2) for n in ("one", "two")}
-    monkeypatch.setattr(run, "translator", kept.get)
+def test_at_the_chosen_ridge_the_sensitivity_is_that_of_the_kept_translator(run):
+    run.disturbed(1.0)  # or other rows would give no other map
     run.seed = run.profile.seed = 1
     run.profile.held_out = 0.4  # notebook 02 with other parameters
     table = tables.ridge_sensitivity(run, factors=(1, 100)).set_index(["classifier", "ridge, × chosen"])

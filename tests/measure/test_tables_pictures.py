@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from steered_run import SteeredRun, source
+from steered_run import SteeredRun
 
 from sing_utils import SingError, angle, steer
 from sing_utils.measure import pictures
@@ -337,7 +337,3 @@ def test_a_strip_is_as_wide_as_its_pictures():
     out = strip([Image.new("RGB", (10, 20), "red"), Image.new("RGB", (20, 40), "blue")], gap=4)
     assert out.size == (10 + 4 + 10, 20)
     assert [out.getpixel((x, 5)) for x in (2, 11, 18)] == [(255, 0, 0), (255, 255, 255), (0, 0, 255)]
-
-
-def test_the_source_photos_exist(run):
-    assert len(source(run)) == 10

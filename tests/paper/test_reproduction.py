@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from html.parser import HTMLParser
+from functools import cache
 
 import numpy as np
 import pandas as pd
 import pytest
+from tags import Tags
 
 from sing_utils.book import claims_page as reproduction_page
 from sing_utils.book.claims_page import COLUMNS, facts_of, rows
@@ -34,6 +35,7 @@ SAID = [
 # ------------------------------------------------------------------------------ a made-up paper run
 
 
+@cache
 def paper_tables() -> dict[str, pd.DataFrame]:
     """Results of a run in the paper's setting that agrees with every published number."""
     size = {"DINO-ViT": 0.4, "ResNet50": 1.5, "ResNeXt101": 3.0, "EfficientNet": 1.0, "BiTResNet": 0.8}
@@ -92,7 +94,7 @@ def make(tmp_path):
     """Write results and a record, both changed first -> Results."""
 
     def write(change=lambda t: None, change_record=lambda r: None, run="paper"):
-        tables, record = paper_tables(), paper_record()
+        tables, record = dict(paper_tables()), paper_record()
         change(tables)
         change_record(record)
         folder = tmp_path / run / "results"
@@ -352,29 +354,9 @@ def test_a_run_without_any_record(make):
 # ------------------------------------------------------------------------------------------ the page
 
 
-class Reader(HTMLParser):
-    """Rows of tables by their id, links, and whether tags are balanced."""
-
-    def __init__(self):
-        super().__init__()
-        self.ids, self.links, self.open = [], [], []
-
-    def handle_starttag(self, tag, attrs):
-        given = dict(attrs)
-        self.ids += [given["id"]] if "id" in given else []
-        self.links += [given["href"]] if "href" in given else []
-        self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-
 def read(text):
-    reader = Reader()
-    for block in re.findall(r"^``````\{raw\} html\n(.*?)\n``````$", text, re.MULTILINE | re.DOTALL):
-        reader.feed(block)
-    assert reader.open == []
-    return reader
+    blocks = re.findall(r"^``````\{raw\} html\n(.*?)\n``````$", text, re.MULTILINE | re.DOTALL)
+    return Tags("\n".join(blocks))
 
 
 def test_page_has_a_row_a_claim_in_its_group(make):
@@ -387,7 +369,7 @@ def test_page_has_a_row_a_claim_in_its_group(make):
         assert ids == [c.id for c in CLAIMS.values() if c.group == group]
         shown += ids
     assert sorted(shown) == sorted(CLAIMS)
-    assert {f"../notebooks/{c.page}.html" for c in CLAIMS.values()} <= set(read(text).links)
+    assert {f"../notebooks/{c.page}.html" for c in CLAIMS.values()} <= {a["href"] for a in read(text).links}
 
 
 def test_a_claim_without_a_number_still_says_its_rule(make):
@@ -395,21 +377,18 @@ def test_a_claim_without_a_number_still_says_its_rule(make):
     assert page.count("<dt>Rule</dt>") == sum(not claim.never for claim in CLAIMS.values())
 
 
-def test_page_counts_the_verdicts_of_each_group(make):
-    text = reproduction_page.page(make())
-    table = rows(make(run="again"))
+def test_page_counts_the_verdicts_of_each_group_and_states_the_facts_of_the_run(make):
+    results = make()
+    text, table = reproduction_page.page(results), rows(results)
     tally = re.search(r'<ul class="sing-counts".*</ul>', text)[0]
     for (title, _), line in zip(reproduction_page.GROUPS.values(), tally.split("<li>")[1:], strict=True):
         assert title in line
     for count in table.groupby("group")["verdict"].value_counts():
         assert f"{count} <span" in tally
-
-
-def test_page_states_the_facts_of_the_run(make):
-    text = reproduction_page.page(make())
     for fact in ("2026-11-25T08:00:00Z", "commit 0123abcd with changes", "95 %", "feed" * 16):
         assert fact in text
     assert "<dt>Profile</dt><dd>paper</dd>" in text
+    assert "controls say" not in text  # it has no table of them
 
 
 def test_every_figure_and_table_leads_to_a_notebook(make):
@@ -448,4 +427,3 @@ def test_controls_stand_on_the_page_of_a_run_that_has_them(make):
     text = reproduction_page.page(make(lambda t: t.update(controls=pd.DataFrame([CONTROL]))))
     assert '<th scope="col">Planted world</th>' in text
     assert "<td>as chance</td><td>the same</td>" in text
-    assert "controls say" not in reproduction_page.page(make(run="without"))

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import json
 import subprocess
 import sys
-import tarfile
 import textwrap
 from dataclasses import replace
 
@@ -23,7 +21,6 @@ from sing_utils.models.own_files import code_digest
 from sing_utils.models.weights import state_digest, weights_digest
 from sing_utils.runs.profiles import load_profile
 from sing_utils.runs.run import open_run
-from sing_utils.sources.by_name import open_source
 from sing_utils.sources.decoding import UnreadableError, read_picture
 
 OWN = """
@@ -84,13 +81,6 @@ def test_a_csv_of_labels_makes_a_run(own_run, tmp_path):
     data = own_run(images="album/labels.csv").photos("Mine", "all")
     assert data.index["label"].tolist() == ["b", "a"] * 4
     assert data.index["evaluation"].tolist() == [True] * 4 + [False] * 4
-
-
-def test_few_pictures_of_each_class(own_run):
-    assert (
-        own_run(per_class=1).photos("Mine", "all").index.groupby(["label", "split"]).size().tolist()
-        == [1] * 4
-    )
 
 
 def test_a_head_alone_needs_stored_features(own_run, tmp_path):
@@ -399,19 +389,11 @@ def test_code_in_a_repository_is_not_run(tmp_path):
 
 
 def test_a_run_notices_other_pictures_at_once(own_run, tmp_path):
-    assert own_run().photos("Mine", "all").index["label"].nunique() == 2
+    assert own_run().store("Mine").index["label"].nunique() == 2
     generate_pictures(tmp_path / "other", ["disc", "stripes", "more"])
-    assert own_run(images="other").photos("Mine", "all").index["label"].nunique() == 3
+    assert own_run(images="other").store("Mine").index["label"].nunique() == 3
     (tmp_path / "album" / "fit" / "disc" / "00.png").unlink()
-    assert len(own_run().photos("Mine", "all").f) == 7
-
-
-def test_weights_beside_ones_own_file_are_inputs_of_a_run(own_run, tmp_path):
-    (tmp_path / "sing_utils").mkdir()
-    profile = own_run().profile
-    before = _inputs_key(tmp_path, profile, {})
-    (tmp_path / "net.pth").write_bytes(b"1")
-    assert _inputs_key(tmp_path, profile, {}) != before
+    assert len(own_run().store("Mine")) == 7
 
 
 def test_a_rehearsal_makes_its_own_pictures_whatever_was_given(root, tmp_path):
@@ -441,15 +423,3 @@ def test_an_encoder_of_ones_own_is_found_from_the_checkout(root, tmp_path, monke
 def test_a_picture_that_would_start_a_program_is_rejected():
     with pytest.raises(UnreadableError, match="cannot identify"):
         read_picture(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n")
-
-
-def test_a_tar_cut_in_a_header_is_refused(tmp_path):
-    whole = io.BytesIO()
-    with tarfile.open(fileobj=whole, mode="w") as archive:
-        for i in range(3):
-            member = tarfile.TarInfo(f"{i}.png")
-            member.size = 100
-            archive.addfile(member, io.BytesIO(bytes([i]) * 100))
-    (tmp_path / "x.tar").write_bytes(whole.getvalue()[: 2 * 1024 + 100])
-    with pytest.raises(SingError, match="cut short"):
-        open_source(tmp_path / "x.tar")

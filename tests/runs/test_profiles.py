@@ -10,7 +10,6 @@ import yaml
 from sing_utils import SingError
 from sing_utils.checkout import package_files, project_root
 from sing_utils.runs.profiles import (
-    Profile,
     class_name,
     class_names,
     load_profile,
@@ -37,12 +36,14 @@ def small(tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize("name", ["embedded"])
-def test_the_books_profiles_are_valid(root, name):
-    profile = load_profile(name, root=root)
-    assert profile.name == name
-    assert name in profile_names(root)
-    assert len(profile.concepts) >= 30
+def test_the_books_own_profile_is_valid(root):
+    profile = load_profile("embedded", root=root)
+    assert profile.name == "embedded"
+    assert {"embedded", "paper", "workshop"} <= set(profile_names(root))
+    assert len(profile.phrases) > 300
+    assert len(profile.phrases) == len(profile.concepts) + len(profile.more_concepts)  # no phrase twice
+    assert len({p.lower() for p in profile.phrases}) == len(profile.phrases)
+    assert all(0 < len(p) <= 40 and p == p.strip() for p in profile.phrases)
     assert set(profile.low_resolution) <= set(profile.classes)
     assert set(profile.concept_classes) <= set(profile.classes.values())
 
@@ -62,7 +63,6 @@ def test_a_profile_file_may_list_its_classes(small):
 @pytest.mark.parametrize("name", ["paper", "workshop"])
 def test_profiles_that_need_the_hub_are_valid(root, name):
     profile = load_profile(name, root=root)
-    assert name in profile_names(root)
     assert profile.features is profile.pictures is None
     assert all(":" in profile.source_of(c) for c in profile.classifiers)
     assert load_profile(name, root=root, images="album").pictures == "album"
@@ -90,9 +90,10 @@ def test_a_mapping_of_classifiers_names_them(small):
     assert load_profile(str(small / "again.yaml"), root=small) == chosen
 
 
-def test_a_wrong_source_names_the_nearest(small):
-    with pytest.raises(SingError, match="unknown torchvision model 'resnet19'.*did you mean 'resnet1"):
-        load_profile("small", root=small, classifiers={"Mine": "torchvision:resnet19"})
+@pytest.mark.parametrize("given", [["efficientnet_lite7"], {"Mine": "torchvision:resnet19"}])
+def test_an_unknown_classifier_names_the_nearest(small, given):
+    with pytest.raises(SingError, match="unknown .*did you mean '(efficientnet_lite|resnet1)"):
+        load_profile("small", root=small, classifiers=given)
 
 
 @pytest.mark.parametrize("names", [("a b", "a/b"), ("Mine", "mine"), ("ResNet-50", "Resnet 50")])
@@ -139,20 +140,12 @@ def test_an_unknown_key_names_the_nearest(small, key, near):
         load_profile("typo", root=small)
 
 
-def test_an_unknown_profile_names_the_nearest(root):
-    with pytest.raises(
-        SingError, match=r"unknown profile 'embeded', expected one of .*did you mean 'embedded'"
-    ):
-        load_profile("embeded", root=root)
-
-
 # ------------------------------------------------------------------------ ill-typed values
 
 
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("seed", "three"),
         ("seed", 1.5),
         ("seed", True),
         ("seed", -1),
@@ -198,13 +191,6 @@ def test_an_ill_typed_value_names_its_key_and_what_was_given(small, key, value):
     assert "\n" not in str(caught.value)
 
 
-def test_an_unknown_classifier_names_the_nearest(small):
-    with pytest.raises(
-        SingError, match="unknown classifier 'efficientnet_lite7'.*did you mean 'efficientnet_lite"
-    ):
-        load_profile("small", root=small, classifiers=["efficientnet_lite7"])
-
-
 # -------------------------------------------------------------------------------- classes
 
 
@@ -230,10 +216,6 @@ def test_concept_classes_follow_the_classes(small):
     assert load_profile("small", root=small).concept_classes == BASE["concept_classes"]
 
 
-def test_classes_as_a_mapping_are_taken_as_they_are(small):
-    assert load_profile("small", root=small, classes={"a": "an A"}).classes == {"a": "an A"}
-
-
 @pytest.mark.parametrize("wrong", [False, 1.5, None])
 def test_a_class_that_yaml_turned_into_something_else_is_named(small, wrong):
     with pytest.raises(SingError, match=rf"{wrong!r}.*quotes"):
@@ -249,12 +231,8 @@ def test_a_profile_means_what_was_typed(small):
     (small / "typed.yaml").write_text(yaml.safe_dump(rest) + text)
     profile = load_profile("typed.yaml", root=small)
     assert list(profile.classes) == ["no", "010", "1.10", "null"]
-    assert (profile.seed, profile.degrees, profile.targets, profile.per_class) == (
-        10,
-        10.0,
-        ["on", "1984"],
-        None,
-    )
+    assert (profile.seed, profile.degrees, profile.per_class) == (10, 10.0, None)
+    assert profile.targets == ["on", "1984"]
     save_profile(profile, small / "again.yaml")
     assert load_profile("again.yaml", root=small) == profile
 
@@ -300,11 +278,6 @@ def test_a_bad_file_of_concepts(small, content, message):
     assert "\n" not in str(caught.value)
 
 
-def test_a_missing_file_of_concepts(small):
-    with pytest.raises(SingError, match="concepts: none.yaml is no file"):
-        load_profile("small", root=small, concepts="none.yaml")
-
-
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -322,14 +295,6 @@ def test_a_bad_profile_file(small, content, message):
     assert "\n" not in str(caught.value)
 
 
-def test_a_saved_profile_reads_back_to_the_same(small):
-    profile = load_profile(
-        "small", root=small, seed=9, classes=["jellyfish"], prompt_template="ein Bild: {}, ü"
-    )
-    save_profile(profile, small / "resolved.yaml")
-    assert load_profile("resolved.yaml", root=small) == profile
-
-
 def test_an_override_may_be_called_name(small):
     """`-p name=other` is a profile value, not the profile to load."""
     assert load_profile("small", root=small, name="other").name == "other"
@@ -338,11 +303,6 @@ def test_an_override_may_be_called_name(small):
 def test_a_profile_does_not_change(small):
     with pytest.raises(ValueError, match="frozen"):
         load_profile("small", root=small).seed = 3
-
-
-def test_prompt():
-    profile = Profile(**BASE, prompt_template="a photo of a {}!")
-    assert profile.prompt("camel") == "a photo of a camel!"
 
 
 def test_project_root(small, monkeypatch):

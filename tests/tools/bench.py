@@ -1,4 +1,4 @@
-"""Speeds against the obvious way to do the same, measured in one run: `python -m tests.bench`.
+"""Speeds against the obvious way to do the same, measured in one run: `make bench`.
 
 Each row is the median of several repetitions on one thread; both ways are checked to agree.
 """
@@ -6,13 +6,9 @@ Each row is the median of several repetitions on one thread; both ways are check
 from __future__ import annotations
 
 import statistics
-import tempfile
 import time
-from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 
 from sing_utils import (
     HeadSpaces,
@@ -23,7 +19,6 @@ from sing_utils import (
     text_gradient,
 )
 from sing_utils.evidence.controls import remove_random
-from sing_utils.features.extraction import extract
 from sing_utils.method.scores import pairwise_angle
 
 C, M, N, ROWS = 1000, 1280, 256, 4000  # EfficientNet-Lite's head, the embedded encoder's width
@@ -103,12 +98,6 @@ def gradient(f, weight):
     return seconds(lambda: text_gradient(x, text, T)), seconds(autograd)
 
 
-def two_products(f, weight):
-    """The text gradient, and nothing but the two products that it can't do without."""
-    x, text, T = f[:1000].double(), weight[:, 0].double(), Translator(weight.double())
-    return seconds(lambda: text_gradient(x, text, T)), seconds(lambda: (x @ T.weight.mT) @ T.weight)
-
-
 def step(spaces, f, weight):
     """The step for IS = 40 degrees in closed form, and by 60 halvings for all features at once."""
     x, text, T = f[:1000].double(), weight[:, 0].double(), Translator(weight.double())
@@ -142,56 +131,23 @@ def random_subspace(spaces, f, weight):
     return ours, seconds(projector, repeat=3)
 
 
-class Wide:
-    """As many features as a real classifier, without the classifier."""
-
-    identity = {"name": "wide", "weights": "0", "transform": "none"}
-
-    def prepare(self, image):
-        return torch.from_numpy(np.asarray(image, dtype=np.float32)).reshape(-1)[:M]
-
-    def compute(self, batch):
-        return {"features": batch}
-
-
-def stores(folder):
-    """Reading a uint8 store, and a float32 one; and their sizes."""
-    (folder / "photos").mkdir()
-    rng = np.random.default_rng(0)
-    for i in range(600):
-        pixels = rng.integers(0, 256, (21, 21, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / "photos" / f"{i}.bmp")
-    kinds = {}
-    for dtype in ("uint8", "float32"):
-        store = extract(Wide(), folder / "photos", folder / dtype, dtype=dtype, workers=0, progress=False)
-        size = sum(p.stat().st_size for p in (folder / dtype).glob("*.safetensors"))
-        kinds[dtype] = (seconds(lambda store=store: store.read("features")), size)
-    check(store.read("features").mean(), 127.5, atol=2.0)
-    return kinds["uint8"], kinds["float32"]
-
-
 def main():
     """Print the table."""
     torch.set_num_threads(1)
     spaces, f, weight = head_and_features()
-    with tempfile.TemporaryDirectory() as folder:
-        small, large = stores(Path(folder))
     rows = [
         ("T Π_p f, or T(f − Π_n f)", *translate_equivalents(spaces, f, weight)),
         ("null removal: thin side, or (m, m)", *remove_null(spaces, f)),
         ("fit: closed form, or AdamW, 40 epochs", *fit(f, weight)),
         ("12 000 angles: pairwise, or a loop", *angles(f, weight)),
         ("text gradient: analytic, or autograd", *gradient(f, weight)),
-        ("text gradient, or two bare products", *two_products(f, weight)),
         ("step for IS = 40°: closed, or bisection", *step(spaces, f, weight)),
         ("a random subspace, or its projector", *random_subspace(spaces, f, weight)),
-        ("read a store: uint8, or float32", small[0], large[0]),
     ]
     print(f"c = {C}, m = {M}, n = {N}, N = {ROWS}, one thread, medians\n")
     print(f"{'ours, or the obvious way':<42}{'ours (ms)':>12}{'other (ms)':>12}{'ratio':>9}")
     for name, ours, other in rows:
         print(f"{name:<42}{1e3 * ours:>12.2f}{1e3 * other:>12.2f}{other / ours:>8.1f}×")
-    print(f"{'bytes of that store':<42}{small[1]:>12}{large[1]:>12}{large[1] / small[1]:>8.1f}×")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How busy extraction keeps the model, in one run: `python -m tests.bench_extraction`.
+"""How busy extraction keeps the model, in one run: `make bench`.
 
 For each model, at one batch size and on the same pictures: the bare forward pass, decoding alone, and
 extraction from files to a finished store, in turns; the best turn of each counts, because whatever else
@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import subprocess
-import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -107,31 +105,6 @@ def row(done):
     return f"{f:>9.1f}{d:>9.1f}{w:>9.1f}{w / min(f, d):>11.2f}{w / shared:>11.2f}{1 - (cf + cd) / cw:>10.1%}"
 
 
-class Tiny:
-    """Hardly any work, for what the list of pictures and the rest cost."""
-
-    identity = {"name": "tiny", "weights": "0", "transform": "none"}
-
-    def prepare(self, image):
-        return torch.tensor(image.getpixel((0, 0)), dtype=torch.float32)
-
-    def compute(self, batch):
-        return {"features": batch}
-
-
-def peak_memory(n):
-    """Peak of this process while it extracts n tiny pictures, bytes."""
-    with tempfile.TemporaryDirectory() as folder:
-        pictures = Path(folder) / "pictures"
-        pictures.mkdir()
-        Image.new("RGB", (4, 4)).save(pictures / "0.png")
-        for i in range(1, n):
-            os.link(pictures / "0.png", pictures / f"{i}.png")
-        extract(Tiny(), pictures, Path(folder) / "out", shard_rows=256, workers=0, progress=False)
-    status = Path("/proc/self/status").read_text()  # not getrusage, which counts the parent's as well
-    return int(next(x.split()[1] for x in status.splitlines() if x.startswith("VmHWM"))) * 1024
-
-
 def main():
     """Print the tables."""
     parser = argparse.ArgumentParser()
@@ -139,12 +112,7 @@ def main():
     parser.add_argument("--seconds", type=float, default=15.0, help="of each measurement, about")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--models", nargs="*", default=["efficientnet_lite0", "torchvision:resnet50"])
-    parser.add_argument("--peak-memory", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.peak_memory:
-        print(peak_memory(given.peak_memory))
-        return
-
     gpu = torch.cuda.is_available()
     size = GPU_BATCH if gpu else CPU_BATCH
     print(f"JPEGs of 400 x 300, batches of {size}, {CORES} cores, GPU: {gpu}, ", end="")
@@ -158,18 +126,6 @@ def main():
             model = load_classifier(name, rehearse=":" in name)  # random weights: nothing is downloaded
             some = enough(model, source, size, given.seconds)
             print(f"{name:<24}{row(measure(model, some, size, folder, turns=given.turns))}", flush=True)
-
-    if not Path("/proc/self/status").exists():
-        return
-    sizes = (500, 4000, 32_000)
-    peaks = [
-        int(
-            subprocess.check_output([sys.executable, "-m", "tests.bench_extraction", "--peak-memory", str(n)])
-        )
-        for n in sizes
-    ]
-    print("\npeak memory:", ", ".join(f"{p / 1e6:.0f} MB for {n}" for n, p in zip(sizes, peaks, strict=True)))
-    print(f"(beyond {sizes[1]}: {(peaks[2] - peaks[1]) / (sizes[2] - sizes[1]):.0f} bytes a picture)")
 
 
 if __name__ == "__main__":

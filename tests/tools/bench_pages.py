@@ -1,4 +1,4 @@
-"""How fast the explorers are in a browser: `python -m tests.bench_pages`.
+"""How fast the explorers are in a browser: `make bench`.
 
 A drag over explorers with 2000 photos and 300 phrases, in milliseconds of script a frame (a frame has 16),
 and how soon the pages of the built book can be used, from an empty cache.

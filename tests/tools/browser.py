@@ -129,3 +129,17 @@ def watched(browser):
     page = Watched(context)
     yield page
     context.close()
+
+
+def axe_finds(page, context=None, *, colours=True):
+    """What axe has to say of a page, or of a part of it, whatever it weighs."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+    if page.locator("meta[http-equiv=Refresh]").count():
+        return []
+    options = {
+        "preload": False,
+        "resultTypes": ["violations"],
+        "rules": {"color-contrast": {"enabled": colours}},
+    }
+    found = axe.Axe().run(page, context, options).response["violations"]
+    return [(v["id"], [n["target"] for n in v["nodes"]]) for v in found]

@@ -1,4 +1,4 @@
-"""`sing` as a real process: fixtures and checks that several tests share."""
+"""Calling `sing`, in this process or in one of its own: fixtures and checks that several tests share."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from sing_utils.cli import main
+
 SING = Path(sys.executable).with_name("sing")
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a process left."""
+    """What a call left."""
 
     code: int
     out: str
@@ -29,18 +31,29 @@ def _enter(arguments, cwd, log):
     sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
     sys.argv = ["sing", *arguments]
     os.chdir(cwd)
-    from sing_utils.cli import main
-
     main()
 
 
 @pytest.fixture
-def sing(tmp_path):
+def sing(tmp_path, monkeypatch, capsys):
+    """Call `sing` in this process, which has loaded what it needs."""
+
+    def call(*arguments, cwd=tmp_path):
+        monkeypatch.chdir(cwd)
+        monkeypatch.setattr(sys, "argv", ["sing", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return Result(ended.value.code or 0, *capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture
+def sing_process(tmp_path):
     """Call `sing` in a process of its own, forked from one that has imported torch already."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["sing_utils.execute.notebooks", "sing_utils.models.encoders", "sing_utils.cli"]
-    )
+    context.set_forkserver_preload(["sing_utils.execute.notebooks", "sing_utils.book.lab"])
 
     def call(*arguments, cwd=tmp_path):
         log = tmp_path / "log"

@@ -13,7 +13,7 @@ from sing_utils.book.scripts import fetch_page_js
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = """<!DOCTYPE html>
-<html lang="en" data-theme="{theme}" data-content_root="./"><head><meta charset="utf-8">
+<html lang="en" data-theme="light" data-content_root="./"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1"><title>Explorers</title>
 <link rel="stylesheet" href="_static/sing.css">
 <script defer src="_static/vendor/require.js"></script>
@@ -27,7 +27,7 @@ PAGE = """<!DOCTYPE html>
 VIEW = '<h2>{name}</h2><div class="sing-figure sing-widget">{script}</div>'
 
 
-def write_page(folder: Path, explorers: dict, *, theme: str = "light") -> Path:
+def write_page(folder: Path, explorers: dict) -> Path:
     """Write index.html and the scripts that it loads; `explorers` are widgets by name."""
     statics = folder / "_static"
     statics.mkdir(parents=True, exist_ok=True)
@@ -43,7 +43,7 @@ def write_page(folder: Path, explorers: dict, *, theme: str = "light") -> Path:
     )
     state = json.dumps(data["manager_state"]).replace("<", "\\u003c")
     page = folder / "index.html"
-    page.write_text(PAGE.format(theme=theme, views=views, state=state), encoding="utf-8")
+    page.write_text(PAGE.format(views=views, state=state), encoding="utf-8")
     return page
 
 

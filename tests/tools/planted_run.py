@@ -41,7 +41,7 @@ class PlantedRun:
             second_encoder=None,
             seed=0,
         )
-        self.class_names = {"l0": "zero", "l1": "first"}
+        self.class_names, self.fits = {"l0": "zero", "l1": "first"}, {}
         self.classifiers, self.seed = self.profile.classifiers, 0
         self.concept_classes = ["zero"]
         g = torch.Generator().manual_seed(0)
@@ -86,6 +86,14 @@ class PlantedRun:
     def prompt(self, what):
         return worded("an image of a {}", what)
 
+    def disturbed(self, noise):
+        """This run with noise in its embeddings, and with translators that were fitted on them."""
+        noise = noise * torch.randn(40, 3, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+        exact = self.embeddings
+        self.embeddings = lambda name: exact(name) + noise
+        self.fits = {n: Translator.fit((p := self.photos(n, "fit")).f, p.z, held_out=0.2) for n in self.maps}
+        return self
+
     def embeddings(self, name):
         """Embeddings of the photos, (N, n)."""
         return self.f @ self.maps[name].mT
@@ -102,7 +110,9 @@ class PlantedRun:
 
     def translator(self, name, method="ridge"):
         if method == "ridge":
-            return Translator(self.maps[name], FitReport("ridge", 0.0, "mse", 16, 4, 1.0, 1.0))
+            return self.fits.get(name) or Translator(
+                self.maps[name], FitReport("ridge", 0.0, "mse", 16, 4, 1.0, 1.0)
+            )
         fit = self.photos(name, "fit")
         return Translator.fit(fit.f, fit.z, method=method, epochs=self.profile.adamw_epochs)
 

@@ -254,12 +254,3 @@ def test_what_differs_from_the_profile_is_a_run_of_its_own(small, tmp_path):
 def test_a_parameter_that_the_notebook_lacks_is_an_error(tmp_path):
     with pytest.raises(PapermillExecutionError, match=r"no parameter 'degree', .* did you mean 'seed'"):
         run_alone(NOTEBOOKS[0], tmp_path, {"degree": 30.0, "run_dir": str(tmp_path / "run")})
-
-
-def test_another_runs_folder_is_refused(small, tmp_path):
-    run = tmp_path / "run"
-    sing_utils.open_run("embedded", str(run), seed=1)
-    with pytest.raises(
-        sing_utils.SingError, match=r"run holds a run with seed 1, expected one with 2: .*another run_dir"
-    ):
-        sing_utils.open_run("embedded", str(run), seed=2)
