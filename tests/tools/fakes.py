@@ -1,4 +1,4 @@
-"""A cheap model whose features say which picture they come from, and stores made with it."""
+"""A cheap model whose features say which picture they come from, stores made with it; a pickle that acts."""
 
 from __future__ import annotations
 
@@ -31,6 +31,16 @@ class Fake:
     def of(self, path):
         """What the store should hold for one file."""
         return self.compute(self.prepare(read_picture(path))[None])["features"][0]
+
+
+class Evil:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (Path.touch, (self.path,))
 
 
 def run(source, out, extractor=None, **options):
