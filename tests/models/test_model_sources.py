@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import pickle
 import re
 import textwrap
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 import timm
 import torch
 import yaml
+from fakes import Evil
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from timm.data import ImageNetInfo
@@ -63,18 +63,6 @@ def test_the_papers_architectures_end_in_the_heads_it_analyses(name):
     assert classifier.identity["library"].split()[0] == entry["source"].partition(":")[0]
 
 
-def test_dino_vit_by_its_own_name():
-    """Its network takes long on a CPU at 512 pixels: the head and transform alone; the forward pass below."""
-    entry = PUBLISHED["paper"]["DINO-ViT"]
-    network = load_network(entry["source"], rehearse=True)
-    layer = network.model.heads.head
-    nn.init.normal_(layer.weight)  # zeros before training
-    assert HeadSpaces.from_weight(layer.weight).null_dim == entry["null_dimension"]
-    assert network.transform(Image.new("RGB", (600, 500))).shape == (3, 512, 512)
-    assert network.model.image_size == 512
-    assert len(network.model.encoder.layers) == 24
-
-
 class ClassToken(nn.Module):
     """The wrapper that the paper defines for its DINO-ViT (appendix E), in our words.
 
@@ -105,10 +93,13 @@ def test_the_papers_wrapper_is_a_case_of_ours():
     assert torch.equal(classifier.head.weight, vit.heads.head.weight)
 
 
-@pytest.mark.parametrize("name", sorted(PUBLISHED["later"]))
-def test_the_later_architectures_have_the_published_widths(name):
-    """Counted, not computed: the largest has 300 million weights. DINOv2's configuration is on the hub."""
-    entry = PUBLISHED["later"][name]
+COUNTED = PUBLISHED["later"] | {"DINO-ViT": PUBLISHED["paper"]["DINO-ViT"]}
+
+
+@pytest.mark.parametrize("name", sorted(COUNTED))
+def test_the_other_architectures_have_the_published_widths(name):
+    """Counted, not computed: some have 300 million weights. DINOv2's configuration is on the hub."""
+    entry = COUNTED[name]
     if name == "DINOv2-L":
         assert parse_source(entry["source"]).kind == "hf"
         return
@@ -119,6 +110,7 @@ def test_the_later_architectures_have_the_published_widths(name):
     assert entry["null_dimension"] == entry["width"] - 1000
     side = entry["pixels"]
     assert network.transform(Image.new("RGB", (600, 500))).shape == (3, side, side)
+    assert name != "DINO-ViT" or network.model.image_size == side
 
 
 # ------------------------------------------------------------------- finding any head
@@ -127,10 +119,10 @@ def test_the_later_architectures_have_the_published_widths(name):
 @pytest.mark.parametrize(
     ("spec", "width"),
     [
-        ("timm:resnet18", 512),
+        ("timm:test_resnet", 96),
         ("timm:mobilenetv3_small_050", 1024),
-        ("timm:vit_tiny_patch16_224", 192),
-        ("timm:convnext_atto", 320),
+        ("timm:test_vit", 64),
+        ("timm:test_convnext", 64),
         ("timm:swin_tiny_patch4_window7_224", 768),
         ("timm:mixer_s32_224", 512),
         ("timm:efficientvit_b0", 1280),
@@ -157,7 +149,6 @@ def test_heads_of_many_families(spec, width):
     ("spec", "found"),
     [
         ("timm:deit_tiny_distilled_patch16_224", r"head \(192 to 1000\), head_dist \(192 to 1000\)"),
-        ("timm:levit_128s", r"head_dist.linear \(384 to 1000\)"),
         ("torchvision:squeezenet1_1", r"classifier.1 \(512 to 1000\)"),
     ],
 )
@@ -212,15 +203,6 @@ def test_a_model_without_any_linear_layer_says_so():
         find_head(model.eval(), torch.rand(2, 3, 4, 4))
 
 
-def test_a_model_that_returns_no_logits_says_what_it_returned():
-    class Pair(nn.Module):
-        def forward(self, images):
-            return images, images
-
-    with pytest.raises(SingError, match="returned a tuple, expected logits"):
-        find_head(Pair(), torch.rand(2, 3, 4, 4))
-
-
 def test_logits_are_one_row_a_picture():
     class Mean(nn.Module):
         def forward(self, images):
@@ -243,10 +225,6 @@ def test_logits_are_one_row_a_picture():
 )
 def test_labels_are_cut_at_a_comma_only_where_they_are_imagenets_synonyms(names, labels):
     assert _short_names(names) == labels
-
-
-def test_no_two_names_of_imagenet_are_alike():
-    assert len({x.lower() for x in imagenet_labels()}) == 1000
 
 
 @pytest.mark.parametrize(
@@ -380,16 +358,19 @@ def test_a_head_with_more_labels_than_rows_is_refused(tmp_path):
         LinearHead.load(tmp_path / "h.safetensors")
 
 
-def test_labels_without_an_order_are_refused():
-    with pytest.raises(SingError, match="labels are a set"):
-        own_labels({"cat", "dog"})
-    assert own_labels(dict.fromkeys(["cat", "dog"]).keys()) == ("cat", "dog")
-
-
-@pytest.mark.parametrize("given", [{1: "cat", 2: "dog"}, {"cat": 0, "dog": 2}, {"cat": "dog"}])
-def test_labels_with_other_numbers_are_refused(given):
-    with pytest.raises(SingError, match="labels are numbered"):
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"cat", "dog"}, "labels are a set"),  # without an order
+        ({1: "cat", 2: "dog"}, "labels are numbered"),
+        ({"cat": 0, "dog": 2}, "labels are numbered"),
+        ({"cat": "dog"}, "labels are numbered"),
+    ],
+)
+def test_labels_without_an_order_are_refused(given, message):
+    with pytest.raises(SingError, match=message):
         own_labels(given)
+    assert own_labels(dict.fromkeys(["cat", "dog"]).keys()) == ("cat", "dog")
 
 
 def test_another_task_of_transformers_is_refused(tmp_path):
@@ -511,23 +492,19 @@ def test_a_missing_file_says_so(tmp_path):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("timm:resnet5O", "unknown timm model 'resnet5O'.*did you mean 'resnet50'"),
+        ("timm:resnet5O", "unknown timm model .*did you mean 'resnet50'"),
         ("timm:resnet18.a1_in1", "unknown timm weights .*did you mean 'resnet18.a1_in1k'"),
-        ("torchvision:resnet51", "unknown torchvision model 'resnet51'.*did you mean 'resnet50'"),
+        ("torchvision:resnet51", "unknown torchvision model .*did you mean 'resnet50'"),
         ("torchvision:resnet50@IMAGENET1K_V9", "expected one of DEFAULT, IMAGENET1K_V1.*mean 'IMAGENET1K_V"),
         ("keras:resnet50", "unknown classifier 'keras:resnet50', expected timm:NAME, torchvision:NAME"),
         ("timm:", "unknown classifier 'timm:'"),
-        (
-            "resnet50",
-            "unknown classifier 'resnet50', expected a name with its kind: write torchvision:resnet50",
-        ),
+        ("", "unknown classifier ''"),
+        ("resnet50", "write torchvision:resnet50"),
         ("resnet18.a1_in1k", "write timm:resnet18.a1_in1k"),
         ("mine.py", "write file:mine.py:FUNCTION"),
-        ("file:mine.py", "names no function of a Python file, expected file:PATH.py:FUNCTION"),
-        (
-            "efficientnet_lite9",
-            "or timm:, torchvision:, hf:, file: and a name; did you mean 'efficientnet_lite",
-        ),
+        ("file:mine.py", "names no function"),
+        ("efficientnet_lite9", "or timm:, torchvision:, hf:, file: .*did you mean 'efficientnet_lite"),
+        ("effnet_lite2", "did you mean '.*efficientnet_lite2"),
     ],
 )
 def test_a_wrong_name_is_answered_with_the_nearest(spec, message):
@@ -555,18 +532,8 @@ def test_weights_that_are_not_here_name_the_cache_and_the_command(spec, tmp_path
 # -------------------------------------------------------------------------------- safety
 
 
-class Bomb:
-    """Writes a file when it is unpickled."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return (Path.touch, (self.path,))
-
-
 def test_a_checkpoint_that_runs_code_is_refused_before_it_does(tmp_path):
-    torch.save({"weight": Bomb(tmp_path / "ran")}, tmp_path / "evil.pth")
+    torch.save({"weight": Evil(tmp_path / "ran")}, tmp_path / "evil.pth")
     with pytest.raises(SingError, match="the checkpoint of it holds more than tensors"), tensors_only("it"):
         torch.load(tmp_path / "evil.pth", weights_only=False)  # as some libraries do
     assert not (tmp_path / "ran").exists()
@@ -620,7 +587,7 @@ def test_a_class_that_one_trusts_may_be_allowed_as_the_message_says(tmp_path):
 
 
 def test_a_function_is_not_offered_to_be_allowed(tmp_path):
-    torch.save({"weight": Bomb(tmp_path / "ran"), "e": exec}, tmp_path / "x.pth")
+    torch.save({"weight": Evil(tmp_path / "ran"), "e": exec}, tmp_path / "x.pth")
     (tmp_path / "mine.py").write_text(LOADS)
     with pytest.raises(SingError, match="holds more than tensors") as told:
         load_network(f"file:{tmp_path / 'mine.py'}:build")
@@ -638,12 +605,11 @@ def test_a_text_in_a_checkpoints_place_is_no_matter_of_trust(tmp_path, text):
 def test_torchvision_weights_in_the_cache_are_not_trusted_either(tmp_path, monkeypatch):
     """The cache's file is not checked again by torch: its name is enough for it."""
     (tmp_path / "checkpoints").mkdir()
-    torch.save(Bomb(tmp_path / "ran"), tmp_path / "checkpoints" / "squeezenet1_1-b8a52dc0.pth")
+    torch.save(Evil(tmp_path / "ran"), tmp_path / "checkpoints" / "squeezenet1_1-b8a52dc0.pth")
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     with pytest.raises(SingError, match="holds more than tensors"):
         load_network("torchvision:squeezenet1_1")
     assert not (tmp_path / "ran").exists()
-    assert pickle.dumps(1)  # pickles as such still work outside
 
 
 # ----------------------------------------------------------------------------- heads alone
