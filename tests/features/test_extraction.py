@@ -1,4 +1,7 @@
-"""Extraction: aligned, resumable, content-addressed, and clear about whatever goes wrong."""
+"""Extraction: resumable, content-addressed, and clear about whatever goes wrong.
+
+That rows and index stay aligned around pictures that can't be read is in `test_torture`: the zoo.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +29,6 @@ from sing_utils.features.store import FeatureStore
 from sing_utils.files import require_place, write_whole
 from sing_utils.sources.folders import list_pictures
 
-# --------------------------------------------------------------------------- alignment
-
 
 @pytest.fixture
 def whole(photos, tmp_path):
@@ -38,40 +39,6 @@ def whole(photos, tmp_path):
 @pytest.fixture
 def out(tmp_path):
     return tmp_path / "out"
-
-
-def damage(folder, make_picture):
-    """Among good pictures, every kind of difficult one. Returns the names of the unreadable."""
-    for i in range(6):
-        make_picture(folder / f"good{i}.png", seed=i)
-    (folder / "a_empty.jpg").write_bytes(b"")
-    (folder / "good2_text.png").write_text("this is no picture")
-    whole = make_picture(folder / "good3_cut.jpg", seed=20, size=(64, 64)).read_bytes()
-    (folder / "good3_cut.jpg").write_bytes(whole[: len(whole) // 2])
-    noise = np.random.default_rng(30).integers(0, 256, (8, 8, 4), dtype=np.uint8)
-    Image.fromarray(noise, "CMYK").save(folder / "good4_cmyk.jpg")
-    Image.fromarray(np.full((8, 8), 40_000, np.uint16)).save(folder / "good4_16bit.png")
-    palette = Image.fromarray(noise[..., :3]).quantize(8)
-    palette.save(folder / "good5_palette.png", transparency=0)
-    Image.fromarray(noise, "RGBA").save(folder / "good5_rgba.png")
-    make_picture(folder / "z_gif.gif", seed=40)
-    return {"a_empty.jpg", "good2_text.png", "good3_cut.jpg"}
-
-
-def test_index_and_rows_stay_aligned_around_unreadable_pictures(tmp_path, make_picture):
-    folder = tmp_path / "photos"
-    bad = damage(folder, make_picture)
-    store = run(folder, tmp_path / "out", shard_rows=5)
-    x = store.read("features")
-    assert set(store.rejects["path"]) == bad
-    assert len(store) == len(store.index) == len(x) == 14 - 3
-    assert not set(store.index["path"]) & bad
-    for row, values in zip(store.index.itertuples(), x, strict=True):
-        torch.testing.assert_close(values, Fake().of(folder / row.path), msg=row.path)
-    reasons = dict(zip(store.rejects["path"], store.rejects["reason"], strict=True))
-    assert reasons["a_empty.jpg"] == "the file is empty (0 bytes)"
-    assert "truncated" in reasons["good3_cut.jpg"]
-    assert not any(str(tmp_path) in r for r in reasons.values())
 
 
 def test_a_shard_without_any_readable_picture(tmp_path, make_picture):

@@ -23,7 +23,6 @@ from sing_utils.models.networks import Network, imagenet_classes, imagenet_label
 from sing_utils.models.weights import signs_of, weights_digest
 
 GOLDEN = Path(__file__).parents[1] / "tools" / "golden"
-CATS = {"tabby", "tiger cat", "Persian cat", "Siamese cat", "Egyptian cat", "lynx"}
 
 
 def synthetic():
@@ -61,11 +60,6 @@ def test_golden(lite0, what, tolerance):
     for name, got in (("features", out.features), ("logits", out.logits)):
         scale = float(expected[name].abs().max())
         torch.testing.assert_close(got, expected[name], rtol=0, atol=tolerance * scale)
-
-
-def test_the_golden_cat_is_a_cat(lite0):
-    logits = lite0(lite0.prepare(chelsea())[None]).logits[0]
-    assert imagenet_labels()[int(logits.argmax())] in CATS
 
 
 def test_names_and_wnids_follow_the_logits():

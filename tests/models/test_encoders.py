@@ -56,10 +56,7 @@ def test_pictures_and_texts_are_unit_vectors_of_the_stated_width(encoder, z):
     assert unit(z)
     assert unit(t)
     assert encoder.towers == TOWERS
-
-
-def test_each_picture_is_nearest_to_its_own_text(encoder, z):
-    assert (z @ encoder.encode_text(TEXTS).mT).argmax(1).tolist() == [0, 1, 2]
+    assert (z @ t.mT).argmax(1).tolist() == [0, 1, 2]  # each picture is nearest to its own text
 
 
 def test_what_all_texts_share_is_taken_off(encoder):
