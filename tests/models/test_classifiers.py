@@ -389,17 +389,22 @@ def test_features_must_not_depend_on_chance_or_on_the_batch(model):
 # ------------------------------------------------------------------------------ loading
 
 
-def with_entry(monkeypatch, **changes):
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sha256": "ab" * 32}, r"SHA-256 579344248a93…, expected abababababab…"),
+        ({"package": "no_such_package_here"}, "the package no-such-package-here is missing"),
+        ({"architecture": "tf_efficientnet_lite1"}, "do not fit the architecture"),
+    ],
+)
+def test_other_weights_are_refused(monkeypatch, changes, message):
+    """Before they are read, if they are not the ones that are known."""
     entry = dataclasses.replace(model_sources.PACKAGED["efficientnet_lite0"], **changes)
     monkeypatch.setitem(model_sources.PACKAGED, "efficientnet_lite0", entry)
-    return load_classifier.__wrapped__  # past the cache
-
-
-def test_weights_with_another_checksum_are_refused_before_they_are_read(monkeypatch):
-    load = with_entry(monkeypatch, sha256="ab" * 32)
-    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("the weights were read"))
-    with pytest.raises(SingError, match=r"SHA-256 579344248a93…, expected abababababab…"):
-        load("efficientnet_lite0")
+    if "architecture" not in changes:
+        monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("the weights were read"))
+    with pytest.raises(SingError, match=message):
+        load_classifier.__wrapped__("efficientnet_lite0")  # past the cache
 
 
 def test_weights_are_read_without_pickled_code(monkeypatch):
@@ -413,18 +418,6 @@ def test_weights_are_read_without_pickled_code(monkeypatch):
     with pytest.raises(SingError, match="stop here"):
         load_classifier.__wrapped__("efficientnet_lite0")
     assert seen["weights_only"] is True
-
-
-def test_a_missing_package_says_how_to_get_it(monkeypatch):
-    load = with_entry(monkeypatch, package="no_such_package_here")
-    with pytest.raises(SingError, match="the package no-such-package-here is missing"):
-        load("efficientnet_lite0")
-
-
-def test_a_checkpoint_of_another_architecture_is_refused(monkeypatch):
-    load = with_entry(monkeypatch, architecture="tf_efficientnet_lite1")
-    with pytest.raises(SingError, match="do not fit the architecture"):
-        load("efficientnet_lite0")
 
 
 def test_a_classifier_is_loaded_once_however_it_is_asked_for(lite0):

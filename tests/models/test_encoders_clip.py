@@ -46,6 +46,15 @@ def pictures():
 
 
 @pytest.fixture(scope="module")
+def folder(pictures, tmp_path_factory):
+    """The same in files."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for i, picture in enumerate(pictures):
+        picture.save(folder / f"{i}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     """A small CLIP under its own name in open_clip's list, and its random weights."""
     folder = tmp_path_factory.mktemp("open_clip")
@@ -135,11 +144,8 @@ def test_the_identity_holds_what_the_numbers_depend_on(tiny, encoder, tmp_path):
     assert other["transform"] == kept["transform"]
 
 
-def test_it_extracts_into_a_store_and_judges_every_classifier(encoder, pictures, tmp_path):
-    (tmp_path / "pictures").mkdir()
-    for i, picture in enumerate(pictures):
-        picture.save(tmp_path / "pictures" / f"{i}.png")
-    store = extract(encoder, tmp_path / "pictures", tmp_path / "store", workers=0, progress=False)
+def test_it_extracts_into_a_store_and_judges_every_classifier(encoder, pictures, folder, tmp_path):
+    store = extract(encoder, folder, tmp_path / "store", workers=0, progress=False)
     assert unit(store.read(encoder.towers[0]))
     judge = encoder.judge_of("resnet50")
     assert isinstance(judge, Judge)
@@ -168,7 +174,7 @@ def build():
 
 
 @pytest.mark.parametrize("half", ["", ".half()"])
-def test_a_probe_on_its_own_image_tower_is_not_judged(tiny, encoder, pictures, tmp_path, half):
+def test_a_probe_on_its_own_image_tower_is_not_judged(tiny, encoder, folder, tmp_path, half):
     (tiny[0] / "probe.py").write_text(PROBE.format(same=True, half=half))
     (tiny[0] / "apart.py").write_text(PROBE.format(same=False, half=half))
     probe, apart = (load_classifier.__wrapped__(f"file:{tiny[0] / x}.py:build") for x in ("probe", "apart"))
@@ -176,11 +182,8 @@ def test_a_probe_on_its_own_image_tower_is_not_judged(tiny, encoder, pictures, t
         encoder.judge_of(probe.identity)
     assert encoder.judge_of(apart.identity).encoder is encoder
     assert load_encoder("embedded").judge_of(probe.identity).left_out == ()
-    for i, picture in enumerate(pictures):
-        (tmp_path / "pictures").mkdir(exist_ok=True)
-        picture.save(tmp_path / "pictures" / f"{i}.png")
     stores = [
-        extract(x, tmp_path / "pictures", tmp_path / str(i), workers=0, progress=False)
+        extract(x, folder, tmp_path / str(i), workers=0, progress=False)
         for i, x in enumerate((probe, apart, encoder))
     ]
     with pytest.raises(SingError, match="built on.*trained apart"):
