@@ -27,7 +27,6 @@ from sing_utils.features.engine import local_engine
 from sing_utils.features.extraction import extract_cached
 from sing_utils.features.store import FeatureStore
 from sing_utils.files import require_place, write_whole
-from sing_utils.sources.folders import list_pictures
 
 
 @pytest.fixture
@@ -297,27 +296,6 @@ def test_a_tar_that_changes_while_it_is_read_is_an_error(tmp_path):
 
     with pytest.raises(SingError, match=r"4 pictures of .* changed or could not be read while"):
         run(tar, tmp_path / "out", Meddler())
-
-
-def test_a_picture_without_the_right_to_read_it_is_a_reject(photos, tmp_path, monkeypatch):
-    from sing_utils.sources.folders import FileSource
-
-    def denied(self, i):
-        if i == 3:
-            raise PermissionError(13, "Permission denied")
-        return real(self, i)
-
-    real = FileSource.read
-    denied_path = list_pictures(photos)["path"][3]
-    real_digest = digests.digest_file
-    monkeypatch.setattr(FileSource, "read", denied)
-    monkeypatch.setattr(
-        digests, "digest_file", lambda f: b"" if str(f).endswith(denied_path) else real_digest(f)
-    )
-    store = run(photos, tmp_path / "out")
-    assert store.rejects.to_dict("records") == [
-        {"path": denied_path, "reason": "it can't be read: Permission denied"}
-    ]
 
 
 # ------------------------------------------------------------------------- damage is mended

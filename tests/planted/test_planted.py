@@ -140,6 +140,8 @@ def test_words_that_the_world_does_not_use_are_an_error():
         encoder.encode_text(["an image of a jellyfish"])
     with pytest.raises(SingError, match=r"can't read ''"):
         encoder.encode_text([""])
+    with pytest.raises(SingError, match=r"got one string, expected a list"):
+        encoder.encode_text("an image of a star")
 
 
 def test_a_run_asks_for_such_words_before_it_begins(root, tmp_path):
@@ -333,14 +335,9 @@ def test_ways_are_null_removal_in_each_basis_and_once_beyond():
     assert list(found) == ["|AS|", "contrast"]
 
 
-def test_too_few_scenes_are_said_before_anything_is_drawn():
+def test_too_few_scenes_and_worlds_are_said_before_anything_is_drawn():
     with pytest.raises(SingError, match=r"scenes is 20, expected at least 400"):
         build_world(0, scenes=20)
-    with pytest.raises(SingError, match=r"got one string, expected a list of texts"):
-        load_encoder("planted").encode_text("an image of a star")
-
-
-def test_one_world_has_no_spread():
     with pytest.raises(SingError, match=r"1 world.*at least 2"):
         tables_planted.build_worlds(1, scenes=400)
 
