@@ -9,6 +9,7 @@ import hashlib
 import os
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -327,22 +328,21 @@ def test_a_damaged_file_is_found_and_made_anew(photos, out, whole, at, finished,
 # ----------------------------------------------------------------------------------- batches
 
 
-class Composed(Fake):
-    """Its results depend on what else is in a batch, as a GPU's last bits do."""
-
-    def compute(self, batch):
-        return {"features": super().compute(batch)["features"] + 1e-3 * len(batch)}
+def of_the_batch(x, batch):
+    """Results that depend on what else is in a batch, as a GPU's last bits do."""
+    return x + 1e-3 * len(batch)
 
 
 def test_a_begun_store_keeps_its_batch_size(photos, out, tmp_path):
-    whole = contents(run(photos, tmp_path / "whole", Composed(), batch_size=3).path)
+    model = partial(Fake, change=of_the_batch)
+    whole = contents(run(photos, tmp_path / "whole", model(), batch_size=3).path)
     with pytest.raises(KeyboardInterrupt):
-        run(photos, out, Composed(stop_at=4), batch_size=3)
-    run(photos, out, Composed(), batch_size=None)
+        run(photos, out, model(stop_at=4), batch_size=3)
+    run(photos, out, model(), batch_size=None)
     assert contents(out) == whole
     path = out / "shard-00001.safetensors"  # also when a finished one is mended
     path.write_bytes(path.read_bytes()[:-1])
-    run(photos, out, Composed(), batch_size=None)
+    run(photos, out, model(), batch_size=None)
     assert contents(out) == whole
 
 
@@ -385,42 +385,32 @@ def test_shards_are_written_the_moment_they_are_whole(photos, tmp_path):
 
 
 def test_what_does_not_fit_into_memory_is_halved(photos, tmp_path):
-    class Small(Fake):
-        sizes = []
+    sizes = []
 
-        def compute(self, batch):
-            if len(batch) > 1:
-                raise torch.OutOfMemoryError("CUDA out of memory")
-            self.sizes.append(len(batch))
-            return super().compute(batch)
-
-    store = run(photos, tmp_path / "out", Small(), batch_size=4)
-    assert torch.equal(store.read("features"), run(photos, tmp_path / "whole").read("features"))
-    assert Small.sizes == [1] * 11
-
-    class Nothing(Fake):
-        def compute(self, batch):
+    def small(x, batch, most=1):
+        if len(batch) > most:
             raise torch.OutOfMemoryError("CUDA out of memory")
+        sizes.append(len(batch))
+        return x
 
+    store = run(photos, tmp_path / "out", Fake(change=small), batch_size=4)
+    assert torch.equal(store.read("features"), run(photos, tmp_path / "whole").read("features"))
+    assert sizes == [1] * 11
     with pytest.raises(SingError, match="fake does not fit into the GPU's memory even with one picture"):
-        run(photos, tmp_path / "no", Nothing())
+        run(photos, tmp_path / "no", Fake(change=partial(small, most=0)))
 
 
 @pytest.mark.parametrize(
-    ("values", "message"),
+    ("change", "message"),
     [
-        (lambda x: x[1:], r"gave features of shape \(1, 3\) for 2 pictures, expected \(2, d\)"),
-        (lambda x: x[:, 0], r"gave features of shape \(2,\)"),
-        (lambda x: x / 0, "gave features that are not finite.*precision float32"),
+        (lambda x, _: x[1:], r"gave features of shape \(1, 6\) for 2 pictures, expected \(2, d\)"),
+        (lambda x, _: x[:, 0], r"gave features of shape \(2,\)"),
+        (lambda x, _: x / 0, "gave features that are not finite.*precision float32"),
     ],
 )
-def test_a_model_that_gives_something_else(photos, tmp_path, values, message):
-    class Odd(Fake):
-        def compute(self, batch):
-            return {"features": values(batch[:, 0, 0])}
-
+def test_a_model_that_gives_something_else(photos, tmp_path, change, message):
     with pytest.raises(SingError, match=message):
-        run(photos, tmp_path / "out", Odd())
+        run(photos, tmp_path / "out", Fake(change=change))
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left"), SafetensorError("I/O error"), KeyError("x")])
@@ -507,12 +497,9 @@ def test_a_decoding_process_that_dies_is_said(photos, tmp_path):
 
 
 def test_sixteen_bit_products_are_used_and_recorded(photos, tmp_path):
-    class Product(Fake):
-        def compute(self, batch):
-            return {"features": batch.flatten(1) @ torch.full((12, 3), 1 / 3)}
-
-    exact = run(photos, tmp_path / "a", Product()).read("features")
-    store = run(photos, tmp_path / "b", Product(), precision="bfloat16")
+    model = partial(Fake, change=lambda _, batch: batch.flatten(1) @ torch.full((12, 3), 1 / 3))
+    exact = run(photos, tmp_path / "a", model()).read("features")
+    store = run(photos, tmp_path / "b", model(), precision="bfloat16")
     assert store.manifest["made_of"]["compute"] == {"device": "cpu", "precision": "bfloat16"}
     error = (store.read("features") - exact).abs().max() / exact.abs().max()
     assert 0 < error < 2**-7
@@ -522,12 +509,8 @@ def test_sixteen_bit_products_are_used_and_recorded(photos, tmp_path):
 
 
 def test_of_two_processes_one_waits_and_finds_it_finished(photos, out, whole, capsys):
-    class Slow(Fake):
-        def compute(self, batch):
-            time.sleep(0.2)
-            return super().compute(batch)
-
-    child = torture.fork(lambda: run(photos, out, Slow()))
+    slow = Fake(change=lambda x, _: time.sleep(0.2) or x)
+    child = torture.fork(lambda: run(photos, out, slow))
     late = time.monotonic() + 60
     while not (out / "begun.json").exists() and time.monotonic() < late:
         time.sleep(0.01)
@@ -574,25 +557,19 @@ def test_a_folder_that_cannot_be_written(photos, tmp_path):
 )
 def test_bad_input_writes_nothing(photos, out, options, message):
     with pytest.raises(SingError, match=message):
-        run(options.pop("source", photos), out, **options)
+        run(**{"source": photos, "out": out} | options)
     assert not out.exists()
 
 
 # --------------------------------------------------------- what is found while pictures are extracted
 
 
-class Large(Fake):
-    """Features far beyond float16's 65504."""
-
-    def compute(self, batch):
-        return {"features": 1e6 * super().compute(batch)["features"]}
-
-
 def test_features_beyond_float16_are_refused_at_the_first_shard(photos, out):
+    large = Fake(change=lambda x, _: 1e6 * x)  # float16 goes up to 65504
     with pytest.raises(SingError, match="float16 can't hold"):
-        run(photos, out, Large(), dtype="float16")
+        run(photos, out, large, dtype="float16")
     assert contents(out) == {}
-    assert run(photos, out, Large()).read("features").max() > 65504  # other settings may begin there
+    assert run(photos, out, large).read("features").max() > 65504  # other settings may begin there
 
 
 class Refusing(Fake):
