@@ -60,17 +60,6 @@ class Results:
         path = self.folder / f"{name}.parquet"
         return pd.read_parquet(path) if path.exists() else None
 
-    def filled(self, name: str) -> pd.DataFrame:
-        """A table that has rows, for words that are left out without it.
-
-        Raises:
-            KeyError: if this run has none of that name, or an empty one.
-        """
-        table = self.get(name)
-        if table is None or table.empty:
-            raise KeyError(name)
-        return table
-
     def table(self, name: str) -> pd.DataFrame:
         """A table.
 

@@ -30,21 +30,13 @@ def parts(world, keep):
     return translator_parts(Translator.fit(*fit, method="ridge"), spaces, fit, held_out)
 
 
-def test_embeddings_that_only_the_principal_part_knows(world):
-    found = parts(world, torch.tensor([1.0] * R + [0.0] * (M - R)))
-    assert found["R², principal part alone"] > 0.99
-    assert found["R², whole"] > 0.99
-    assert found["R², null part alone"] == pytest.approx(0, abs=0.02)
-    assert found["null part, share of the rest"] == pytest.approx(0, abs=0.02)
-    assert found["principal part, share of the rest"] > 0.99
-
-
-def test_embeddings_that_only_the_null_part_knows(world):
-    found = parts(world, torch.tensor([0.0] * R + [1.0] * (M - R)))
-    assert found["R², null part alone"] > 0.99
-    assert found["R², principal part alone"] == pytest.approx(0, abs=0.02)
-    assert found["null part, share of the rest"] > 0.99
-    assert found["principal part, share of the rest"] == pytest.approx(0, abs=0.02)
+@pytest.mark.parametrize(("knows", "other"), [("principal", "null"), ("null", "principal")])
+def test_embeddings_that_only_one_part_knows(world, knows, other):
+    found = parts(world, torch.tensor([knows == "principal"] * R + [knows == "null"] * (M - R)))
+    for part in (f"R², {knows} part alone", f"{knows} part, share of the rest", "R², whole"):
+        assert found[part] > 0.99
+    for part in (f"R², {other} part alone", f"{other} part, share of the rest"):
+        assert found[part] == pytest.approx(0, abs=0.02)
 
 
 def test_the_mean_picture_counts_for_nothing(world):

@@ -179,23 +179,6 @@ def test_null_removal_has_no_zero_of_its_own():
     assert 0.92 <= covered("mean contrast (°)", NOTHING, nothing=True, truth="sample") <= 0.98
 
 
-def test_many_photos_without_the_translators_error_are_sure_of_what_is_not():
-    """What the book had before: intervals over photos alone."""
-    world, held = World(1), []
-    truth = simulated(1, False)["mean contrast (°)"][:, 3].mean()
-    for i in range(80):
-        f, z, _ = world.photos(FIT)
-        new, _, own = world.photos(10 * PHOTOS)
-        T, B = world.fits(f, z, i)
-        x = world.scores(T.weight, B, new, own)["contrast"]
-        halves = world.refits(f, z, T, B, new, own, i).columns()["contrast"]
-        found = sure_mean(x, np.stack([x, x])), sure_mean(x, halves)
-        held.append([ci.low <= truth <= ci.high for ci in found])
-    alone, both = np.mean(held, 0)
-    assert alone < 0.75
-    assert both >= 0.92
-
-
 def test_differences_by_class_reject_as_often_as_they_say():
     """Two classifiers alike but for chance, and classes drawn anew each time."""
     p, photos = [], []

@@ -10,7 +10,6 @@ from sing_utils import BeyondLogits, HeadSpaces, Translator, TranslatorFitter, a
 from sing_utils.evidence.intervals import mean_error, sure, sure_mean
 from sing_utils.evidence.refits import Halves, Refits
 from sing_utils.method.scores import contrast
-from sing_utils.runs.run import open_run
 
 M, R, WIDTH, C = 14, 9, 6, 4
 
@@ -139,16 +138,3 @@ def test_too_few_photos_say_nothing_beyond_the_logits(world):
     refits = Refits.fit(Halves.of(f, z, T, B, world.spaces), new, world.texts, own, classes=C, count=4)
     assert refits.IS.isfinite().all()
     assert torch.stack([refits.IS_beyond, refits.contrast_beyond]).isnan().all()
-
-
-def test_a_run_keeps_its_refits(tmp_path, monkeypatch):
-    given = {"classifiers": ["efficientnet_lite0"], "classes": ["tench", "jellyfish"], "refits": 4}
-    folder = str(tmp_path / "run")
-    run = open_run("embedded", folder, concepts=["the sea", "blue"], concept_classes=["tench"], **given)
-    name = run.classifiers[0]
-    found = run.refits(name)
-    assert found.toward.shape == (4, 2, 2 + len(run.profile.phrases))  # refits, classes, texts
-    monkeypatch.setattr(Refits, "fit", None)
-    kept = open_run("embedded", folder, concepts=["the sea", "blue"], concept_classes=["tench"], **given)
-    assert torch.equal(kept.refits(name).AS, found.AS)
-    assert kept.refits(name).IS_beyond.isnan().all()  # two classes are fewer photos than features' numbers

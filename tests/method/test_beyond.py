@@ -114,22 +114,6 @@ def test_two_features_by_hand():
     torch.testing.assert_close(B.rest(f).abs(), torch.ones(4, 1).double())  # e has variance 1
 
 
-def test_streams_like_the_translator():
-    f, z, W, texts = world(2)
-    one = TranslatorFitter(M, WIDTH)
-    one.update(f[:300], z[:300])
-    judge = TranslatorFitter(M, WIDTH)
-    judge.update(f[300:], z[300:])
-    parts = TranslatorFitter(M, WIDTH)
-    for a, b in zip(f[:300].split(70), z[:300].split(70), strict=True):
-        shard = TranslatorFitter(M, WIDTH)
-        shard.update(a, b)
-        parts.merge(shard)
-    whole, merged = (BeyondLogits.from_sums(s, judge, W) for s in (one, parts))
-    for a, b in zip(scores(whole, f, texts), scores(merged, f, texts), strict=True):
-        torch.testing.assert_close(a, b, atol=1e-9, rtol=0)
-
-
 def test_the_stated_quality_is_that_on_photos_set_aside():
     f, z, W, _ = world(2, noise=3.0)
     f, z = f[:60], z[:60]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import pickle
 
 import pytest
 import torch
+from fakes import Evil
 from safetensors.torch import save_file
 
 from sing_utils import HeadSpaces, SingError, Translator, attribute_score, image_score
@@ -64,7 +64,7 @@ def test_without_bias_and_without_metadata(checkpoint):
     T = Translator.from_checkpoint(path)
     assert T.bias is None
     assert T.meta.keys() == {"source", "sha256"}
-    with pytest.raises(SingError, match="has no bias to add, as the paper's: leave with_bias out"):
+    with pytest.raises(SingError, match="no bias to add"):
         T(torch.ones(3), with_bias=True)
 
 
@@ -74,12 +74,9 @@ def test_without_bias_and_without_metadata(checkpoint):
 def test_the_bias_is_apart_and_added_on_request(checkpoint):
     path, held = checkpoint()
     T = Translator.from_checkpoint(path)
-    f, v = torch.randn(2, 4, 20, generator=torch.Generator().manual_seed(1)).unbind()
+    f = torch.randn(4, 20, generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(T(f), f @ held["weight"].mT)
     torch.testing.assert_close(T(f, with_bias=True), f @ held["weight"].mT + held["bias"])
-    torch.testing.assert_close(T(f + v), T(f) + T(v), rtol=1e-4, atol=1e-4)
-    affine = T(f, with_bias=True) + T(v, with_bias=True) - T(f + v, with_bias=True)
-    torch.testing.assert_close(affine, held["bias"].expand(4, -1), rtol=1e-3, atol=1e-4)
     assert T(f.double().numpy(), with_bias=True).dtype == "float64"
 
 
@@ -115,44 +112,29 @@ def test_save_and_load_keep_the_bias(checkpoint, tmp_path):
     assert torch.equal(again.after_null_removal(spaces).bias, T.bias)
 
 
-def test_a_saved_bias_of_another_width_is_refused(tmp_path):
-    dataclasses.replace(Translator(torch.ones(2, 3)), bias=torch.ones(3)).save(tmp_path / "T.safetensors")
-    with pytest.raises(SingError, match="is no translator"):
-        Translator.load(tmp_path / "T.safetensors")
-
-
 # --------------------------------------------------------------------------------- refusing
 
 
-@pytest.mark.parametrize(
-    ("widths", "message"),
-    [
-        ({"m": 2048}, "takes features of width 20, expected 2048, which is that of the classifier"),
-        ({"n": 512}, "gives embeddings of width 768, expected 512"),
-        ({"m": 768, "n": 20}, "gives embeddings of width 768, expected 20"),
-    ],
-)
-def test_other_widths_are_refused(checkpoint, widths, message):
-    with pytest.raises(SingError, match=message):
-        Translator.from_checkpoint(checkpoint()[0], **widths)
+IN, OUT = "takes features of width 20, expected 2048", "gives embeddings of width 768, expected 512"
 
 
 @pytest.mark.parametrize(
-    ("metadata", "message"),
+    ("widths", "metadata", "message"),
     [
-        ("in_dim: 2048\n", "takes features of width 20, expected 2048, which its metadata.yaml gives"),
-        ("out_dim: 512\n", "gives embeddings of width 768, expected 512, which its metadata.yaml gives"),
-        ("in_dim: twenty\n", "is no metadata of a translator, expected model_name"),
-        ("- a list\n- of things\n", "is no metadata"),
-        ("just words", "is no metadata"),
-        ("", "is no metadata"),
-        ("a: [", "is no metadata"),
-        ("model_name: !!python/name:os.system\n", "is no metadata"),
+        ({"m": 2048}, None, f"{IN}, which is that of the classifier"),
+        ({"n": 512}, None, OUT),
+        ({"m": 768, "n": 20}, None, "of width 768, expected 20"),
+        ({}, "in_dim: 2048\n", f"{IN}, which its metadata.yaml gives"),
+        ({}, "out_dim: 512\n", OUT),
+        ({}, "in_dim: twenty\n", "is no metadata of a translator"),
+        ({}, "- a list\n- of things\n", "is no metadata"),
+        ({}, "", "is no metadata"),
+        ({}, "a: [", "is no metadata"),
     ],
 )
-def test_metadata_that_does_not_fit_is_refused(checkpoint, metadata, message):
+def test_other_widths_and_metadata_are_refused(checkpoint, widths, metadata, message):
     with pytest.raises(SingError, match=message):
-        Translator.from_checkpoint(checkpoint(metadata=metadata)[0])
+        Translator.from_checkpoint(checkpoint(metadata=metadata)[0], **widths)
 
 
 NAN = torch.tensor([[1.0, float("nan")]])
@@ -161,18 +143,16 @@ NAN = torch.tensor([[1.0, float("nan")]])
 @pytest.mark.parametrize(
     ("held", "message"),
     [
-        ({"state_dict": {}}, "holds state_dict, expected one linear layer"),
+        ({"state_dict": {}}, "holds state_dict"),
         ({"weight": torch.ones(2, 3), "bias": torch.ones(2), "epoch": 3}, "holds weight, bias, epoch"),
-        ({"weight": torch.ones(2, 3), "scale": torch.ones(2)}, "holds weight, scale, expected one linear"),
-        ({"bias": torch.ones(2)}, "holds bias, expected one linear layer"),
-        ({"0.weight": torch.ones(2, 3), "2.weight": torch.ones(2, 2)}, "holds 0.weight, 2.weight"),
-        ({"weight": [1.0, 2.0]}, "holds weight, expected one linear layer: floating-point"),
+        ({"bias": torch.ones(2)}, "holds bias"),
+        ({"weight": [1.0, 2.0]}, "holds weight, expected one linear layer"),
         ({"weight": torch.ones(2, 3, dtype=torch.int64)}, "floating-point"),
         ({"weight": torch.ones(3)}, r"holds weight \(3,\), expected weight \(n, m\)"),
         ({"weight": torch.ones(2, 3), "bias": torch.ones(3)}, r"bias \(3,\), expected .* no linear layer"),
         ({"weight": torch.ones(0, 3)}, r"holds weight \(0, 3\)"),
         ({"weight": NAN}, "weight of best.pt holds 1 NaN"),
-        (torch.ones(2, 3), "holds Tensor, expected one linear layer"),
+        (torch.ones(2, 3), "holds Tensor"),
         ({}, "holds nothing"),
     ],
 )
@@ -181,20 +161,10 @@ def test_other_contents_are_refused(checkpoint, held, message):
         Translator.from_checkpoint(checkpoint(held, metadata=None)[0])
 
 
-class Evil:
-    """Writes a file when it is unpickled."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return (exec, (f"open({str(self.path)!r}, 'w').close()",))
-
-
 def test_pickled_code_is_not_run(checkpoint, tmp_path):
     path, held = checkpoint()
     torch.save(held | {"extra": Evil(tmp_path / "ran")}, path)
-    with pytest.raises(SingError, match="holds pickled objects beside tensors.*would run code"):
+    with pytest.raises(SingError, match="holds pickled objects"):
         Translator.from_checkpoint(path)
     path.write_bytes(pickle.dumps(Evil(tmp_path / "ran")))
     with pytest.raises(SingError, match="is damaged or no checkpoint"):
@@ -215,7 +185,7 @@ def test_metadata_runs_no_code(checkpoint, tmp_path):
 @pytest.mark.filterwarnings("ignore")
 def test_a_torchscript_archive_is_refused(tmp_path):
     torch.jit.script(torch.nn.Linear(2, 2)).save(tmp_path / "best.pt")
-    with pytest.raises(SingError, match="best.pt is a TorchScript archive, which is a program"):
+    with pytest.raises(SingError, match="best.pt is a TorchScript archive"):
         Translator.from_checkpoint(tmp_path / "best.pt")
 
 

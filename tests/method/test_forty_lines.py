@@ -13,6 +13,7 @@ PAGE = (Path(__file__).resolve().parents[2] / "book" / "forty_lines.md").read_te
 REPLACED = {
     "resnet50(weights=weights)": "resnet50(weights=None)",
     'pretrained="laion2b_s34b_b79k"': "pretrained=None",
+    "ViT-B-32": "ViT-S-32-alt",  # smaller
 }
 
 

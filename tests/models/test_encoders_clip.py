@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import subprocess
 import sys
 
 import pytest
 import torch
+from fakes import Evil
+from huggingface_hub import constants
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -42,6 +43,15 @@ def pictures():
     g = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (3, 40, 50, 3), generator=g, dtype=torch.uint8).numpy()
     return [Image.fromarray(p) for p in pixels]
+
+
+@pytest.fixture(scope="module")
+def folder(pictures, tmp_path_factory):
+    """The same in files."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for i, picture in enumerate(pictures):
+        picture.save(folder / f"{i}.png")
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -80,21 +90,36 @@ def test_it_computes_what_open_clip_does(tiny, encoder, pictures):
     assert z.shape == (3, encoder.dim) == (3, 24)
 
 
-def test_what_it_returns_is_of_unit_length_and_does_not_depend_on_its_neighbours(encoder, pictures):
-    z, t = encoder.encode_images(pictures), encoder.encode_text(TEXTS)
-    assert unit(z)
-    assert unit(t)
-    singles = torch.cat([encoder.encode_images([p]) for p in pictures])
-    assert (z - singles).abs().max() < 1e-5
-    assert torch.equal(encoder.encode_text([TEXTS[2], TEXTS[0], TEXTS[2]]), t[[2, 0, 2]])
-
-
 def test_more_pictures_and_texts_than_a_batch(encoder, pictures):
-    many = encoder.encode_images(pictures * 12)
-    assert many.shape == (36, 24)
-    assert (many[33:] - many[:3]).abs().max() < 1e-5
+    """What comes out is of unit length and does not depend on its neighbours."""
+    singles = torch.cat([encoder.encode_images([p]) for p in pictures])
+    assert unit(singles)
+    assert (encoder.encode_images(pictures * 12) - singles.repeat(12, 1)).abs().max() < 1e-5
     texts = [f"number {i}" for i in range(70)]
-    assert (encoder.encode_text(texts)[65] - encoder.encode_text(["number 65"])[0]).abs().max() < 1e-5
+    t = encoder.encode_text(texts)
+    assert unit(t)
+    assert (t[65] - encoder.encode_text(["number 65"])[0]).abs().max() < 1e-5
+    assert torch.equal(encoder.encode_text([texts[2], texts[0], texts[2]]), t[[2, 0, 2]])
+
+
+@pytest.fixture
+def fetched(monkeypatch, tiny):
+    """What open_clip was asked to fetch for the tag `mine` of the small CLIP; it gets the random weights."""
+    from open_clip import pretrained
+
+    asked = []
+
+    def fetch(repository, filename=None, revision=None):
+        asked.append((repository, filename, revision))
+        return str(tiny[0] / "w.safetensors")
+
+    monkeypatch.setattr(pretrained, "download_pretrained_from_hf", fetch)
+
+    def tag(name, **settings):
+        monkeypatch.setitem(pretrained._PRETRAINED, "tiny", {"mine": {"hf_hub": name} | settings})
+        return asked
+
+    return tag
 
 
 def test_every_format_of_weights_is_the_same_model(tiny, encoder):
@@ -119,11 +144,8 @@ def test_the_identity_holds_what_the_numbers_depend_on(tiny, encoder, tmp_path):
     assert other["transform"] == kept["transform"]
 
 
-def test_it_extracts_into_a_store_and_judges_every_classifier(encoder, pictures, tmp_path):
-    (tmp_path / "pictures").mkdir()
-    for i, picture in enumerate(pictures):
-        picture.save(tmp_path / "pictures" / f"{i}.png")
-    store = extract(encoder, tmp_path / "pictures", tmp_path / "store", workers=0, progress=False)
+def test_it_extracts_into_a_store_and_judges_every_classifier(encoder, pictures, folder, tmp_path):
+    store = extract(encoder, folder, tmp_path / "store", workers=0, progress=False)
     assert unit(store.read(encoder.towers[0]))
     judge = encoder.judge_of("resnet50")
     assert isinstance(judge, Judge)
@@ -152,7 +174,7 @@ def build():
 
 
 @pytest.mark.parametrize("half", ["", ".half()"])
-def test_a_probe_on_its_own_image_tower_is_not_judged(tiny, encoder, pictures, tmp_path, half):
+def test_a_probe_on_its_own_image_tower_is_not_judged(tiny, encoder, folder, tmp_path, half):
     (tiny[0] / "probe.py").write_text(PROBE.format(same=True, half=half))
     (tiny[0] / "apart.py").write_text(PROBE.format(same=False, half=half))
     probe, apart = (load_classifier.__wrapped__(f"file:{tiny[0] / x}.py:build") for x in ("probe", "apart"))
@@ -160,11 +182,8 @@ def test_a_probe_on_its_own_image_tower_is_not_judged(tiny, encoder, pictures, t
         encoder.judge_of(probe.identity)
     assert encoder.judge_of(apart.identity).encoder is encoder
     assert load_encoder("embedded").judge_of(probe.identity).left_out == ()
-    for i, picture in enumerate(pictures):
-        (tmp_path / "pictures").mkdir(exist_ok=True)
-        picture.save(tmp_path / "pictures" / f"{i}.png")
     stores = [
-        extract(x, tmp_path / "pictures", tmp_path / str(i), workers=0, progress=False)
+        extract(x, folder, tmp_path / str(i), workers=0, progress=False)
         for i, x in enumerate((probe, apart, encoder))
     ]
     with pytest.raises(SingError, match="built on.*trained apart"):
@@ -188,40 +207,23 @@ def test_a_clip_is_known_in_another_library():
     assert not contains(signs_of(theirs["q"]), signs_of(torch.nn.ModuleList(ours)))
 
 
-def test_a_tag_brings_its_own_settings(monkeypatch, tiny):
+def test_a_tag_brings_its_own_settings(fetched, encoder):
     """The tag's QuickGELU and pixel statistics count, though open_clip gets only the file."""
-    from open_clip import pretrained
-
-    tag = {"hf_hub": "someone/tiny/w.safetensors", "quick_gelu": True, "mean": (0.1, 0.2, 0.3)}
-    monkeypatch.setitem(pretrained._PRETRAINED, "tiny", {"mine": tag})
-    asked = []
-
-    def fetch(repository, filename=None, revision=None):
-        asked.append((repository, filename, revision))
-        return str(tiny[0] / "w.safetensors")
-
-    monkeypatch.setattr(pretrained, "download_pretrained_from_hf", fetch)
+    asked = fetched("someone/tiny/w.safetensors", quick_gelu=True, mean=(0.1, 0.2, 0.3))
     with_tag = load_open_clip("open_clip:tiny/mine@abc123")
     assert asked == [("someone/tiny", "w.safetensors", "abc123")]
     assert with_tag.identity["model"] == "tiny, QuickGELU"
     assert "0.1, 0.2, 0.3" in with_tag.identity["transform"]
-    plain = load_open_clip(f"open_clip:tiny/{tiny[0] / 'w.safetensors'}")
-    assert plain.identity["weights"] == with_tag.identity["weights"]
+    assert encoder.identity["weights"] == with_tag.identity["weights"]
     x = torch.ones(1, 3, 32, 32)
-    assert (plain.compute(x)[plain.towers[0]] - with_tag.compute(x)[with_tag.towers[0]]).abs().max() > 1e-5
+    own = with_tag.compute(x)[with_tag.towers[0]]
+    assert (encoder.compute(x)[encoder.towers[0]] - own).abs().max() > 1e-5
 
 
 @pytest.mark.parametrize("file", ["", "own.bin"])
-def test_weights_fetched_before_need_no_network(monkeypatch, tmp_path, tiny, file):
-    from huggingface_hub import constants
-    from open_clip import pretrained
-
-    def fetch(*_, **__):
-        raise AssertionError("the cache has it")
-
-    monkeypatch.setattr(pretrained, "download_pretrained_from_hf", fetch)
+def test_weights_fetched_before_need_no_network(monkeypatch, tmp_path, tiny, fetched, file):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setitem(pretrained._PRETRAINED, "tiny", {"mine": {"hf_hub": f"someone/tiny/{file}"}})
+    asked = fetched(f"someone/tiny/{file}")
     commit = "0123456789" * 4
     snapshot = tmp_path / "models--someone--tiny" / "snapshots" / commit
     snapshot.mkdir(parents=True)
@@ -231,18 +233,13 @@ def test_weights_fetched_before_need_no_network(monkeypatch, tmp_path, tiny, fil
     cached.write_bytes((tiny[0] / "w.safetensors").read_bytes())
     for name in ("open_clip:tiny/mine", f"open_clip:tiny/mine@{commit}"):
         assert load_open_clip(name).identity["pretrained"] == f"mine, someone/tiny at {commit}"
-    with pytest.raises(AssertionError, match="the cache has it"):
-        load_open_clip("open_clip:tiny/mine@other")
+    assert asked == []
+    load_open_clip("open_clip:tiny/mine@other")
+    assert len(asked) == 1
 
 
-def test_rehearsal_needs_no_weights_and_is_repeatable(monkeypatch, tiny):
-    from open_clip import pretrained
-
-    def fetch(*_, **__):
-        raise AssertionError("a rehearsal must not download")
-
-    monkeypatch.setitem(pretrained._PRETRAINED, "tiny", {"mine": {"hf_hub": "someone/tiny/"}})
-    monkeypatch.setattr(pretrained, "download_pretrained_from_hf", fetch)
+def test_rehearsal_needs_no_weights_and_is_repeatable(fetched):
+    asked = fetched("someone/tiny/")
     state = torch.get_rng_state()
     a, b = (load_open_clip("open_clip:tiny/mine", rehearse=True) for _ in range(2))
     assert torch.equal(torch.get_rng_state(), state)
@@ -250,6 +247,7 @@ def test_rehearsal_needs_no_weights_and_is_repeatable(monkeypatch, tiny):
     assert a.identity["pretrained"] == "random, seed 0"
     assert unit(a.encode_text(TEXTS))
     assert load_encoder("open_clip:tiny/mine", rehearse=True).identity == a.identity
+    assert asked == []
 
 
 def test_a_model_with_a_vocabulary_on_the_hub_is_rehearsed_without_it(tmp_path):
@@ -267,14 +265,10 @@ def test_a_text_that_is_too_long_is_an_error_not_cut(encoder):
     assert unit(encoder.encode_text([" ".join(["cat"] * 10)]))  # 12 with its two marks
     for words in (11, 12, 23, 24, 60):
         long = " ".join(["cat"] * words)
-        with pytest.raises(SingError, match=r"begins 'cat cat .* than the 12 .* open_clip:tiny.*shorten it"):
+        with pytest.raises(SingError, match=r"begins 'cat cat .* than the 12 .* open_clip:tiny"):
             encoder.encode_text(["a cat", long])
-
-
-@pytest.mark.parametrize("texts", [[], "a cat", ["a cat", "  "], [None]])
-def test_what_is_not_a_list_of_texts_is_an_error(encoder, texts):
-    with pytest.raises(SingError, match="expected"):
-        encoder.encode_text(texts)
+    with pytest.raises(SingError, match="text 0 is None"):
+        encoder.encode_text([None])
 
 
 # ------------------------------------------------------------------- names and bad weights
@@ -322,35 +316,18 @@ def test_without_open_clip_names_are_read_and_loading_says_what_is_missing(tmp_p
     assert "SingError: open_clip is not installed, expected it here: pip install -e '.[hub]'" in done.stderr
 
 
-def test_missing_weights_name_the_cache_and_the_command(tmp_path):
-    env = os.environ | {
-        "HF_HUB_OFFLINE": "1",
-        "HF_HOME": str(tmp_path),
-        "HF_HUB_CACHE": str(tmp_path / "hub"),
-    }
-    for name in ("open_clip:RN50/openai", "karlo"):
-        code = f"from sing_utils.models.encoders import load_encoder; load_encoder({name!r})"
-        done = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, env=env, timeout=120
-        )
-        assert f"SingError: the weights of {name} are not in {tmp_path / 'hub'}" in done.stderr
-        assert f"run `sing fetch --encoder {name}`" in done.stderr
-
-
-class Evil:
-    """Writes a file when it is unpickled."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return (exec, (f"open({str(self.path)!r}, 'w').close()",))
+@pytest.mark.parametrize("name", ["open_clip:RN50/openai", "karlo"])
+def test_missing_weights_name_the_cache_and_the_command(name, monkeypatch, tmp_path):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(SingError, match=rf"{name} are not in {tmp_path} .*run `sing fetch --encoder {name}`"):
+        load_encoder(name)
 
 
 def test_pickled_code_is_not_run(tiny, tmp_path):
     state = dict(tiny[1].state_dict()) | {"extra": Evil(tmp_path / "ran")}
     torch.save(state, tmp_path / "w.pt")
-    with pytest.raises(SingError, match="holds more than tensors.*safetensors"):
+    with pytest.raises(SingError, match="holds more than tensors"):
         load_open_clip(f"open_clip:tiny/{tmp_path / 'w.pt'}")
     (tmp_path / "plain.pt").write_bytes(pickle.dumps(Evil(tmp_path / "ran")))
     with pytest.raises(SingError):
@@ -361,7 +338,7 @@ def test_pickled_code_is_not_run(tiny, tmp_path):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_torchscript_archive_is_refused(tmp_path, tiny):
     torch.jit.script(torch.nn.Linear(2, 2)).save(tmp_path / "openai.pt")
-    with pytest.raises(SingError, match="openai.pt is a TorchScript archive, which is a program"):
+    with pytest.raises(SingError, match="openai.pt is a TorchScript archive"):
         load_open_clip(f"open_clip:tiny/{tmp_path / 'openai.pt'}")
 
 

@@ -31,6 +31,13 @@ def picture(path, seed=0):
     return path
 
 
+def tree(folder, paths):
+    """Pictures in a folder, each its own; opened."""
+    for i, path in enumerate(paths):
+        picture(folder / path, i)
+    return open_source(folder)
+
+
 def check_reading(source, expected):
     """Every row gives its own picture, here and in another process, also after a selection."""
     assert [source.read(i) for i in range(len(source))] == expected
@@ -64,13 +71,10 @@ def check_reading(source, expected):
     ],
 )
 def test_layouts(tmp_path, path, label, split):
-    picture(tmp_path / path)
-    (tmp_path / "notes.txt").write_text("no picture")
-    picture(tmp_path / "cat" / ".hidden.png")
-    picture(tmp_path / ".trash" / "x.png")
-    assert list_pictures(tmp_path).to_dict("records") == [{"path": path, "label": label, "split": split}]
-    source = open_source(tmp_path)
+    thumbnails = ("cat/@eaDir/a.png/SYNOPHOTO_THUMB_M.jpg", "__MACOSX/cat/b.png")  # of a disk, of a zip
+    source = tree(tmp_path, [path, "notes.txt", "cat/.hidden.png", ".trash/x.png", *thumbnails])
     assert list(rows(source)) == [(path, label, split)]
+    assert list_pictures(tmp_path).to_dict("records") == [{"path": path, "label": label, "split": split}]
     assert source.file_is_picture
     assert list(source.files) == [tmp_path / path]
 
@@ -91,12 +95,18 @@ def test_layouts(tmp_path, path, label, split):
         (["train/train/cat/a.png", "val/cat/a.png"], [("cat", "train"), ("cat", "val")]),
         (["flowers/rose/a.png", "flowers/tulip/a.png"], [("rose", ""), ("tulip", "")]),
         (["cat/2019/a.png", "dog/2020/a.png"], [("cat", ""), ("dog", "")]),
+        # As many classes of one's own as of ImageNet: that it is not.
+        (["train/n01440764/a.png", "train/my/a.png"], [("my", "train"), ("n01440764", "train")]),
+        # ImageNet: one's own class beside its classes is not dropped, but a picture without a class is.
+        (
+            ["train/n01443537/b.png", "train/n01440764/c.png", "train/my/x.png", "train/a.png"],
+            [("my", "train"), ("n01440764", "train"), ("n01443537", "train")],
+        ),
+        (["train/n01443537/b.png", "val/n01440764/a.png"], [("n01443537", "train"), ("n01440764", "val")]),
     ],
 )
 def test_a_split_is_one_only_where_all_beside_it_are(tmp_path, paths, expected):
-    for path in paths:
-        picture(tmp_path / path)
-    assert [r[1:] for r in rows(open_source(tmp_path))] == expected
+    assert [r[1:] for r in rows(tree(tmp_path, paths))] == expected
 
 
 @pytest.mark.parametrize(
@@ -109,17 +119,12 @@ def test_a_split_is_one_only_where_all_beside_it_are(tmp_path, paths, expected):
     ],
 )
 def test_what_could_be_read_in_two_ways_is_refused(tmp_path, paths):
-    for path in paths:
-        picture(tmp_path / path)
     with pytest.raises(SingError, match=r"expected .*: give "):
-        open_source(tmp_path)
+        tree(tmp_path, paths)
 
 
 def test_what_was_read_is_said_in_one_line(tmp_path):
-    for path in ("train/Cat/a.png", "train/Cat/b.png", "val/cat/a.png"):
-        picture(tmp_path / path)
-    (tmp_path / "val" / "x.HEIC").write_bytes(b"")
-    said = described(open_source(tmp_path))
+    said = described(tree(tmp_path, ["train/Cat/a.png", "train/Cat/b.png", "val/cat/a.png", "val/x.HEIC"]))
     for part in ("3 pictures", "2 classes (Cat, cat)", "train 2, val 1", "SPLIT/CLASS", "1 .heic", "JPEG"):
         assert part in said
     assert "Cat and cat are taken as different classes" in said
@@ -134,18 +139,14 @@ STRAYS = ["data.tar", "images.zip", "metadata.parquet", "labels.csv", "x.arrow",
 
 @pytest.mark.parametrize("name", STRAYS)
 def test_pictures_come_before_archives_and_tables_beside_them(tmp_path, name):
-    for path in ("cat/0.png", "dog/0.png"):
-        picture(tmp_path / path)
     (tmp_path / name).write_bytes(b"no matter what")
-    source = open_source(tmp_path)
+    source = tree(tmp_path, ["cat/0.png", "dog/0.png"])
     assert [r[1] for r in rows(source)] == ["cat", "dog"]
     assert name in described(source)
 
 
 def test_a_store_of_ours_beside_pictures_does_not_become_them(tmp_path):
-    for path in ("cat/0.png", "dog/0.png"):
-        picture(tmp_path / path)
-    before = list(rows(open_source(tmp_path)))
+    before = list(rows(tree(tmp_path, ["cat/0.png", "dog/0.png"])))
     run(tmp_path, tmp_path)
     source = open_source(tmp_path)
     assert list(rows(source)) == before
@@ -157,17 +158,13 @@ def test_a_store_of_ours_beside_pictures_does_not_become_them(tmp_path):
 
 
 def test_archives_and_tables_without_pictures_are_refused_together(tmp_path):
-    for name in ("a.tar", "b.parquet"):
-        (tmp_path / name).write_bytes(b"")
     with pytest.raises(SingError, match=r"\.parquet and \.tar.*expected one kind"):
-        open_source(tmp_path)
+        tree(tmp_path, ["a.tar", "b.parquet"])
 
 
 def test_pictures_are_sorted_folder_by_folder_whatever_the_disk_says(tmp_path):
-    names = ["b/2.png", "b/10.png", "a/z.png", "a-b/0.png", "a/y/0.png", "c.png"]
-    for name in names:
-        picture(tmp_path / name)
-    got = list_pictures(tmp_path)["path"].tolist()
+    source = tree(tmp_path, ["b/2.png", "b/10.png", "a/z.png", "a-b/0.png", "a/y/0.png", "c.png"])
+    got = source.index["path"].tolist()
     assert got == ["a/y/0.png", "a/z.png", "a-b/0.png", "b/10.png", "b/2.png", "c.png"]
     assert got == [p.relative_to(tmp_path).as_posix() for p in sorted(tmp_path.rglob("*.png"))]
 
@@ -182,7 +179,7 @@ def test_links_are_followed_but_not_in_circles(tmp_path):
 
 def test_a_name_that_is_no_text_is_said(tmp_path):
     (tmp_path / os.fsdecode(b"caf\xe9.png")).write_bytes(encoded(0))
-    with pytest.raises(SingError, match=r"b'caf\\xe9.png' is not valid UTF-8.*rename it"):
+    with pytest.raises(SingError, match=r"b'caf\\xe9.png' is not valid UTF-8"):
         open_source(tmp_path)
 
 
@@ -196,15 +193,15 @@ def test_tables_are_compact():
 
 def test_what_is_no_source(tmp_path):
     for spec, message in [
-        (tmp_path / "none", "none is not a folder, expected a folder of pictures, a .csv"),
-        ("pipe:curl x", "is a command or an address.*download them first"),
+        (tmp_path / "none", "none is not a folder"),
+        ("pipe:curl x", "is a command or an address"),
         ("https://x.org/a.tar", "is a command or an address"),
-        ("hf:", "no data set's name, expected hf:NAME"),
+        ("hf:", "no data set's name"),
+        ("hf:a@b@c", "no data set's name"),
+        (tmp_path, "holds no picture, expected files ending in .avif"),
     ]:
         with pytest.raises(SingError, match=message):
             open_source(spec)
-    with pytest.raises(SingError, match="holds no picture, expected files ending in .avif"):
-        open_source(tmp_path)
 
 
 # ----------------------------------------------------------------------------- selections
@@ -212,9 +209,8 @@ def test_what_is_no_source(tmp_path):
 
 @pytest.fixture
 def many(tmp_path):
-    for i in range(20):
-        picture(tmp_path / "photos" / ("val" if i % 4 else "train") / f"c{i % 3}" / f"{i:02d}.png", seed=i)
-    return tmp_path / "photos"
+    tree(tmp_path / "p", [f"{'val' if i % 4 else 'train'}/c{i % 3}/{i:02d}.png" for i in range(20)])
+    return tmp_path / "p"
 
 
 def test_selecting_labels_and_splits(many):
@@ -239,17 +235,14 @@ def test_per_label_takes_the_smallest_hashes_and_does_not_depend_on_others(many)
 
 @pytest.mark.parametrize("above", ["ILSVRC/Data/CLS-LOC", "elsewhere", ""])
 def test_per_label_takes_the_same_pictures_wherever_the_folder_lies(tmp_path, above):
-    for i in range(12):
-        picture(tmp_path / above / "train" / WNIDS[0] / f"{WNIDS[0]}_{i}.JPEG", seed=i)
-        picture(tmp_path / above / "train" / WNIDS[1] / f"{WNIDS[1]}_{i}.JPEG", seed=i)
+    tree(tmp_path / above, [f"train/{w}/{w}_{i}.JPEG" for i in range(12) for w in WNIDS[:2]])
     chosen = open_source(tmp_path).select(per_label=3)
     assert {Path(p).stem.partition("_")[2] for p, x, _ in rows(chosen) if x == WNIDS[0]} == {"2", "4", "6"}
 
 
 def test_per_label_in_a_table_that_is_not_sorted(tmp_path):
     names = [f"{i:02d}.png" for i in (5, 1, 9, 3, 7)]
-    for name in names:
-        picture(tmp_path / name)
+    tree(tmp_path, names)
     (tmp_path / "l.csv").write_text("path,label\n" + "".join(f"{n},x\n" for n in names))
     smallest = sorted(names, key=lambda p: hashlib.sha256(p.encode()).hexdigest())[:2]
     got = open_source(tmp_path / "l.csv").select(per_label=2).index["path"].tolist()
@@ -259,9 +252,9 @@ def test_per_label_in_a_table_that_is_not_sorted(tmp_path):
 @pytest.mark.parametrize(
     ("choice", "message"),
     [
-        ({"labels": ["c9"]}, "has no label 'c9', expected one of c0, c1, c2; did you mean 'c"),
+        ({"labels": ["c9"]}, "has no label 'c9'"),
         ({"splits": ["vla"]}, "has no split 'vla'.*did you mean 'val'"),
-        ({"per_label": 0}, "per_label is 0, expected at least 1"),
+        ({"per_label": 0}, "per_label is 0"),
         ({"labels": []}, "no picture of .* is left"),
     ],
 )
@@ -291,37 +284,32 @@ def test_a_table_of_labels(tmp_path, name, text):
     check_reading(source, [p.read_bytes() for p in expected])
 
 
-def test_labels_and_splits_as_people_write_them(tmp_path):
-    for name in ("a", "b", "cafe\u0301", "d"):
-        picture(tmp_path / f"{name}.png")
-    text = 'path,label,split\na.png,"cat, kitty ",Train\nb.png,cat ,  VAL\ncaf\u00e9.png, caf\u00e9, test\n'
-    (tmp_path / "l.csv").write_text(text + "d.png,cafe\u0301,holdout \n")
-    assert [r[1:] for r in rows(open_source(tmp_path / "l.csv"))] == [
-        ("cat, kitty", "train"),
-        ("cat", "val"),
-        ("caf\u00e9", "test"),
-        ("caf\u00e9", "holdout"),
-    ]
+@pytest.mark.parametrize(
+    ("line", "label", "split"),
+    [
+        ('a.png,"cat, kitty ",Train', "cat, kitty", "train"),
+        ("a.png,cat ,  VAL", "cat", "val"),
+        ("caf\u00e9.png, caf\u00e9, test", "caf\u00e9", "test"),
+        ("a.png,cafe\u0301,holdout ", "caf\u00e9", "holdout"),
+        ("a.png,007,train", "007", "train"),  # no number
+        ("a.png,NA,val", "NA", "val"),
+        ("a.png,,", "", ""),
+    ],
+)
+def test_labels_and_splits_as_people_write_them(tmp_path, line, label, split):
+    tree(tmp_path, ["a.png", "cafe\u0301.png"])
+    (tmp_path / "l.csv").write_text(f"path,label,split\n{line}\n")
+    assert [r[1:] for r in rows(open_source(tmp_path / "l.csv"))] == [(label, split)]
 
 
 @pytest.mark.parametrize("names", [["IMG_1.HEIC", "b.heic"], ["a.jxl"], ["a.CR2", "b.dng"]])
 def test_pictures_that_are_left_out_are_counted(tmp_path, names):
-    for name in names:
-        (tmp_path / name).write_bytes(b"x")
     with pytest.raises(SingError, match=r"no picture.*convert them to JPEG"):
-        open_source(tmp_path)
-    picture(tmp_path / "a.png")
-    source = open_source(tmp_path)
+        tree(tmp_path, names)
+    source = tree(tmp_path, ["a.png"])
     assert len(source) == 1
     suffixes = [Path(n).suffix.lower() for n in names]
     assert all(f"{suffixes.count(x)} {x} files" in described(source) for x in suffixes)
-
-
-@pytest.mark.parametrize("thumbnails", ["cat/@eaDir/a.png/SYNOPHOTO_THUMB_M.jpg", "__MACOSX/cat/b.png"])
-def test_thumbnails_of_a_disk_are_no_pictures(tmp_path, thumbnails):
-    picture(tmp_path / "cat" / "a.png")
-    picture(tmp_path / thumbnails)
-    assert list(rows(open_source(tmp_path))) == [("cat/a.png", "cat", "")]
 
 
 def test_a_link_that_leads_nowhere_is_a_picture_that_cannot_be_read(tmp_path):
@@ -335,9 +323,7 @@ def test_a_link_that_leads_nowhere_is_a_picture_that_cannot_be_read(tmp_path):
 
 @pytest.mark.parametrize(("labels", "told"), [(("0", "10"), True), (("0", "cat"), False)])
 def test_labels_that_are_numbers_are_told(tmp_path, labels, told):
-    for label in labels:
-        picture(tmp_path / label / "a.png")
-    assert ("names as classes=" in described(open_source(tmp_path))) == told
+    assert ("names as classes=" in described(tree(tmp_path, [f"{x}/a.png" for x in labels]))) == told
 
 
 def test_a_flat_folder_of_imagenets_names_needs_no_list(tmp_path):
@@ -351,34 +337,23 @@ def test_a_flat_folder_of_imagenets_names_needs_no_list(tmp_path):
         assert "no list" in described(source)
 
 
-def test_labels_that_look_like_numbers_or_nothing_stay_as_they_are(tmp_path):
-    for name in ("a", "b", "c"):
-        picture(tmp_path / f"{name}.png")
-    (tmp_path / "l.csv").write_text("path,label,split\na.png,007,train\nb.png,NA,val\nc.png,,\n")
-    assert [r[1:] for r in rows(open_source(tmp_path / "l.csv"))] == [
-        ("007", "train"),
-        ("NA", "val"),
-        ("", ""),
-    ]
+OUTSIDE = "expected paths relative to its own folder, and inside it"
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("path,kind\na.png,x\n", "has the columns path, kind, expected label or class among them"),
+        ("path,kind\na.png,x\n", "has the columns path, kind, expected label or class"),
         ("name,label\na.png,x\n", "expected path or file or filename"),
         ("path,label\na.png,x\nb.png,y\n", r"lists 1 of 2 pictures that are not there, such as 'b.png'"),
         ("path,label\na.png,x\n./a.png,y\n", "lists 'a.png' 2 times"),
-        (
-            "path,label\n../a.png,x\n",
-            "lists '../a.png', expected paths relative to its own folder, and inside it",
-        ),
-        ("path,label\n/etc/a.png,x\n", "expected paths relative to its own folder, and inside it"),
-        ("path,label\nC:\\a.png,x\n", "expected paths relative to its own folder, and inside it"),
-        ("path,label\n,x\n", "expected paths relative to its own folder, and inside it"),
+        ("path,label\n../a.png,x\n", f"lists '../a.png', {OUTSIDE}"),
+        ("path,label\n/etc/a.png,x\n", OUTSIDE),
+        ("path,label\nC:\\a.png,x\n", OUTSIDE),
+        ("path,label\n,x\n", OUTSIDE),
         ("path,label\n", "lists no picture"),
-        ("", "has the columns \\(none\\), expected path"),
-        ("path,label\na.png,tabby, cat\n", r"line 2, has 3 fields, expected 2.*between quotes"),
+        ("", "has the columns \\(none\\)"),
+        ("path,label\na.png,tabby, cat\n", r"line 2, has 3 fields, expected 2"),
         ('path,label\na.png,"x\n', "can't be read as a table"),
         ("path,label,Label\na.png,x,y\n", "has 2 columns 'label'"),
         ("path;label\na.png;x\n", "path;label.*commas"),
@@ -460,48 +435,21 @@ def test_imagenet_from_any_of_its_folders(tmp_path, inside):
     assert all((tmp_path / inside / p).is_file() for p in source.index["path"])
 
 
-def test_a_folder_with_as_many_classes_of_ones_own_is_not_imagenet(tmp_path):
-    for place in ("train/n01440764", "train/my_cats", "test/my_cats"):
-        picture(tmp_path / place / "a.JPEG")
-    assert {r[1:] for r in rows(open_source(tmp_path))} == {
-        ("n01440764", "train"), ("my_cats", "train"), ("my_cats", "test")
-    }  # fmt: skip
-
-
-def test_imagenet_in_class_folders(tmp_path):
-    for part, wnid, name in (("train", WNIDS[1], "b"), ("val", WNIDS[0], "a"), ("train", WNIDS[0], "c")):
-        picture(tmp_path / part / wnid / f"{name}.JPEG")
-    picture(tmp_path / "train" / "my_cats" / "x.JPEG")  # beside ImageNet's, and not dropped
-    picture(tmp_path / "train" / "loose.JPEG")
-    assert list(rows(open_source(tmp_path))) == [
-        ("train/my_cats/x.JPEG", "my_cats", "train"),
-        ("train/n01440764/c.JPEG", WNIDS[0], "train"),
-        ("train/n01443537/b.JPEG", WNIDS[1], "train"),
-        ("val/n01440764/a.JPEG", WNIDS[0], "val"),
-    ]
-
-
 @pytest.mark.parametrize(
-    ("spoil", "message"),
+    ("file", "text", "message"),
     [
-        (lambda f: (f / "val.txt").unlink(), "val is flat and nothing says what its pictures show"),
-        (lambda f: (f / "val.txt").write_text("ILSVRC2012_val_00000001.JPEG 1000\n"), "outside 0 to 999"),
-        (lambda f: (f / "val.txt").write_text("what\n"), "can't be read as ImageNet's validation labels"),
-        (lambda f: (f / "val.txt").write_text("dog.png 3\n"), "can't be read as.*'dog.png'"),
-        (
-            lambda f: (f / "val.txt").write_text("ILSVRC2012_val_00000001.JPEG 1\n"),
-            "00000002.JPEG, for which",
-        ),
-        (
-            lambda f: (f / "LOC_val_solution.csv").write_text("a,b\n1,2\n"),
-            "LOC_val_solution.csv can't be read",
-        ),
-        (lambda f: picture(f / "val" / "cat.png"), "holds cat.png, for which there is no label"),
+        ("val.txt", None, "val is flat and nothing says what its pictures show"),
+        ("val.txt", "ILSVRC2012_val_00000001.JPEG 1000\n", "outside 0 to 999"),
+        ("val.txt", "what\n", "can't be read as ImageNet's validation labels"),
+        ("val.txt", "dog.png 3\n", "can't be read as.*'dog.png'"),
+        ("val.txt", "ILSVRC2012_val_00000001.JPEG 1\n", "00000002.JPEG, for which"),
+        ("LOC_val_solution.csv", "a,b\n1,2\n", "LOC_val_solution.csv can't be read"),
+        ("val/cat.png", "", "holds cat.png, for which there is no label"),
     ],
 )
-def test_damaged_imagenets(tmp_path, spoil, message):
+def test_damaged_imagenets(tmp_path, file, text, message):
     caffe(tmp_path)
-    spoil(tmp_path)
+    (tmp_path / file).unlink() if text is None else (tmp_path / file).write_text(text)
     with pytest.raises(SingError, match=message):
         open_source(tmp_path)
 
@@ -585,11 +533,11 @@ def info(name, kind=tarfile.REGTYPE, link=""):
     ("members", "message"),
     [
         ([("../a.png", b"x")], "holds '../a.png', expected names that stay inside"),
-        ([("/etc/a.png", b"x")], "expected names that stay inside"),
-        ([(info("a.png", tarfile.SYMTYPE, "/etc/passwd"), b"")], "as a link, device or sparse file"),
-        ([(info("a.png", tarfile.LNKTYPE, "b"), b"")], "as a link, device or sparse file"),
-        ([(info("a.png", tarfile.FIFOTYPE), b"")], "as a link, device or sparse file"),
-        ([(info("a.cls", tarfile.CHRTYPE), b"")], "as a link, device or sparse file"),
+        ([("/etc/a.png", b"x")], "names that stay inside"),
+        ([(info("a.png", tarfile.SYMTYPE, "/etc/passwd"), b"")], "as a link"),
+        ([(info("a.png", tarfile.LNKTYPE, "b"), b"")], "as a link"),
+        ([(info("a.png", tarfile.FIFOTYPE), b"")], "as a link"),
+        ([(info("a.cls", tarfile.CHRTYPE), b"")], "as a link"),
         ([("a.png", b"x"), ("a.png", b"y")], "holds a.png and a.png, expected one picture a key"),
         ([("a.left.png", b"x"), ("a.right.png", b"y")], "expected one picture a key"),
         ([("c/a.1.png", b"x"), ("c/a.2.png", b"y"), ("c/a.cls", b"y")], "expected one picture a key"),
@@ -691,30 +639,30 @@ def hub(tmp_path, monkeypatch):
     return datasets
 
 
+def saved(hub, columns, types, pictures=(0, 1)):
+    """A data set with a column of pictures that lie in it; None is an empty cell."""
+    cells = [None if i is None else {"bytes": encoded(i), "path": None} for i in pictures]
+    features = hub.Features({"image": hub.Image(), **types})
+    return hub.Dataset.from_dict({"image": cells, **columns}, features=features)
+
+
 @pytest.mark.parametrize(
     ("columns", "kinds", "labels"),
     [
         ({"label": ["cat", "dog"], "site": [0, 0]}, {"label": "string"}, ["cat", "dog"]),
         ({"class": [3.0, None], "site": [0, 0]}, {"class": "float32"}, ["3", ""]),
         ({"kind": ["cat", "dog"], "site": [1, 0]}, {"kind": "string"}, ["Y", "X"]),
-        ({"label": [1, 0], "fine_label": [0, 0]}, {"label": None, "fine_label": None}, ["Y", "X"]),
+        ({"label": [1, 0], "fine_label": [0, 0]}, {}, ["Y", "X"]),
+        ({"wnid": [3, 4]}, {"wnid": "int64"}, ["3", "4"]),
+        ({}, {}, ["", ""]),
     ],
 )
 def test_the_column_of_labels_goes_by_its_name(hub, tmp_path, columns, kinds, labels):
     named = hub.ClassLabel(names=["X", "Y"])
-    types = {k: hub.Value(kinds[k]) if kinds.get(k) else named for k in columns}
-    table = {"image": [{"bytes": encoded(i), "path": None} for i in range(2)], **columns}
-    features = hub.Features({"image": hub.Image(), **types})
-    hub.Dataset.from_dict(table, features=features).save_to_disk(tmp_path / "d")
-    assert open_source(tmp_path / "d").index["label"].tolist() == labels
-
-
-@pytest.mark.parametrize("wrap", [lambda x: x, lambda x: {"bytes": x, "path": None}], ids=["bytes", "struct"])
-def test_parquet_that_another_program_wrote(hub, tmp_path, wrap):
-    table = pd.DataFrame({"picture": [wrap(encoded(i)) for i in range(2)], "label": ["cat", "dog"]})
-    table.to_parquet(tmp_path / "x.parquet")
-    source = open_source(tmp_path)
-    assert source.index["label"].tolist() == ["cat", "dog"]
+    types = {k: hub.Value(kinds[k]) if k in kinds else named for k in columns}
+    saved(hub, columns, types).save_to_disk(tmp_path / "d")
+    source = open_source(tmp_path / "d")
+    assert source.index["label"].tolist() == labels
     check_reading(source, [encoded(0), encoded(1)])
 
 
@@ -731,24 +679,12 @@ def test_a_data_set_that_could_be_read_in_two_ways(hub, tmp_path, columns, messa
         open_source(tmp_path)
 
 
-def as_parquet(datasets, folder, *, names=("rose", "tulip"), label="label"):
+def as_parquet(datasets, folder):
+    types = {"caption": datasets.Value("string"), "label": datasets.ClassLabel(names=["rose", "tulip"])}
+    folder.mkdir()
     for split, seeds in (("train", range(4)), ("test", range(4, 6))):
-        features = datasets.Features(
-            {
-                "caption": datasets.Value("string"),
-                "photo": datasets.Image(),
-                label: datasets.ClassLabel(names=list(names)),
-            }
-        )
-        table = {
-            "caption": [str(i) for i in seeds],
-            "photo": [{"bytes": encoded(i), "path": f"{i}.png"} for i in seeds],
-            label: [i % 2 if i else -1 for i in seeds],
-        }
-        folder.mkdir(exist_ok=True)
-        datasets.Dataset.from_dict(table, features=features).to_parquet(
-            str(folder / f"{split}-00000-of-00001.parquet")
-        )
+        columns = {"caption": [str(i) for i in seeds], "label": [i % 2 if i else -1 for i in seeds]}
+        saved(datasets, columns, types, seeds).to_parquet(str(folder / f"{split}-00000-of-00001.parquet"))
     return folder
 
 
@@ -781,40 +717,21 @@ def test_a_data_set_that_points_to_files(tmp_path, hub):
     assert store.index["label"].tolist() == ["rose", "rose", "tulip"]
 
 
-def test_other_labels_or_none(tmp_path, hub):
-    for columns, labels in (
-        ({"label": ["x", "y"]}, ["x", "y"]),
-        ({"wnid": [3, 4]}, ["3", "4"]),
-        ({}, ["", ""]),
-    ):
-        features = {"image": [{"bytes": encoded(i), "path": None} for i in range(2)], **columns}
-        folder = tmp_path / "-".join(["set", *columns])
-        folder.mkdir()
-        hub.Dataset.from_dict(features).cast_column("image", hub.Image()).to_parquet(
-            str(folder / "train.parquet")
-        )
-        source = open_source(f"hf:{folder}")
-        assert [r[1] for r in rows(source)] == labels
-        check_reading(source, [encoded(0), encoded(1)])
-
-
 def test_what_save_to_disk_wrote_is_read(tmp_path, hub):
     def made(seeds):
-        features = hub.Features({"image": hub.Image(), "label": hub.ClassLabel(names=["a", "b"])})
-        cells = [{"bytes": encoded(i), "path": None} for i in seeds]
-        return hub.Dataset.from_dict({"image": cells, "label": [i % 2 for i in seeds]}, features=features)
+        return saved(
+            hub, {"label": [i % 2 for i in seeds]}, {"label": hub.ClassLabel(names=["a", "b"])}, seeds
+        )
 
     made(range(3)).save_to_disk(tmp_path / "one")
-    both = {"train": made(range(4)), "validation": made([4, 5])}
-    hub.DatasetDict(both).save_to_disk(tmp_path / "two")
+    hub.DatasetDict({"train": made(range(4)), "validation": made([4, 5])}).save_to_disk(tmp_path / "two")
     for spec in (tmp_path / "one", f"hf:{tmp_path / 'one'}"):
         source = open_source(spec)
         assert [r[1:] for r in rows(source)] == [("a", ""), ("b", ""), ("a", "")]
         check_reading(source, [encoded(i) for i in range(3)])
-    for spec in (tmp_path / "two", f"hf:{tmp_path / 'two'}"):
-        source = open_source(spec)
-        assert [r[2] for r in rows(source)] == ["train"] * 4 + ["validation"] * 2
-        check_reading(source, [encoded(i) for i in range(6)])
+    source = open_source(tmp_path / "two")
+    assert [r[2] for r in rows(source)] == ["train"] * 4 + ["validation"] * 2
+    check_reading(source, [encoded(i) for i in range(6)])
     check_reading(open_source(f"hf:{tmp_path / 'two'}#validation"), [encoded(4), encoded(5)])
     with pytest.raises(SingError, match="train, validation"):
         open_source(f"hf:{tmp_path / 'two'}#test")
@@ -836,14 +753,16 @@ def test_a_single_parquet_file(tmp_path, hub, hf, name, split):
         open_source(f"hf:{file}#train")
 
 
-@pytest.mark.parametrize("cell", [lambda i: encoded(i), lambda i: {"bytes": encoded(i), "path": "x"}])
+@pytest.mark.parametrize("cell", [lambda i: encoded(i), lambda i: {"bytes": encoded(i), "path": None}])
 @pytest.mark.parametrize("column", ["image", "jpg"])
 def test_parquet_as_pandas_writes_it(tmp_path, hub, cell, column):
-    table = pd.DataFrame({"label": ["a", "b"], column: [cell(0), cell(1)]})
-    table.to_parquet(tmp_path / "x.parquet")
-    source = open_source(tmp_path / "x.parquet")
-    assert [r[1] for r in rows(source)] == ["a", "b"]
-    check_reading(source, [encoded(0), encoded(1)])
+    file = tmp_path / "set" / "x.parquet"
+    file.parent.mkdir()
+    pd.DataFrame({"label": ["a", "b"], column: [cell(0), cell(1)]}).to_parquet(file)
+    for spec in (file, file.parent):
+        source = open_source(spec)
+        assert source.index["label"].tolist() == ["a", "b"]
+        check_reading(source, [encoded(0), encoded(1)])
 
 
 @pytest.mark.parametrize("text", [b"", b"PAR1", b"no Parquet at all"])
@@ -856,44 +775,27 @@ def test_parquet_without_pictures_is_answered(tmp_path, hub, text):
         open_source(tmp_path / "y.parquet")
 
 
-def test_an_empty_cell_is_an_empty_picture(tmp_path, hub):
-    (tmp_path / "set").mkdir()
-    cells = {"image": [{"bytes": encoded(0), "path": None}, None]}
-    features = hub.Features({"image": hub.Image()})
-    hub.Dataset.from_dict(cells, features=features).to_parquet(str(tmp_path / "set" / "train.parquet"))
-    check_reading(open_source(f"hf:{tmp_path / 'set'}"), [encoded(0), b""])
-
-
 def test_a_row_that_points_to_another_file_of_this_machine_is_a_reject(tmp_path, hub):
     secret = picture(tmp_path / "set of secrets.png")  # begins as the folder of the set does
     (tmp_path / "set").mkdir()
-    cells = [{"bytes": encoded(0), "path": None}, {"bytes": None, "path": str(secret)}]
-    cells.append({"bytes": None, "path": f"{tmp_path}/set/../{secret.name}"})
+    paths = [str(secret), f"{tmp_path}/set/../{secret.name}"]
+    cells = [{"bytes": encoded(0), "path": None}, None, *({"bytes": None, "path": p} for p in paths)]
     data = hub.Dataset.from_dict({"image": cells}, features=hub.Features({"image": hub.Image()}))
     data.to_parquet(str(tmp_path / "set" / "train.parquet"))
+    assert open_source(f"hf:{tmp_path / 'set'}").read(1) == b""  # an empty cell is an empty picture
     store = run(f"hf:{tmp_path / 'set'}", tmp_path / "out")
     assert len(store) == 1
-    assert set(store.rejects["reason"]) == {"it can't be read: it points outside of its data set"}
+    outside = "it can't be read: it points outside of its data set"
+    assert store.rejects["reason"].tolist() == ["the file is empty (0 bytes)", outside, outside]
 
 
 @pytest.mark.parametrize(
     ("spec", "message"),
-    [
-        ("hf:{}#vla", "can't be loaded .*vla"),
-        ("hf:nobody/nothing-of-that-name", "can't be loaded .*expected a data set of the hub"),
-        ("hf:a@b@c", "is no data set's name"),
-    ],
+    [("hf:{}#vla", "can't be loaded .*vla"), ("hf:nobody/nothing-of-that-name", "can't be loaded")],
 )
 def test_bad_data_sets(tmp_path, hub, spec, message):
     with pytest.raises(SingError, match=message):
         open_source(spec.format(as_parquet(hub, tmp_path / "flowers")))
-
-
-def test_a_data_set_without_pictures(tmp_path, hub):
-    (tmp_path / "set").mkdir()
-    hub.Dataset.from_dict({"text": ["a"]}).to_parquet(str(tmp_path / "set" / "train.parquet"))
-    with pytest.raises(SingError, match="has the columns text, none of pictures"):
-        open_source(f"hf:{tmp_path / 'set'}")
 
 
 def test_no_code_of_a_data_set_runs(tmp_path, hub):
@@ -904,31 +806,11 @@ def test_no_code_of_a_data_set_runs(tmp_path, hub):
     assert not (tmp_path / "ran").exists()
 
 
-# ------------------------------------------------------------------- through the whole extraction
+# ------------------------------------------------------------------- through a whole extraction
 
 
-@pytest.mark.parametrize("kind", ["folder", "csv", "tar"])
-def test_rows_labels_and_features_belong_together(tmp_path, kind):
-    labels = {f"{i:02d}": f"c{i % 3}" for i in range(9)}
-    photos = tmp_path / "photos"
-    if kind == "tar":
-        members = [
-            m
-            for i, (n, x) in enumerate(labels.items())
-            for m in ((f"{n}.png", encoded(i)), (f"{n}.cls", x.encode()))
-        ]
-        spec = write_tar(photos / "x.tar", members)
-    else:
-        for i, (n, x) in enumerate(labels.items()):
-            picture(photos / (x if kind == "folder" else "") / f"{n}.png", i)
-        (tmp_path / "photos" / "l.csv").write_text(
-            "path,label\n" + "".join(f"{n}.png,{x}\n" for n, x in labels.items())
-        )
-        spec = photos / "l.csv" if kind == "csv" else photos
-    store = run(spec, tmp_path / "out")
-    assert len(store) == 9
-    for row, x in zip(store.index.itertuples(), store.read("features"), strict=True):
-        name = Path(row.path).stem
-        assert row.label == labels[name]
-        (tmp_path / "one.png").write_bytes(encoded(int(name)))
-        assert np.allclose(x, Fake().of(tmp_path / "one.png"))
+def test_rows_labels_and_features_of_a_tar_belong_together(tmp_path):
+    store = run(shard(tmp_path / "tars", 0), tmp_path / "out")
+    assert store.index["label"].tolist() == ["7", "rose", "n01440764", ""]
+    own = [Fake().of(picture(tmp_path / "one.png", seed)) for seed in range(4)]
+    assert np.allclose(store.read("features"), np.stack(own))

@@ -1,4 +1,4 @@
-"""A cheap model whose features say which picture they come from, and stores made with it."""
+"""A cheap model whose features say which picture they come from, stores made with it; a pickle that acts."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from sing_utils.sources.decoding import read_picture
 
 
 class Fake:
-    """Features that say which picture they come from: 6 colour means and corners."""
+    """Features that say which picture they come from: 6 colour means and corners; `change` makes others."""
 
-    def __init__(self, *, stop_at=None, name="fake", **identity):
+    def __init__(self, *, stop_at=None, name="fake", change=lambda x, _batch: x, **identity):
         self.identity = {"name": name, "weights": "0", "transform": "none"} | identity
-        self.calls, self.stop_at = 0, stop_at
+        self.calls, self.stop_at, self.change = 0, stop_at, change
 
     def prepare(self, image):
         small = np.asarray(image.resize((2, 2)), dtype=np.float32) / 255
@@ -26,11 +26,21 @@ class Fake:
         self.calls += 1
         if self.stop_at is not None and self.calls == self.stop_at:
             raise KeyboardInterrupt
-        return {"features": torch.cat([batch.mean((1, 2)), batch[:, 0, 0]], 1)}  # (B, 6)
+        return {"features": self.change(torch.cat([batch.mean((1, 2)), batch[:, 0, 0]], 1), batch)}  # (B, 6)
 
     def of(self, path):
         """What the store should hold for one file."""
         return self.compute(self.prepare(read_picture(path))[None])["features"][0]
+
+
+class Evil:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (Path.touch, (self.path,))
 
 
 def run(source, out, extractor=None, **options):

@@ -32,7 +32,6 @@ from zoo import corners_of, zoo
 from sing_utils import SingError
 from sing_utils.features import extraction
 from sing_utils.features.store import FeatureStore
-from sing_utils.sources.decoding import read_picture
 
 ROWS, SHARD = 40, 4  # ten shards of two batches
 PAGE = Path(__file__).resolve().parents[2] / "book" / "torture.md"
@@ -48,12 +47,9 @@ class Result:
     seconds: float
 
 
-class Wide(Fake):
-    """As the cheap model, with shards that take a moment to write."""
-
-    def compute(self, batch):
-        x = super().compute(batch)["features"]
-        return {"features": x.repeat(1, 256)}  # (B, 1536)
+def wide():
+    """The cheap model, with shards that take a moment to write."""
+    return Fake(change=lambda x, _: x.repeat(1, 256))  # (B, 1536)
 
 
 def make_pictures(folder, n=ROWS):
@@ -103,7 +99,7 @@ def kills(photos, folder, n, *, seed=0):
     """SIGKILL at n random moments; then the run is repeated, and may be killed again."""
     rng = np.random.default_rng(seed)
     start = time.perf_counter()
-    whole = contents(run(photos, folder / "whole", Wide()).path)
+    whole = contents(run(photos, folder / "whole", wide()).path)
     once = time.perf_counter() - start
     done = stores = 0
     while done < n:
@@ -123,7 +119,7 @@ def kills(photos, folder, n, *, seed=0):
                         raise AssertionError(f"{name} was written and is lost after SIGKILL")
             if rng.random() < 0.5:
                 break
-        if not ended(fork(lambda out=out: run(photos, out, Wide()))):
+        if not ended(fork(lambda out=out: run(photos, out, wide()))):
             raise AssertionError(f"{out} can't be resumed")
         require_same(out, whole, "after SIGKILL")
         shutil.rmtree(out)
@@ -145,14 +141,14 @@ def announced_run(photos, out, writer):
         return digest
 
     extraction.write_shard = write
-    run(photos, out, Wide())
+    run(photos, out, wide())
 
 
 def damage(photos, folder, n, *, seed=0):
     """A random byte changed, or the end cut off, of a random file; finished and unfinished stores."""
     rng = np.random.default_rng(seed)
     start = time.perf_counter()
-    out = run(photos, folder / "out", Wide()).path
+    out = run(photos, folder / "out", wide()).path
     whole = contents(out)
     names = [x for x in whole if x != "manifest.json"]
     for trial in range(n):
@@ -169,7 +165,7 @@ def damage(photos, folder, n, *, seed=0):
                 raise AssertionError(f"damage of {name} was read")
         if trial % 2:
             (out / "manifest.json").unlink()
-        run(photos, out, Wide())
+        run(photos, out, wide())
         require_same(out, whole, f"after damage of {name}")
     return Result(
         "a random bit or the end of a random file changed",
@@ -182,7 +178,7 @@ def damage(photos, folder, n, *, seed=0):
 def full_disk(photos, folder, sizes):
     """A disk that is too small, then larger."""
     start = time.perf_counter()
-    whole = contents(run(photos, folder / "whole", Wide()).path)
+    whole = contents(run(photos, folder / "whole", wide()).path)
     how = "a small file system" if can_mount(folder / "disk") else "a limit on the size of files"
     for size in sizes:
         with small_disk(folder / "disk", size) as (disk, attempt, enlarge):
@@ -193,7 +189,7 @@ def full_disk(photos, folder, sizes):
             if "manifest.json" in left or [x for x in left if x.endswith(".tmp")]:
                 raise AssertionError(f"a full disk left {', '.join(left)}")
             enlarge()
-            run(photos, out, Wide())
+            run(photos, out, wide())
             require_same(out, whole, f"after a full disk of {size} bytes")
     return Result(
         f"a full disk ({how}), then space",
@@ -206,7 +202,7 @@ def full_disk(photos, folder, sizes):
 def full_run(photos, out):
     """A run that must end with the sentence about space."""
     try:
-        run(photos, out, Wide())
+        run(photos, out, wide())
     except SingError as error:
         if "cannot write" in str(error) or "cannot lock" in str(error):
             return
@@ -252,11 +248,11 @@ def writers(photos, folder, rounds, *, seed=0):
     """Three processes on one store; in every other round one of them is killed."""
     rng = np.random.default_rng(seed)
     start = time.perf_counter()
-    whole = contents(run(photos, folder / "whole", Wide()).path)
+    whole = contents(run(photos, folder / "whole", wide()).path)
     once = time.perf_counter() - start
     for trial in range(rounds):
         out = folder / f"shared-{trial}"
-        children = [fork(lambda out=out: run(photos, out, Wide())) for _ in range(3)]
+        children = [fork(lambda out=out: run(photos, out, wide())) for _ in range(3)]
         if trial % 2:
             time.sleep(rng.uniform(0, once))
             os.kill(children[0], signal.SIGKILL)
@@ -308,9 +304,6 @@ class Corners(Fake):
 
     def compute(self, batch):
         return {"features": batch}
-
-    def of(self, path):
-        return self.prepare(read_picture(path))
 
 
 # ------------------------------------------------------------------------------------ the page
