@@ -87,9 +87,7 @@ def test_time_is_that_of_a_picture_times_their_number_and_disk_of_their_features
 
 
 def test_the_measurement_measures_what_is_to_be_run(root, monkeypatch):
-    profile = load_profile(
-        "workshop", root=root, classifiers={"Small": "timm:mobilenetv3_small_050.lamb_in1k"}
-    )
+    profile = load_profile("laptop", root=root, classifiers={"Small": "timm:mobilenetv3_small_050.lamb_in1k"})
     small, encoder = doctor.measure(profile, 0.1)
     assert (small.name, small.width, encoder.name, encoder.width) == ("Small", 1024, "encoder", 512)
     assert 0 < small.seconds < encoder.seconds
@@ -98,7 +96,7 @@ def test_the_measurement_measures_what_is_to_be_run(root, monkeypatch):
 
 @pytest.mark.parametrize("name", ["encoder", "pictures"])
 def test_a_classifier_may_be_called_like_another_part(root, empty_caches, name):
-    profile = load_profile("workshop", root=root, classifiers={name: "torchvision:squeezenet1_1"})
+    profile = load_profile("laptop", root=root, classifiers={name: "torchvision:squeezenet1_1"})
     found = {(n.kind, n.what): n.source for n in needs(profile)}
     assert found["classifier", name] == "torchvision:squeezenet1_1"
     need = next(n for n in needs(profile) if n.kind == "classifier")
@@ -111,7 +109,7 @@ def test_a_classifier_may_be_called_like_another_part(root, empty_caches, name):
     [("laion2b_s34b_b79k", "MIT"), ("openai", "MIT"), ("commonpool_m_laion_s128m_b4k", "see its card")],
 )
 def test_encoders_whatever_their_tag(root, empty_caches, tag, licence):
-    profile = load_profile("workshop", root=root, second_encoder=f"open_clip:ViT-B-32/{tag}")
+    profile = load_profile("laptop", root=root, second_encoder=f"open_clip:ViT-B-32/{tag}")
     second = next(n for n in needs(profile) if n.what == "second encoder")
     assert (second.kind, second.licence, second.here) == ("encoder", licence, False)
     assert second.size == pytest.approx(605e6, rel=0.01)
@@ -119,7 +117,7 @@ def test_encoders_whatever_their_tag(root, empty_caches, tag, licence):
 
 def test_without_open_clip_the_doctor_says_so(root, monkeypatch, empty_caches):
     """As for whoever installed the book without its extra."""
-    profile = load_profile("workshop", root=root)
+    profile = load_profile("laptop", root=root)
     monkeypatch.setitem(sys.modules, "open_clip", None)
     monkeypatch.setattr(execute_needs, "find_spec", lambda name: None)
     monkeypatch.setattr(doctor, "find_spec", lambda name: None)
@@ -132,9 +130,9 @@ def test_without_open_clip_the_doctor_says_so(root, monkeypatch, empty_caches):
 
 def test_pictures_that_are_there_are_counted(root, tmp_path):
     album = generate_pictures(tmp_path / "album", ["disc", "stripes"])
-    profile = load_profile("workshop", root=root, images=str(album))
+    profile = load_profile("laptop", root=root, images=str(album))
     assert doctor.picture_count(profile, root) == 8
-    assert doctor.picture_count(load_profile("workshop", root=root), root) == 1300
+    assert doctor.picture_count(load_profile("laptop", root=root), root) == 1300
     assert doctor.picture_count(load_profile("paper", root=root), root) == 10_000
 
 
@@ -191,7 +189,7 @@ def test_both_encoders_are_pinned(root, tmp_path, monkeypatch):
         execute_needs, "cached_commit", lambda repository: "e" * 40 if "laion" in repository else None
     )
     names = [f"open_clip:ViT-B-32/{tag}" for tag in ("laion2b_s34b_b79k", "laion2b_e16")]
-    profile = load_profile("workshop", root=root, encoder=names[0], second_encoder=names[1])
+    profile = load_profile("laptop", root=root, encoder=names[0], second_encoder=names[1])
     assert execute_needs.pin(profile, tmp_path / "pinned.yaml") == ["the encoder", "the second encoder"]
     again = load_profile(str(tmp_path / "pinned.yaml"), root=root)
     assert [again.encoder, again.second_encoder] == [f"{name}@{'e' * 40}" for name in names]
@@ -254,8 +252,8 @@ def test_a_new_kind_of_classifier_is_known_everywhere_by_its_entry(root, tmp_pat
 @pytest.mark.parametrize(
     "given",
     [
-        ["--profile", "workshop"],
-        ["--profile", "workshop", "-p", "images=nowhere/photos"],
+        ["--profile", "laptop"],
+        ["--profile", "laptop", "-p", "images=nowhere/photos"],
         ["-p", "images=nowhere"],
         ["-p", "classifiers={Mine: 'head:nowhere.safetensors'}"],
         ["-p", "classifiers={Mine: 'hf:{here}'}"],

@@ -397,11 +397,11 @@ def test_a_run_notices_other_pictures_at_once(own_run, tmp_path):
 
 
 def test_a_rehearsal_makes_its_own_pictures_whatever_was_given(root, tmp_path):
-    loaded = load_profile("workshop", root=root, images="album")
+    loaded = load_profile("laptop", root=root, images="album")
     given = rehearsal_parameters(tmp_path, loaded) | {
         k: v for k, v in {"images": "album", "seed": 3}.items() if k not in GENERATED
     }
-    rehearsed = load_profile("workshop", root=root, **given)
+    rehearsed = load_profile("laptop", root=root, **given)
     assert rehearsed.images != "album"
     assert rehearsed.seed == 3
 

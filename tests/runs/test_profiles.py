@@ -39,7 +39,7 @@ def small(tmp_path):
 def test_the_books_own_profile_is_valid(root):
     profile = load_profile("embedded", root=root)
     assert profile.name == "embedded"
-    assert {"embedded", "paper", "workshop"} <= set(profile_names(root))
+    assert {"embedded", "paper", "laptop"} <= set(profile_names(root))
     assert len(profile.phrases) > 300
     assert len(profile.phrases) == len(profile.concepts) + len(profile.more_concepts)  # no phrase twice
     assert len({p.lower() for p in profile.phrases}) == len(profile.phrases)
@@ -60,7 +60,7 @@ def test_a_profile_file_may_list_its_classes(small):
 # ------------------------------------------------------------------- classifiers with a source
 
 
-@pytest.mark.parametrize("name", ["paper", "workshop"])
+@pytest.mark.parametrize("name", ["paper", "laptop"])
 def test_profiles_that_need_the_hub_are_valid(root, name):
     profile = load_profile(name, root=root)
     assert profile.features is profile.pictures is None
