@@ -19,7 +19,6 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -68,24 +67,23 @@ class _Function:
     def __call__(self, *given: Any) -> Any:
         try:
             out = self._call(given)
-        except (AttributeError, TypeError, ValueError):
+        except (AttributeError, TypeError, ValueError) as first:
             if self.takes_arrays:
                 raise
-            self.takes_arrays = True  # np.linalg.svd(W)[1].round(), f.astype(float), ...
+            self.takes_arrays = True  # f.astype(float), for instance
             try:
                 out = self._call(given)
-            except Exception:
+            except Exception as second:
                 self.takes_arrays = False
-                raise
-        if isinstance(out, np.ndarray | np.generic) and not self.takes_arrays:
-            self.takes_arrays = True
-            out = self._call(given)
+                raise (second if "'Tensor' object has no" in str(first) else first) from None
         return self._read(out, given)
 
     def _call(self, given: tuple[Any, ...]) -> Any:
         before = [x.clone() if isinstance(x, Tensor) else x for x in given]
         arrays = [x.numpy() if isinstance(x, Tensor) and self.takes_arrays else x for x in before]
-        out = self.written(*arrays)
+        with warnings.catch_warnings():  # of NumPy, where it is given tensors
+            warnings.simplefilter("ignore", DeprecationWarning)
+            out = self.written(*arrays)
         for x, y in zip(given, before, strict=True):
             need(
                 not isinstance(x, Tensor) or torch.equal(x, y),
@@ -128,13 +126,17 @@ def _check(book: Callable[..., Any]) -> Callable[[_Probe], Callable[..., Callabl
         def check(theirs: Callable[..., Any] | None = None) -> Callable[..., Any]:
             if theirs is None:
                 return book
+            if theirs is book:
+                print(
+                    f"{EMPTY} {probe.__name__}: this is the book's function, not yours. Run the cell with "
+                    "yours first, then this one again."
+                )
+                return book
             function, name = _Function(theirs), probe.__name__
             state = torch.get_rng_state()
             torch.manual_seed(0)
             try:
-                with warnings.catch_warnings():  # of NumPy, where it is given tensors
-                    warnings.simplefilter("ignore")
-                    probe(function)
+                probe(function)
             except NotImplementedError:
                 print(f"{EMPTY} {name}: not written yet. {_NET}")
             except Wrong as wrong:
@@ -204,7 +206,7 @@ def null_basis(theirs: Any) -> None:
     for sigma, c, m in (
         ([3.0, 2.0, 1.0], 3, 5),
         ([3.0, 2.0, 1.0], 4, 6),  # the rows of four classes depend on each other
-        ([3e-7, 2e-7, 1e-7], 3, 5),
+        ([3e-12, 2e-12, 1e-12], 3, 5),
         ([3.0, 1.0, 1e-3], 8, 5),
     ):
         W, k = _head(c, m, sigma), m - len(sigma)
@@ -227,7 +229,7 @@ def null_basis(theirs: Any) -> None:
         )
         need(
             sigma[0] > 1e-3 or V.shape[1] <= k,
-            f"a head with all weights divided by ten million has {V.shape[1]} null directions, expected {k} "
+            f"a head with all weights divided by a trillion has {V.shape[1]} null directions, expected {k} "
             "as before: which σ counts as zero depends on the largest σ.",
         )
         need(
@@ -271,7 +273,7 @@ def remove_null(theirs: Any) -> None:
 
 @_check(_book_certificate)
 def certificate(theirs: Any) -> None:
-    """`certificate(W, f, f_tilde)`: the largest change of a logit, relative to σ₁ |f|; one number; eq. 2."""
+    """`certificate(W, f, f_tilde)`: the largest change of a logit over σ₁ times the longest |f|; eq. 2."""
     W, f, V_n = _feature_case()
     f_tilde = f - (f @ V_n) @ V_n.T
     none, step = theirs(W, f, f_tilde), 0.01 * _randn(5, 7)
@@ -300,6 +302,11 @@ def certificate(theirs: Any) -> None:
     need(
         _near(theirs(W, 1000 * f, 1000 * (f_tilde + step)), moved),
         "another number after all features were multiplied by 1000: compare with the size of f, too.",
+    )
+    need(
+        _near(theirs(W, torch.cat([f, f]), torch.cat([f_tilde + step] * 2)), moved),
+        "another number when every photo is there twice: a length of all photos together grows with their "
+        "number. Which photo's |f| is meant?",
     )
     same = torch.cat([f[:1]] * 5), torch.cat([f_tilde[:1] + step[:1]] * 5)
     alone = torch.cat([f[:1]] * 5), torch.cat([f_tilde[:1] + step[:1], *[f_tilde[:1]] * 4])
@@ -393,7 +400,7 @@ def r2(theirs: Any) -> None:
     need(
         at_mean.abs() < _NEAR,
         f"predicting the mean for every photo has R² {float(at_mean):.3g}, expected 0: variance is about "
-        "the mean.",
+        "the mean embedding, entry by entry.",
     )
     need(
         theirs(-z, z) < 0,
@@ -474,7 +481,8 @@ def contrast(theirs: Any) -> None:
     _shape(out, (6,), "one contrast for each photo")
     need(
         _near(theirs(AS + 5, own), out),
-        "it changes where all prompts come nearer alike, expected what the own class has beyond the others.",
+        "it changes where all prompts come nearer alike, expected what the own class has beyond the others "
+        "(and by how many others did you divide?).",
     )
     need(
         not _near(out, right * 3 / 4),
@@ -496,6 +504,10 @@ def null_direction(theirs: Any) -> None:
     _shape(d, (5, 7), "one direction in feature space for each photo")
     off = (d @ W.T).abs().max() / d.abs().max()
     need(off < 0.1 * _NEAR, "a step along it moves logits: the gradient was not projected, eq. 12.")
+    need(
+        not _near(d.norm(), 1.0),
+        "all photos together have length 1, expected each of them: over which dimension is the length?",
+    )
     need(
         _near(d.norm(dim=1), 1.0),
         "its length is not 1: a projection shortens, so divide by the length after it.",

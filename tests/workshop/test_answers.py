@@ -38,7 +38,8 @@ def test_every_function_of_the_sessions_has_a_check_and_rows():
 def test_the_books_own_solution_is_right_and_so_is_the_net(name, capsys):
     theirs, back = asked(name, SOLVED[name])
     assert back is theirs
-    getattr(check, name)(getattr(check, name)())
+    net = getattr(check, name)()
+    getattr(check, name)(lambda *given: net(*given))
     assert capsys.readouterr().out == f"✓ {name}: right.\n" * 2
 
 
@@ -101,6 +102,8 @@ def test_what_is_not_written_or_raises_is_said_in_one_line(capsys):
     assert check.angle(angle) is check.angle()
     assert check.ridge(ridge) is check.ridge()
     assert torch.equal(torch.get_rng_state(), state)  # a participant's own draws stay theirs
-    empty, stopped = capsys.readouterr().out.splitlines()
+    check.angle(check.angle(angle))  # the check's cell once more, without one's own
+    empty, stopped, _, again = capsys.readouterr().out.splitlines()
+    assert again.startswith("○ angle: this is the book's function, not yours.")
     assert empty.startswith("○ angle: not written yet.")
     assert stopped.startswith("✗ ridge: it stops with RuntimeError (")
