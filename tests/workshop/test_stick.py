@@ -47,6 +47,11 @@ def test_the_code_word_hangs_on_versions_and_a_laptop_without_a_bundle_gets_none
     assert f"Code word: {laptop.code_word(found)}" in done.output
 
 
+def test_the_builds_of_one_version_have_one_code_word(monkeypatch):
+    monkeypatch.setattr(laptop.metadata, "version", lambda name: "2.15.0+cpu")
+    assert laptop.versions()["torch"] == "2.15.0"
+
+
 def test_the_bundle_fits_where_it_should():
     assert notebooks.made_bundle(ROOT).stat().st_size < 25e6
 
