@@ -33,6 +33,7 @@ def check(
     """Is this laptop ready? Prints the versions found, and a code word that depends on them."""
     from sing_utils.workshop import laptop
 
+    typer.echo("Looking at this laptop: half a minute at most ...")
     found = laptop.versions()
     for name, version in found.items():
         typer.echo(f"{name} {version}")

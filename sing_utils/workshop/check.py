@@ -436,8 +436,14 @@ def angle(theirs: Any) -> None:
         _near(theirs(3 * x, y), theirs(x, y)),
         "a vector three times as long has another angle: only its direction should count.",
     )
-    _shape(theirs(x[:, None], y[:3]), (4, 3), "leading dimensions broadcast, the last one holds the vector")
     need(_near(out, right), f"{out[0]:.2f}° where {right[0]:.2f}° is right.")
+    all_pairs = theirs(x[:, None], y[:3])
+    _shape(all_pairs, (4, 3), "leading dimensions broadcast, the last one holds the vector")
+    need(
+        _near(all_pairs, scores.angle(x[:, None], y[:3])),
+        "right for two matrices, wrong with leading dimensions, as in `Tf[:, None]`: the vector runs along "
+        "the last one.",
+    )
     single = _randn(200, 300).float()
     self_angle = theirs(single, single.clone()).max()
     need(

@@ -27,12 +27,12 @@ def main() -> str | None:
     folder = Path(sys.argv[1] if sys.argv[1:] else Path.home() / "sing-workshop").absolute()
     own = folder / "workshop"
     if own.exists():
-        return f"{own} is there already, expected to make it: name another folder, or delete it."
+        return f"{own} is there already: you may be done. If not, delete it, or name another folder."
     env = folder / "venv"
     venv.create(env, with_pip=True, clear=True)
     binaries = env / ("Scripts" if sys.platform == "win32" else "bin")
     wheels = [str(p) for p in sorted((STICK / "wheels").glob("*.whl"))]
-    print(f"Installing {len(wheels)} packages into {env}. This takes some minutes.", flush=True)
+    print(f"Installing {len(wheels)} packages into {env}: some minutes, without a word.", flush=True)
     python = str(binaries / "python")
     install = [python, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps"]
     options = ["--disable-pip-version-check", "--no-cache-dir"]

@@ -57,9 +57,9 @@ def require_bundle(folder: Path) -> str:
     from safetensors import SafetensorError, safe_open
 
     path = folder / BUNDLE
-    if not path.is_file():
+    if not path.is_file() or len(list(folder.glob("[1-6]_*.ipynb"))) < 6:
         raise SingError(
-            f"{folder} holds no {BUNDLE}, expected the folder with the workshop's notebooks: "
+            f"{folder} holds no {BUNDLE} with six notebooks beside it, expected the workshop's folder: "
             "go there, or name it: sing workshop check FOLDER."
         )
     try:

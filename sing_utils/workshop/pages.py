@@ -33,41 +33,40 @@ def schedule(root: Path, _: str | None = None) -> str:
             if not own:
                 continue
             total = {kind: sum(m for p, m in own if p == kind) for kind, _ in own}
-            shown = [_ALONE[part], "", "", ""] if part in _ALONE else [name, *_kinds(total)]
+            shown = [_ALONE[part], "", "", "", ""] if part in _ALONE else [name, *_kinds(total)]
             rows.append([f"{at // 60}:{at % 60:02d}", str(sum(total.values())), *shown])
             at += sum(total.values())
-    return _table(["at", "minutes", "session", "talk", "write", "talk over"], rows)
+    return _table(["at", "minutes", "session", "talk", "vote", "write", "debrief"], rows)
 
 
 _ALONE = {"welcome": "Welcome, green light, first question", "break": "Break", "exit": "Exit ticket"}
 
 
 def _kinds(total: dict[str, int]) -> Iterator[str]:
-    yield str(total.get("talk", ""))
-    yield str(total.get("write", ""))
-    yield str(total.get("debrief", 0) + total.get("vote", 0))
+    return (str(total.get(kind, "")) for kind in ("talk", "vote", "write", "debrief"))
 
 
 def watch_for(root: Path, session: str | None) -> str:
-    """What participants write in one session, what the check says of it, and what to ask."""
+    """What the checks say in one session, of what, and what to ask then."""
     table = notebooks.answers(root)
     (path,) = (p for p in notebooks.sources(root) if p.stem.startswith(f"{session}_"))
     rows: list[list[str]] = []
     for function in notebooks.solved_functions(notebooks.read(path)):
         rows.append([f"`{function}`", "", ""])
-        rows += [[x["wrote"], f"“… {x['says']} …”", x["ask"]] for x in table[function]["wrong"]]
-    return _table(["they wrote", "the check says", "ask"], rows)
+        known = (x for x in table[function]["wrong"] if "ask" in x)
+        rows += [[f"… {x['says']} …", x["wrote"], x["ask"]] for x in known]
+    return _table(["the check says", "they wrote", "ask"], rows)
 
 
 def misconceptions(root: Path, _: str | None = None) -> str:
     """The beliefs behind wrong answers."""
     found = [
-        [x["belief"], f"`{function}`: {x['wrote']}", x["ask"]]
-        for function, rows in notebooks.answers(root).items()
+        [x["belief"], x["truth"]]
+        for rows in notebooks.answers(root).values()
         for x in rows["wrong"]
         if "belief" in x
     ]
-    return _table(["belief", "shows as", "ask"], found)
+    return _table(["belief", "say"], found)
 
 
 def functions(root: Path, _: str | None = None) -> str:

@@ -48,7 +48,7 @@ def prepare(root: Path, folder: Path, *, solved: bool = False) -> list[Path]:
     Args:
         root: the checkout.
         folder: made if needed.
-        solved: with their solutions.
+        solved: with their solutions, and the lecture.
 
     Raises:
         SingError: if the folder holds anything: somebody may have worked there.
@@ -57,7 +57,7 @@ def prepare(root: Path, folder: Path, *, solved: bool = False) -> list[Path]:
     made = notebooks.made_bundle(root)
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
-    for source in notebooks.sources(root):
+    for source in notebooks.sources(root, lecture=solved):
         change = notebooks.without_markers if solved else notebooks.stripped
         text = json.dumps(change(notebooks.read(source)), ensure_ascii=False, indent=1) + "\n"
         with written(folder / source.name) as file:

@@ -39,6 +39,10 @@ def test_the_code_word_hangs_on_versions_and_a_laptop_without_a_bundle_gets_none
     assert isinstance(done.exception, SingError)
     assert "Code word" not in done.output
     (tmp_path / notebooks.BUNDLE).write_bytes(b"half a fi")
+    with pytest.raises(SingError, match="with six notebooks beside it"):
+        laptop.require_bundle(tmp_path)
+    for i in range(1, 7):
+        (tmp_path / f"{i}_x.ipynb").touch()
     with pytest.raises(SingError, match="can't be read"):
         laptop.require_bundle(tmp_path)
     (tmp_path / notebooks.BUNDLE).write_bytes(notebooks.made_bundle(ROOT).read_bytes())
