@@ -308,7 +308,7 @@ def _run_jupyter_book(root: Path) -> Path:
         raise
     log.write_text(done.stdout, encoding="utf-8")
     made = work / "_build" / "html"
-    _copy_tables(build / "book" / downloads.STAGED, made / "_static" / "tables")
+    _copy_static(build / "book/book/_static", made / "_static")
     if done.returncode != 0 or not (made / "index.html").is_file():
         # Sphinx keeps pages that it warned about; the next build would use them without a word.
         shutil.rmtree(work, ignore_errors=True)
@@ -316,11 +316,10 @@ def _run_jupyter_book(root: Path) -> Path:
     return made
 
 
-def _copy_tables(staged: Path, shown: Path) -> None:
-    """The tables as they are staged: Sphinx copies none where no page changed, and never removes one."""
-    shutil.rmtree(shown, ignore_errors=True)
-    if staged.is_dir():
-        shutil.copytree(staged, shown)
+def _copy_static(staged: Path, shown: Path) -> None:
+    """Style, scripts and tables as they are staged: Sphinx copies none where no page changed."""
+    shutil.rmtree(shown / "tables", ignore_errors=True)  # it never removes one
+    shutil.copytree(staged, shown, dirs_exist_ok=True)
 
 
 def _failure(output: str, staged: Path) -> str:

@@ -258,16 +258,19 @@ def test_building_the_book_writes_nothing_into_the_results(project, fake_tools):
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
 
 
-def test_shown_tables_are_those_that_are_staged(tmp_path):
-    """Sphinx copies none where no page changed, and leaves old ones."""
+def test_style_and_tables_shown_are_those_that_are_staged(tmp_path):
+    """Sphinx copies none where no page changed, and leaves old tables."""
     staged, shown = tmp_path / "staged", tmp_path / "shown"
     for folder, name in ((staged, "new.csv"), (shown, "old.csv")):
-        folder.mkdir()
-        (folder / name).write_text(name)
-    book._copy_tables(staged, shown)
-    assert [p.name for p in shown.iterdir()] == ["new.csv"]
-    book._copy_tables(tmp_path / "nothing", shown)
-    assert not shown.exists()
+        (folder / "tables").mkdir(parents=True)
+        (folder / "tables" / name).write_text(name)
+    (staged / "sing.css").write_text("new")
+    (shown / "sing.css").write_text("old")
+    (shown / "theme.css").write_text("of Sphinx")
+    book._copy_static(staged, shown)
+    assert [p.name for p in (shown / "tables").iterdir()] == ["new.csv"]
+    assert (shown / "sing.css").read_text() == "new"
+    assert (shown / "theme.css").exists()
 
 
 def test_a_staged_notebook_is_fit_to_be_shown(project):
