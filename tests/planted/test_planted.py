@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from sing_utils import BeyondLogits
 from sing_utils.errors import SingError
-from sing_utils.evidence import controls
 from sing_utils.execute.notebooks import run_profile
 from sing_utils.measure import planted as tables_planted
 from sing_utils.measure import planted_controls as controls_planted
@@ -403,8 +402,8 @@ def test_a_broken_projector_fails_it(worlds, monkeypatch):
 
 
 def test_a_swapped_sign_fails_it(worlds, monkeypatch):
-    real = controls.pairwise_angle
-    monkeypatch.setattr(controls, "pairwise_angle", lambda z, texts: -real(z, texts))
+    real = planted_scores.pairwise_angle
+    monkeypatch.setattr(planted_scores, "pairwise_angle", lambda z, texts: -real(z, texts))
     passed = validated(worlds)
     assert not passed["loses more than its alternatives"]
     assert not passed["told apart"]
