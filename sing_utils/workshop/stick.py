@@ -92,7 +92,7 @@ def pack(root: Path, folder: Path, *, torch_index: str | None = None) -> float:
     shutil.copyfile(Path(__file__).with_name("install.py"), folder / "install.py")
     python = _least_python(folder / "wheels")
     (folder / "wheels/PYTHON").write_text(f"{python} {sys.platform}\n", encoding="utf-8")
-    unpacked = 2.5 * sum(p.stat().st_size for p in (folder / "wheels").glob("*.whl")) / 1e9
+    unpacked = 2.1 * sum(p.stat().st_size for p in (folder / "wheels").glob("*.whl")) / 1e9
     start = _START.format(python=python, system=sys.platform, size=unpacked)
     (folder / "START_HERE.txt").write_text(start, encoding="utf-8")
     return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) / 1e9
