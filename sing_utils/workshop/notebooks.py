@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -149,8 +150,7 @@ def executed(root: Path) -> dict[str, Path]:
         if waiting:
             from sing_utils.execute.notebooks import execute
 
-            (folder / BUNDLE).unlink(missing_ok=True)
-            os.link(made, folder / BUNDLE)  # a second name: it is large
+            shutil.copyfile(made, folder / BUNDLE)
             os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
             os.environ.setdefault("OMP_NUM_THREADS", "1")
             run = partial(execute, folder=folder, parameters={}, force=False, progress=True)
