@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -150,7 +149,7 @@ def executed(root: Path) -> dict[str, Path]:
         if waiting:
             from sing_utils.execute.notebooks import execute
 
-            shutil.copyfile(made, folder / BUNDLE)
+            write_bytes(folder / BUNDLE, made.read_bytes())
             os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
             os.environ.setdefault("OMP_NUM_THREADS", "1")
             run = partial(execute, folder=folder, parameters={}, force=False, progress=True)
