@@ -126,14 +126,14 @@ def _staged_files(root: Path, profile: str) -> dict[str, bytes]:
     executed = root / "_build" / "runs" / profile / "executed"
     sessions = {page for page in pages if page.startswith(f"{workshop.FOLDER}/")}
     notebooks = {
-        page: _notebook(executed / f"{page.removeprefix('notebooks/')}.ipynb", profile)
+        page: shown_notebook(executed / f"{page.removeprefix('notebooks/')}.ipynb", profile)
         for page in pages
         if page.startswith("notebooks/") and page not in sessions
     }
     if sessions:  # the same whatever the run
         copies = workshop.executed(root)
         notebooks |= {
-            page: workshop.folded(_notebook(copies[Path(page).name], "workshop")) for page in sessions
+            page: workshop.folded(shown_notebook(copies[Path(page).name], "workshop")) for page in sessions
         }
     results = downloads.run_results(root, profile)
     tables = downloads.table_files(results)
@@ -194,7 +194,7 @@ def _toc_pages(toc: bytes) -> Iterator[str]:
             todo = parts + todo
 
 
-def _notebook(path: Path, profile: str) -> dict[str, Any]:
+def shown_notebook(path: Path, profile: str) -> dict[str, Any]:
     """Read an executed notebook, refuse a broken one, and drop what differs from run to run."""
     name = f"notebooks/{path.name}"
     if not path.is_file():

@@ -31,7 +31,7 @@ from nbformat.sign import NotebookNotary
 from tornado import web
 from traitlets.config import Config
 
-from sing_utils.book.build import require_run
+from sing_utils.book.build import require_run, shown_notebook
 from sing_utils.book.downloads import ADDED
 from sing_utils.errors import SingError
 from sing_utils.workshop import notebooks as workshop
@@ -261,12 +261,16 @@ def _visible(folder: Path, suffix: str = "") -> list[Path]:
 def _shows(pages: Path, run: Path) -> bool:
     """Whether the book was built from the run's notebooks as they are now."""
 
-    def cells(path: Path) -> list[Any]:
-        own = (c for c in json.loads(path.read_bytes())["cells"] if c.get("id") != ADDED)
+    def cells(notebook: dict[str, Any]) -> list[Any]:
+        own = (c for c in notebook["cells"] if c.get("id") != ADDED)
         return [(c["source"], c.get("outputs")) for c in own]
 
     made = {pages / "_sources" / "notebooks" / p.name: p for p in (run / "executed").glob("*.ipynb")}
-    return all(cells(page) == cells(notebook) for page, notebook in made.items() if page.is_file())
+    return all(
+        cells(json.loads(page.read_bytes())) == cells(shown_notebook(notebook, run.name))
+        for page, notebook in made.items()
+        if page.is_file()
+    )
 
 
 # The book's pages

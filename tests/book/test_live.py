@@ -29,6 +29,7 @@ from explorer_page import Driver, number
 from small_run import small_run
 
 from sing_utils.book import downloads
+from sing_utils.book.build import shown_notebook
 from sing_utils.book.lab import _copies, _require_book, _shows, copy_run, source_of
 from sing_utils.measure.tables import class_angles
 from sing_utils.runs.profiles import save_profile
@@ -505,10 +506,13 @@ def test_changed_copies_are_kept_with_their_results(run, copies, record):
 def test_a_book_is_of_the_run_until_that_changes(run):
     """The book adds a cell to a notebook that saves tables."""
     executed, pages = run / "executed" / "00_setup.ipynb", run.parents[1] / "html"
-    executed.write_bytes(notebook("run.save_table('heads', heads)"))
+    ran = json.loads(notebook("run.save_table('heads', heads)"))
+    table = {"text/html": ["<table><tr><th></th>\n", "<th>AS</th></tr></table>"]}  # its head is mended
+    ran["cells"][1]["outputs"] = [{"output_type": "display_data", "data": table, "metadata": {}}]
+    executed.write_text(json.dumps(ran))
     pd.DataFrame({"rank": [1000]}).to_parquet(run / "results" / "heads.parquet")
     files = downloads.table_files(downloads.run_results(run.parents[2], run.name))
-    staged = json.loads(executed.read_bytes())
+    staged = shown_notebook(executed, run.name)
     staged["cells"].append(downloads.download_cell(["heads"], files))
     shown = pages / "_sources" / "notebooks" / executed.name
     shown.parent.mkdir(parents=True)
