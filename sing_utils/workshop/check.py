@@ -108,11 +108,16 @@ class _Function:
 
         @wraps(self.written)
         def as_tensors(*given: Any) -> Any:
-            out = self._read(self._call(given), given)
-            self.keeps_type = False
-            return out
+            arrays = (x.numpy() if isinstance(x, Tensor) and self.takes_arrays else x for x in given)
+            out = self.written(*arrays)
+            several = isinstance(out, tuple | list)
+            return tuple(map(_double, out)) if several else _double(out)
 
         return as_tensors
+
+
+def _double(x: Any) -> Tensor:
+    return torch.as_tensor(x).double()
 
 
 _Probe = Callable[[Any], None]

@@ -107,3 +107,16 @@ def test_what_is_not_written_or_raises_is_said_in_one_line(capsys):
     assert again.startswith("○ angle: this is the book's function, not yours.")
     assert empty.startswith("○ angle: not written yet.")
     assert stopped.startswith("✗ ridge: it stops with RuntimeError (")
+
+
+def test_a_function_that_was_right_is_not_examined_again(capsys):
+    """Whatever it is given later, such as a feature that can't be steered that far."""
+
+    def image_score(z, z_tilde):
+        return check.angle()(z, z_tilde).numpy()
+
+    back = check.image_score(image_score)
+    assert capsys.readouterr().out == "✓ image_score: right.\n"
+    back_of_nan = check.energy_share(lambda f, V: ((f @ V).square().sum(1) / f.square().sum(1)).numpy())
+    assert back_of_nan(torch.zeros(1, 3).double(), torch.eye(3).double()).isnan().all()
+    assert back(torch.eye(2).double(), torch.eye(2).double().flip(0)).tolist() == [90.0, 90.0]
